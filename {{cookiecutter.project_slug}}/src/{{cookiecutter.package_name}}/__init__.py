@@ -1,0 +1,1 @@
+"""A machine learning project whose whole loop runs anywhere."""

@@ -1,0 +1,102 @@
+"""The model: what one prediction is about, what it is made from, and how it is searched for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import narwhals as nw
+import optuna
+
+from ..contract import KNOWN_AT, PREDICTION_TIME, Frames, Model
+from .features import FEATURE_TABLES
+from .sources import FLIGHT
+from .target import TARGET
+
+LEAD = "-1h"
+"""A prediction is made so long before the scheduled departure."""
+
+_CATEGORICAL = ("carrier", "origin", "dest", "manufacturer")
+_DELAYS = tuple(
+    name
+    for table in FEATURE_TABLES
+    for name in table.values
+    if "late_share" in name or "_delay_" in name
+)
+_FEATURES = (
+    *("carrier", "origin", "dest"),
+    *("weekday", "minute_of_day", "distance", "scheduled_minutes", "flights_this_hour"),
+    "aircraft_age",
+    *(name for table in FEATURE_TABLES for name in table.values if name != "built"),
+)
+
+
+def spine(frames: Frames) -> nw.LazyFrame[Any]:
+    """One row per scheduled flight, an hour before its departure, with what the schedule says."""
+    departure = nw.col("scheduled_departure")
+    return (
+        frames["schedule"]
+        .with_columns(
+            departure.dt.offset_by(LEAD).alias(PREDICTION_TIME),
+            departure.dt.truncate("1h").alias("_hour"),
+            (nw.col("local_hour") * 60 + nw.col("local_minute")).alias("minute_of_day"),
+        )
+        .with_columns(nw.len().over("origin", "_hour").cast(nw.Int64).alias("flights_this_hour"))
+        .drop("_hour", KNOWN_AT)
+    )
+
+
+def labels(frames: Frames) -> nw.LazyFrame[Any]:
+    """Labels of flights that arrived, known when they had landed."""
+    return (
+        frames["flights"]
+        .select(*FLIGHT, TARGET.from_outcome.alias(TARGET.label), KNOWN_AT)
+        .drop_nulls(TARGET.label)
+    )
+
+
+def on_demand(rows: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
+    """Features of the row itself: planned duration (minutes) and age of the aircraft (years)."""
+    planned = nw.col("scheduled_arrival") - nw.col("scheduled_departure")
+    return rows.with_columns(
+        planned.dt.total_minutes().alias("scheduled_minutes"),
+        (nw.col(PREDICTION_TIME).dt.year().cast(nw.Int64) - nw.col("built")).alias("aircraft_age"),
+    )
+
+
+def search_space(trial: optuna.Trial) -> dict[str, Any]:
+    """LightGBM parameters to try."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.2, log=True),
+        "num_leaves": trial.suggest_int("num_leaves", 15, 127, log=True),
+        "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 50, 1_000, log=True),
+        "feature_fraction": trial.suggest_float("feature_fraction", 0.4, 1.0),
+        "lambda_l2": trial.suggest_float("lambda_l2", 1e-2, 30.0, log=True),
+    }
+
+
+CARD = """\
+Scores flights out of New York City an hour before their scheduled departure, so that passengers
+and ground staff can be warned.
+
+**Not for** other airports, other years without retraining, or decisions about people.
+
+**Known limits.** Cancelled and diverted flights have no label and are not learned from. The feed is
+reconstructed from a yearly file (see the architecture page on time). Lateness moves with the
+seasons: expect drift.
+"""
+
+MODEL = Model(
+    keys=FLIGHT,
+    spine=spine,
+    labels=labels,
+    on_demand=on_demand,
+    target=TARGET,
+    features=_FEATURES,
+    categorical=_CATEGORICAL,
+    monotone=dict.fromkeys(_DELAYS, 1),
+    baseline=("carrier", "origin"),
+    slices=("carrier", "origin"),
+    search_space=search_space,
+    params={"bagging_fraction": 0.8, "bagging_freq": 1, "cat_smooth": 20.0},
+    card=CARD,
+)
