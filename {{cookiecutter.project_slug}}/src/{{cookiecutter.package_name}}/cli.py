@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
@@ -27,34 +27,30 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Env = Annotated[str, typer.Option("--env", help="Environment: a file in conf/.")]
 AsOf = Annotated[
     str | None,
-    typer.Option(
-        "--as-of",
-        help="Moment in UTC (2013-11-01 or 2013-11-01T06:00); nothing known later is seen. "
-        "Default: now.",
-    ),
+    typer.Option("--as-of", help="Moment in UTC (2013-11-01T06:00); nothing known later is seen. Default: now."),
 ]
+Since = Annotated[str | None, typer.Option("--since", help="Rebuild from then on. Default: continue.")]
 
 
 class Session:
-    """What a verb works with, opened once.
-
-    Args:
-        env: Name of the environment.
-        as_of: As given on the command line; None for now.
-    """
+    """What a verb works with; each part is opened when it is first asked for."""
 
     def __init__(self, env: str, as_of: str | None = None) -> None:
-        """Read the configuration, then open the lakehouse and the registry it names."""
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        from .lakehouse import Lakehouse
+        """Read the configuration of `env`; `as_of` as given on the command line."""
         from .settings import load_settings
 
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         self.settings: Settings = load_settings(env)
-        place = self.settings.lakehouse
-        self.lakehouse: Lakehouse = Lakehouse(place.root, place.mounts, place.storage_options)
-        self._as_of = as_of
+        self._as_of = parse_moment(as_of) if as_of else datetime.now(UTC)
 
-    @property
+    @cached_property
+    def lakehouse(self) -> Lakehouse:
+        """The environment's tables."""
+        from .lakehouse import Lakehouse
+
+        return Lakehouse(**self.settings.lakehouse.model_dump())
+
+    @cached_property
     def problem(self) -> Problem:
         """What `problem/` declares."""
         from .problem import PROBLEM
@@ -63,56 +59,41 @@ class Session:
 
     @cached_property
     def registry(self) -> Registry:
-        """Where versions are."""
+        """The environment's model versions."""
         from .registry import Registry
 
         return Registry(self.settings.mlflow)
 
     @cached_property
     def as_of(self) -> datetime:
-        """The as-of, within the time that there is data for."""
-        return clamp(parse_moment(self._as_of), self.problem.begins, self.problem.ends)
+        """The as-of; one after the end of the data is moved back to it, and that is said.
+
+        Raises:
+            UserError: It lies before the data begin.
+        """
+        from .console import say
+
+        begins, ends = self.problem.begins, self.problem.ends
+        if self._as_of <= begins:
+            message = f"--as-of {self._as_of:%Y-%m-%d %H:%M} is not after the data begin, {begins:%Y-%m-%d}."
+            raise UserError(message, f"Choose a moment after {begins:%Y-%m-%d}.")
+        if ends is None or self._as_of <= ends:
+            return self._as_of
+        say(f"[dim]The data end on {ends:%Y-%m-%d %H:%M} UTC, which is taken as now.[/]")
+        return ends
 
 
-def parse_moment(text: str | None) -> datetime:
-    """Read a moment; UTC unless it says otherwise; None is now.
+def parse_moment(text: str) -> datetime:
+    """Read a moment, UTC unless it says otherwise.
 
     Raises:
         UserError: Not a moment.
     """
-    if text is None:
-        return datetime.now(UTC)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UserError(
-            f"--as-of '{text}' is not a moment.", "Write it as 2013-11-01 or 2013-11-01T06:00."
-        ) from None
+        raise UserError(f"'{text}' is not a moment.", "Write it as 2013-11-01 or 2013-11-01T06:00.") from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def clamp(as_of: datetime, begins: datetime, ends: datetime | None) -> datetime:
-    """Move an as-of after the end of the data back to it, and say so.
-
-    Raises:
-        UserError: The as-of lies before the data begin.
-    """
-    from .console import say
-
-    if as_of <= begins:
-        raise UserError(
-            f"--as-of {as_of:%Y-%m-%d %H:%M} lies before the data begin ({begins:%Y-%m-%d}).",
-            f"Choose a moment after {begins:%Y-%m-%d}.",
-        )
-    if ends is not None and as_of > ends:
-        say(f"[dim]The data end on {ends:%Y-%m-%d %H:%M} UTC; that is used as the as-of.[/]")
-        return ends
-    return as_of
-
-
-@app.callback()
-def main_options() -> None:
-    """From raw tables to a watched model: each verb is one step, `run` is all of them."""
 
 
 @app.command()
@@ -128,13 +109,7 @@ def prepare(env: Env = "dev", as_of: AsOf = None) -> None:
 
 
 @app.command()
-def features(
-    env: Env = "dev",
-    as_of: AsOf = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Rebuild from then on; default: continue.")
-    ] = None,
-) -> None:
+def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
     """Build the feature tables."""
     _features(Session(env, as_of), parse_moment(since) if since else None)
 
@@ -157,29 +132,23 @@ def run(env: Env = "dev", as_of: AsOf = None) -> None:
 
 @app.command()
 def status(env: Env = "dev") -> None:
-    """Show tables and model versions of an environment."""
-    from .console import table
+    """Show the tables and model versions of an environment."""
+    from .console import say, table
     from .metrics import METRICS
 
     session = Session(env)
-    tables = [
-        *(source.raw_table for source in session.problem.sources),
-        *(source.prepared_table for source in session.problem.sources),
-        *(source.quarantine_table for source in session.problem.sources),
-        *(feature.table for feature in session.problem.feature_tables),
-        METRICS,
-    ]
+    sources, lakehouse = session.problem.sources, session.lakehouse
+    tables = [item for source in sources for item in (source.raw_table, source.prepared_table, source.quarantine_table)]
     rows = []
-    for item in tables:
-        version, done = session.lakehouse.version(item), session.lakehouse.complete_until(item)
-        count = session.lakehouse.count(item)
-        until = f"{done:%Y-%m-%d %H:%M}" if done else "–"
-        rows.append((item.name, f"{count:,}", "–" if version is None else version, until))
-    table("Tables", ("table", "rows", "version", "complete until (UTC)"), rows)
-    versions = [
-        (found.version, found.tags.get("as_of", "–")[:16], found.description or "–")
-        for found in session.registry.versions()
-    ]
+    for item in (*tables, *(feature.table for feature in session.problem.feature_tables), METRICS):
+        version, done = lakehouse.version(item), lakehouse.complete_until(item)
+        if version is not None:
+            rows.append((item.name, f"{lakehouse.count(item):,}", version, f"{done:%Y-%m-%d %H:%M}" if done else "–"))
+    if not rows:
+        say(f"Nothing in {session.settings.lakehouse.root} yet: `run` fills it.")
+        return
+    table(f"Tables in {session.settings.lakehouse.root}", ("table", "rows", "version", "complete until (UTC)"), rows)
+    versions = [(item.version, item.tags["as_of"][:16], item.description) for item in session.registry.versions()]
     table(f"Versions of {session.settings.mlflow.model}", ("version", "as of", "description"), versions)
 
 
@@ -189,24 +158,19 @@ def _ingest(session: Session) -> None:
 
     as_of = session.as_of
     with step("ingest") as notes:
-        done = ingest(session.lakehouse, session.problem.sources, as_of)
-        notes.extend(_counts(done))
-
-
-def _counts(done: dict[str, int]) -> list[str]:
-    return [f"{count:,} {name}" for name, count in done.items() if count] or ["nothing new"]
+        notes += _counts(ingest(session.lakehouse, session.problem.sources, as_of))
 
 
 def _prepare(session: Session) -> None:
     from .console import step
     from .features.prepare import prepare
 
-    as_of = session.as_of
+    as_of, reports = session.as_of, session.settings.state / "reports"
     with step("prepare") as notes:
-        done = prepare(session.lakehouse, session.problem.sources, as_of, session.settings.reports)
-        notes.extend(_counts({name: result.passed for name, result in done.items()}))
-        if quarantined := sum(result.quarantined for result in done.values()):
-            notes.append(f"{quarantined:,} rows in quarantine")
+        done = prepare(session.lakehouse, session.problem.sources, as_of, reports)
+        notes += _counts({name: passed for name, (passed, _) in done.items()})
+        if quarantined := sum(failed for _, failed in done.values()):
+            notes.append(f"{quarantined:,} rows to quarantine")
 
 
 def _features(session: Session, since: datetime | None = None) -> None:
@@ -215,8 +179,7 @@ def _features(session: Session, since: datetime | None = None) -> None:
 
     as_of = session.as_of
     with step("features") as notes:
-        done = build_features(session.lakehouse, session.problem, as_of, since)
-        notes.extend(_counts(done))
+        notes += _counts(build_features(session.lakehouse, session.problem, as_of, since))
 
 
 def _train(session: Session) -> None:
@@ -224,35 +187,27 @@ def _train(session: Session) -> None:
     from .report import number
     from .training.pipeline import train
 
-    done = train(
-        session.lakehouse, session.registry, session.settings, session.problem, session.as_of
-    )
-    if done.metrics is None:
+    done = train(session.lakehouse, session.registry, session.settings, session.problem, session.as_of)
+    if done.results is None:
         say(f"[green]✓[/] This training is registered already, as version {done.version}.")
     else:
         rows = [
-            (
-                row["metric"],
-                number(row["model"]),
-                f"{number(row['model_lower'])} – {number(row['model_upper'])}",
-                number(row["baseline"]),
-                number(row["gain"]),
-            )
-            for row in done.metrics.iter_rows(named=True)
+            (row["metric"], *map(number, (row["value"], row["lower"], row["upper"], row["reference"], row["gain"])))
+            for row in done.results.filter(slice="").iter_rows(named=True)
         ]
-        columns = ("metric", "model", "95 % interval", "baseline", "gain")
-        table(f"Version {done.version} on its holdout", columns, rows)
+        columns = ("on the holdout", "model", "from", "to", "baseline", "gain")
+        table(f"Version {done.version}", columns, rows)
     say(f"Report: {done.report}")
+
+
+def _counts(done: Mapping[str, int]) -> list[str]:
+    return [f"{count:,} {name}" for name, count in done.items() if count] or ["nothing new"]
 
 
 def main() -> None:
     """Run the command line; what a user can mend ends in one message and exit code 1."""
-    _exit_cleanly(app)
-
-
-def _exit_cleanly(command: Callable[[], None]) -> None:
     try:
-        command()
+        app()
     except UserError as error:
         from rich.markup import escape
 

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import narwhals as nw
 
-from .contract import AVAILABLE_AT, PREDICTION_TIME, FeatureTable
+from .contract import AVAILABLE_AT, PREDICTION_TIME, FeatureTable, Frame
 from .lakehouse import Lakehouse
 
 _ROW, _IS_SPINE, _TIME = "_feature_row", "_is_spine", "_time"
 
 
-def point_in_time_join(
-    spine: nw.LazyFrame[Any],
-    features: nw.LazyFrame[Any],
-    keys: Sequence[str],
-    values: Sequence[str],
-) -> nw.LazyFrame[Any]:
+def point_in_time_join(spine: Frame, features: Frame, keys: Sequence[str], values: Sequence[str]) -> Frame:
     """Give each spine row the newest feature row that was available at its prediction time.
 
     Both frames are stacked in time order and the last feature row is carried forward per key; this
@@ -58,11 +52,11 @@ def point_in_time_join(
 
 def join_features(
     lakehouse: Lakehouse,
-    spine: nw.LazyFrame[Any],
+    spine: Frame,
     tables: Iterable[FeatureTable],
     as_of: datetime,
     versions: Mapping[str, int | None] | None = None,
-) -> nw.LazyFrame[Any]:
+) -> Frame:
     """Join every feature table to the spine, as known at each prediction time and by `as_of`."""
     for table in tables:
         version = (versions or {}).get(table.table.name)

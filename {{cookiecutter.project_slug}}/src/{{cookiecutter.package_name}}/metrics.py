@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import narwhals as nw
@@ -15,16 +13,10 @@ from .lakehouse import Lakehouse
 METRICS = Table(
     name="metrics",
     schema={
-        "producer": nw.String,
-        "subject": nw.String,
-        "window_start": UTC_TIME,
-        "window_end": UTC_TIME,
-        "slice": nw.String,
-        "metric": nw.String,
-        "value": nw.Float64,
-        "lower": nw.Float64,
-        "upper": nw.Float64,
-        "threshold": nw.Float64,
+        **dict.fromkeys(("producer", "subject"), nw.String),
+        **dict.fromkeys(("window_start", "window_end"), UTC_TIME),
+        **dict.fromkeys(("slice", "metric"), nw.String),
+        **dict.fromkeys(("value", "lower", "upper", "threshold"), nw.Float64),
         "status": nw.String,
         "rows": nw.Int64,
     },
@@ -33,45 +25,26 @@ METRICS = Table(
 )
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One row of the table.
-
-    Attributes:
-        producer: The pipeline that measured.
-        subject: What was measured, for example a training or a model version.
-        window_start: Beginning of the window of prediction times, UTC.
-        window_end: End of it.
-        metric: Name of the metric.
-        value: Its value; None where it could not be measured.
-        lower: Lower end of the 95 % interval, where there is one.
-        upper: Upper end of it.
-        slice: `column=value`; empty for all rows.
-        threshold: What the value was held against, if anything.
-        status: Outcome against the threshold, if there is one.
-        rows: Rows measured.
-    """
-
-    producer: str
-    subject: str
-    window_start: datetime
-    window_end: datetime
-    metric: str
-    value: float | None
-    lower: float | None = None
-    upper: float | None = None
-    slice: str = ""
-    threshold: float | None = None
-    status: str | None = None
-    rows: int | None = None
-
-
-def record(lakehouse: Lakehouse, measurements: Iterable[Measurement]) -> int:
+def record(
+    lakehouse: Lakehouse, rows: pl.DataFrame, producer: str, subject: str, start: datetime, end: datetime
+) -> int:
     """Write measurements; measuring the same again changes nothing.
 
+    Args:
+        lakehouse: Tables of the environment.
+        rows: `metric` and `value`, and what there is of `slice` (`column=value`; empty: all rows),
+            `lower` and `upper` (95 % interval), `threshold`, `status`, `rows`.
+        producer: The pipeline that measured.
+        subject: What was measured: a training, a version.
+        start: Beginning of the window of prediction times, UTC.
+        end: End of it.
+
     Returns:
-        Rows that are new or changed.
+        How many are new or changed.
     """
+    given = {"producer": producer, "subject": subject, "window_start": start, "window_end": end}
+    defaults = {"slice": "", "lower": None, "upper": None, "threshold": None, "status": None, "rows": None}
+    constants = {name: pl.lit(value) for name, value in {**defaults, **given}.items() if name not in rows.columns}
     schema = nw.Schema(dict(METRICS.schema)).to_polars()
-    rows = pl.DataFrame([asdict(item) for item in measurements], schema=schema)
-    return lakehouse.merge(METRICS, nw.from_native(rows.lazy()))
+    shaped = rows.with_columns(**constants).select(*schema).cast(schema)  # type: ignore[arg-type]
+    return lakehouse.merge(METRICS, nw.from_native(shaped.lazy()))

@@ -12,21 +12,15 @@ from ..lakehouse import Lakehouse
 
 
 def ingest(lakehouse: Lakehouse, sources: Sequence[Source], as_of: datetime) -> dict[str, int]:
-    """Append to each raw table the rows that became known until `as_of`.
-
-    Returns:
-        Rows appended by source; tables that another environment owns are left out.
+    """Append to each raw table of ours what became known until `as_of`; returns rows by source.
 
     Raises:
         UserError: A source that cannot be read or does not have its declared columns.
     """
     appended = {}
     for source in sources:
-        table = source.raw_table
-        if not lakehouse.owns(table.name):
-            continue
-        since = lakehouse.complete_until(table)
-        if since is None or since < as_of:
+        since = lakehouse.complete_until(source.raw_table)
+        if lakehouse.owns(source.raw_table.name) and (since is None or since < as_of):
             rows = nw.from_native(source.load(since, as_of))
-            appended[source.name] = lakehouse.append(table, rows, as_of)
+            appended[source.name] = lakehouse.append(source.raw_table, rows, as_of)
     return appended

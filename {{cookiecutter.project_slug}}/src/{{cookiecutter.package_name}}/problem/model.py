@@ -7,7 +7,7 @@ from typing import Any
 import narwhals as nw
 import optuna
 
-from ..contract import KNOWN_AT, PREDICTION_TIME, Frames, Model
+from ..contract import KNOWN_AT, PREDICTION_TIME, Frame, Frames, Model
 from .features import FEATURE_TABLES
 from .sources import FLIGHT
 from .target import TARGET
@@ -15,22 +15,12 @@ from .target import TARGET
 LEAD = "-1h"
 """A prediction is made so long before the scheduled departure."""
 
+_STORED = tuple(name for table in FEATURE_TABLES for name in table.values if name != "built")
+_OF_THE_ROW = ("weekday", "minute_of_day", "distance", "scheduled_minutes", "flights_this_hour", "aircraft_age")
 _CATEGORICAL = ("carrier", "origin", "dest", "manufacturer")
-_DELAYS = tuple(
-    name
-    for table in FEATURE_TABLES
-    for name in table.values
-    if "late_share" in name or "_delay_" in name
-)
-_FEATURES = (
-    *("carrier", "origin", "dest"),
-    *("weekday", "minute_of_day", "distance", "scheduled_minutes", "flights_this_hour"),
-    "aircraft_age",
-    *(name for table in FEATURE_TABLES for name in table.values if name != "built"),
-)
 
 
-def spine(frames: Frames) -> nw.LazyFrame[Any]:
+def spine(frames: Frames) -> Frame:
     """One row per scheduled flight, an hour before its departure, with what the schedule says."""
     departure = nw.col("scheduled_departure")
     return (
@@ -45,17 +35,14 @@ def spine(frames: Frames) -> nw.LazyFrame[Any]:
     )
 
 
-def labels(frames: Frames) -> nw.LazyFrame[Any]:
+def labels(frames: Frames) -> Frame:
     """Labels of flights that arrived, known when they had landed."""
-    return (
-        frames["flights"]
-        .select(*FLIGHT, TARGET.from_outcome.alias(TARGET.label), KNOWN_AT)
-        .drop_nulls(TARGET.label)
-    )
+    label = TARGET.from_outcome.alias(TARGET.label)
+    return frames["flights"].select(*FLIGHT, label, KNOWN_AT).drop_nulls(TARGET.label)
 
 
-def on_demand(rows: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
-    """Features of the row itself: planned duration (minutes) and age of the aircraft (years)."""
+def on_demand(rows: Frame) -> Frame:
+    """Planned duration (minutes) and age of the aircraft (years)."""
     planned = nw.col("scheduled_arrival") - nw.col("scheduled_departure")
     return rows.with_columns(
         planned.dt.total_minutes().alias("scheduled_minutes"),
@@ -75,14 +62,13 @@ def search_space(trial: optuna.Trial) -> dict[str, Any]:
 
 
 CARD = """\
-Scores flights out of New York City an hour before their scheduled departure, so that passengers
-and ground staff can be warned.
+Scores flights out of New York City an hour before their scheduled departure, so that passengers and
+ground staff can be warned.
 
 **Not for** other airports, other years without retraining, or decisions about people.
 
-**Known limits.** Cancelled and diverted flights have no label and are not learned from. The feed is
-reconstructed from a yearly file (see the architecture page on time). Lateness moves with the
-seasons: expect drift.
+**Known limits.** Cancelled and diverted flights have no label and are not learned from. When a row
+became known is derived from a yearly file, not recorded. Lateness moves with the seasons: expect drift.
 """
 
 MODEL = Model(
@@ -91,9 +77,9 @@ MODEL = Model(
     labels=labels,
     on_demand=on_demand,
     target=TARGET,
-    features=_FEATURES,
+    features=("carrier", "origin", "dest", *_OF_THE_ROW, *_STORED),
     categorical=_CATEGORICAL,
-    monotone=dict.fromkeys(_DELAYS, 1),
+    monotone={name: 1 for name in _STORED if "late_share" in name or "_delay_" in name},
     baseline=("carrier", "origin"),
     slices=("carrier", "origin"),
     search_space=search_space,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import optuna
 import polars as pl
 
 from ..console import bar
-from ..contract import Model
+from ..contract import Array, Model
 from ..scoring import encode
 from ..settings import Settings
 
@@ -22,77 +22,34 @@ _REPORT_EVERY = 10
 
 @dataclass(frozen=True)
 class Fitted:
-    """A booster, the encoding it was fit on, and how it came to be."""
+    """A booster, the encoding that it was fit on, and its parameters."""
 
     booster: lgb.Booster
     features: tuple[str, ...]
     categories: dict[str, list[str]]
     params: dict[str, Any]
 
-    def predict(self, rows: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def predict(self, rows: pl.DataFrame) -> Array:
         """Predictions, shape (rows,)."""
         return np.asarray(self.booster.predict(encode(rows, self.features, self.categories)))
 
 
 def fit(
-    train: pl.DataFrame,
-    validation: pl.DataFrame,
-    model: Model,
-    settings: Settings,
-    study_name: str,
-    storage: Path,
+    train: pl.DataFrame, validation: pl.DataFrame, model: Model, settings: Settings, study_name: str, journal: Path
 ) -> Fitted:
     """Search parameters on a sample of the training window, then fit on all of it.
 
-    The search is resumed where a killed run left it: each trial's sampler is seeded by how many
-    were finished before it, so the trials are the same however often it was interrupted.
-
     Args:
         train: Rows to learn from.
-        validation: Later rows that stop the boosting and rank the trials.
+        validation: Later rows, which stop the boosting and rank the trials.
         model: Inputs, search space and fixed parameters.
         settings: Budget and seed.
         study_name: Identity of this training; a study of that name is continued.
-        storage: Journal file of the studies.
+        journal: File that remembers finished trials.
     """
-    categories = {
-        name: train[name].drop_nulls().unique().sort().to_list() for name in model.categorical
-    }
-    fixed = _fixed_params(model, settings)
     budget = settings.training
-    sample = train.sample(min(budget.tuning_rows, train.height), seed=settings.seed)
-
-    def objective(trial: optuna.Trial) -> float:
-        booster = boost(
-            sample_data, validation_data, model.search_space(trial), [_pruning(trial)]
-        )
-        return float(booster.best_score["validation"][_loss(booster)])
-
-    def boost(
-        data: lgb.Dataset, valid: lgb.Dataset, params: dict[str, Any], more: list[Any]
-    ) -> lgb.Booster:
-        return lgb.train(
-            fixed | params,
-            data,
-            num_boost_round=budget.rounds,
-            valid_sets=[valid],
-            valid_names=["validation"],
-            callbacks=[lgb.early_stopping(budget.early_stopping_rounds, verbose=False), *more],
-        )
-
-    def datasets(rows: pl.DataFrame) -> tuple[lgb.Dataset, lgb.Dataset]:
-        data = _dataset(rows, model, categories, fixed)
-        return data, _dataset(validation, model, categories, fixed, reference=data)
-
-    sample_data, validation_data = datasets(sample)
-    best = _search(objective, study_name, storage, settings)
-    train_data, validation_data = datasets(train)
-    booster = boost(train_data, validation_data, best, [])
-    return Fitted(booster, model.features, categories, fixed | best)
-
-
-def _fixed_params(model: Model, settings: Settings) -> dict[str, Any]:
-    return {
+    categories = {name: train[name].drop_nulls().unique().sort().to_list() for name in model.categorical}
+    fixed = {
         **model.target.params,
         **model.params,
         "monotone_constraints": [model.monotone.get(name, 0) for name in model.features],
@@ -104,37 +61,50 @@ def _fixed_params(model: Model, settings: Settings) -> dict[str, Any]:
         "verbosity": -1,
     }
 
+    def dataset(rows: pl.DataFrame, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+        return lgb.Dataset(
+            encode(rows, model.features, categories),
+            label=rows[model.target.label].to_numpy(),
+            feature_name=list(model.features),
+            categorical_feature=list(model.categorical),
+            reference=reference,
+            params=fixed,
+            free_raw_data=False,
+        ).construct()
 
-def _dataset(
-    rows: pl.DataFrame,
-    model: Model,
-    categories: dict[str, list[str]],
-    params: dict[str, Any],
-    reference: lgb.Dataset | None = None,
-) -> lgb.Dataset:
-    return lgb.Dataset(
-        encode(rows, model.features, categories),
-        label=rows[model.target.label].to_numpy(),
-        feature_name=list(model.features),
-        categorical_feature=list(model.categorical),
-        reference=reference,
-        params=params,
-        free_raw_data=False,
-    ).construct()
+    def boost(data: lgb.Dataset, params: dict[str, Any], callbacks: Sequence[Callable[[Any], None]] = ()) -> lgb.Booster:
+        return lgb.train(
+            fixed | params,
+            data,
+            num_boost_round=budget.rounds,
+            valid_sets=[dataset(validation, data)],
+            valid_names=["validation"],
+            callbacks=[lgb.early_stopping(budget.early_stopping_rounds, verbose=False), *callbacks],
+        )
+
+    sample = dataset(train.sample(min(budget.tuning_rows, train.height), seed=settings.seed))
+
+    def objective(trial: optuna.Trial) -> float:
+        scores = boost(sample, model.search_space(trial), [_pruning(trial)]).best_score["validation"]
+        return float(next(iter(scores.values())))
+
+    best = _search(objective, study_name, journal, budget.trials, settings.seed)
+    return Fitted(boost(dataset(train), best), model.features, categories, fixed | best)
 
 
 def _search(
-    objective: Callable[[optuna.Trial], float], name: str, storage: Path, settings: Settings
+    objective: Callable[[optuna.Trial], float], name: str, journal: Path, trials: int, seed: int
 ) -> dict[str, Any]:
-    """Run what is missing of the trials and return the best parameters."""
+    """Run the trials that are missing and return the best parameters.
+
+    Each trial's sampler is seeded by how many were finished before it, so that the trials are the same
+    however often a killed run was resumed.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage.parent.mkdir(parents=True, exist_ok=True)
-    journal = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(storage))
-    )
+    journal.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=name,
-        storage=journal,
+        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal))),
         load_if_exists=True,
         direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2 * _REPORT_EVERY),
@@ -143,9 +113,8 @@ def _search(
     for abandoned in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
         study.tell(abandoned.number, state=state.FAIL)
     finished = len(study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED)))
-    trials = settings.training.trials
     for done in bar(range(finished, trials), "trials", total=trials - finished):
-        study.sampler = optuna.samplers.TPESampler(seed=settings.seed + done)
+        study.sampler = optuna.samplers.TPESampler(seed=seed + done)
         study.optimize(objective, n_trials=1)
     best: dict[str, Any] = study.best_params
     return best
@@ -159,7 +128,3 @@ def _pruning(trial: optuna.Trial) -> Callable[[Any], None]:
                 raise optuna.TrialPruned
 
     return callback
-
-
-def _loss(booster: lgb.Booster) -> str:
-    return next(iter(booster.best_score["validation"]))

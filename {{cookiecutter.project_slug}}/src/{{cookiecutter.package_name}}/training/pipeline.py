@@ -8,40 +8,29 @@ from pathlib import Path
 
 import polars as pl
 
-from .. import report
 from ..console import step
 from ..contract import Problem
+from ..evaluation import compare, group_means
 from ..lakehouse import Lakehouse
 from ..metrics import record
 from ..registry import Registry, fingerprint, provenance
 from ..settings import Settings
 from .dataset import input_tables, require_enough, training_set, windows_until
-from .evaluate import evaluate
 from .fit import fit
-from .register import Training, measurements, register, training_report
+from .register import Training, register
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training ended in.
-
-    Attributes:
-        version: Number of the registered model version.
-        report: The HTML report.
-        metrics: As `Evaluation.metrics`; None where the training had been done before.
-    """
+    """Number of the registered version, its HTML report, and its results (None: it was there already)."""
 
     version: str
     report: Path
-    metrics: pl.DataFrame | None
+    results: pl.DataFrame | None
 
 
 def train(
-    lakehouse: Lakehouse,
-    registry: Registry,
-    settings: Settings,
-    problem: Problem,
-    as_of: datetime,
+    lakehouse: Lakehouse, registry: Registry, settings: Settings, problem: Problem, as_of: datetime
 ) -> Trained:
     """Tune, fit, evaluate and register a model on what was known at `as_of`.
 
@@ -52,45 +41,32 @@ def train(
         UserError: Features are not built until `as_of`, or the windows hold too little.
     """
     model, budget, seed = problem.model, settings.training, settings.seed
-    windows = windows_until(as_of, budget)
-    inputs = input_tables(problem)
+    windows, inputs = windows_until(as_of, budget), input_tables(problem)
     for table in inputs:
         lakehouse.require(table, as_of)
     versions = {table.name: lakehouse.version(table) for table in inputs}
     code = provenance(settings.project)
-    identity = {
-        "as_of": as_of,
-        "budget": budget.model_dump(),
-        "seed": seed,
-        "versions": versions,
-        "lock": code["lock_sha256"],
-        "source": code["source_sha256"],
-    }
-    training_id = fingerprint(identity)
-    page = settings.reports / f"training_{training_id}.html"
+    identity = {"as_of": as_of, "budget": budget.model_dump(), "seed": seed, "versions": versions}
+    training_id = fingerprint({**identity, "lock": code["lock_sha256"], "source": code["source_sha256"]})
+    page = settings.state / "reports" / f"training_{training_id}.html"
     if done := registry.find_training(training_id):
         return Trained(done.version, page, None)
 
     with step("training set") as notes:
         rows = training_set(lakehouse, problem, windows, versions)
         require_enough(rows, windows, model, budget.min_rows)
+        known, later, holdout = (window.of(rows) for window in windows)
         notes.append(f"{rows.height:,} rows, {len(model.features)} features")
-    known, later = windows.train.select(rows), windows.validation.select(rows)
     with step("fit") as notes:
-        journal = settings.state / "studies.log"
-        fitted = fit(known, later, model, settings, training_id, journal)
-        notes.append(f"{fitted.booster.best_iteration} trees after {budget.trials} trials")
+        fitted = fit(known, later, model, settings, training_id, settings.state / "studies.log")
+        notes.append(f"{fitted.booster.best_iteration} trees, best of {budget.trials} trials")
     with step("evaluate") as notes:
-        holdout = windows.holdout.select(rows)
-        results = evaluate(fitted, known, holdout, model, budget.bootstrap_resamples, seed)
+        guess = group_means(known, holdout, model.baseline, model.target.label)
+        results = compare(holdout, fitted.predict(holdout), guess, model, budget.bootstrap_resamples, seed)
+        record(lakehouse, results, "training", training_id, windows[-1].start, windows[-1].end)
         notes.append(f"{holdout.height:,} rows later than all it has seen")
     with step("register") as notes:
-        training = Training(
-            training_id, as_of, windows, versions, code, seed, rows, fitted, results
-        )
-        record(lakehouse, measurements(training))
-        html = training_report(training, model, settings.mlflow.model)
-        report.write(page, html)
-        version = register(registry, lakehouse, training, model, html)
+        training = Training(training_id, as_of, windows, versions, code, seed, rows, fitted, results)
+        version = register(registry, lakehouse, training, model, page)
         notes.append(f"version {version}")
-    return Trained(version, page, results.metrics)
+    return Trained(version, page, results)

@@ -1,4 +1,4 @@
-"""Registration: all that is needed to trust a version, logged and then made a version in one call."""
+"""Registration: all that is needed to trust a version, logged, then made a version in one call."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import polars as pl
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -19,17 +20,15 @@ from mlflow.types import ColSpec, DataType, Schema
 
 from .. import report
 from ..contract import Model
+from ..evaluation import MIN_SLICE_ROWS, calibration
 from ..lakehouse import Lakehouse
-from ..metrics import Measurement
 from ..registry import TRAINING_ID, Registry
-from ..scoring import BOOSTER, ENCODING
+from ..scoring import BOOSTER, ENCODING, encode
 from .dataset import Windows
-from .evaluate import MIN_SLICE_ROWS, Evaluation
 from .fit import Fitted
 
 REPORT, MODEL_CARD = "report.html", "model_card.md"
-_TOP_FEATURES = 20
-_EXAMPLE_ROWS = 3
+_TOP_FEATURES, _EXAMPLE_ROWS, _EXPLAINED_ROWS = 20, 3, 2_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Training:
     """A finished training, before it is registered.
 
     Attributes:
-        training_id: Identity: equal inputs, equal id.
+        training_id: Equal inputs, equal id.
         as_of: Moment until which everything was known.
         windows: Train, validation, holdout.
         versions: Delta version of each input table.
@@ -45,7 +44,7 @@ class Training:
         seed: Of sampling, search and boosting.
         rows: The training set.
         fitted: The model.
-        evaluation: Its results on the holdout.
+        results: As `evaluation.compare`, on the holdout, against the baseline.
     """
 
     training_id: str
@@ -56,204 +55,97 @@ class Training:
     seed: int
     rows: pl.DataFrame
     fitted: Fitted
-    evaluation: Evaluation
-
-    @property
-    def holdout(self) -> pl.DataFrame:
-        """Rows that the model was measured on."""
-        return self.windows.holdout.select(self.rows)
+    results: pl.DataFrame
 
 
-def register(
-    registry: Registry, lakehouse: Lakehouse, training: Training, model: Model, page: str
-) -> str:
-    """Log a run with everything in it and create the version.
-
-    Returns:
-        The version's number.
-    """
-    windows = {
-        f"{name}_{side}": getattr(window, side).isoformat()
-        for name, window in training.windows.items()
-        for side in ("start", "end")
-    }
+def register(registry: Registry, lakehouse: Lakehouse, training: Training, model: Model, page: Path) -> str:
+    """Write the report to `page`, log a run with everything in it, create the version; returns its number."""
+    bounds = {f"{w.name}_{side}": getattr(w, side).isoformat() for w in training.windows for side in ("start", "end")}
     tags = {
         TRAINING_ID: training.training_id,
         "as_of": training.as_of.isoformat(),
         "target": model.target.label,
         "data_versions": json.dumps(dict(training.versions)),
-        **windows,
+        **bounds,
         **training.code,
     }
-    evaluation = training.evaluation
-    with registry.run(training.training_id, tags) as run_id, tempfile.TemporaryDirectory() as tmp:
-        folder = Path(tmp)
+    overall = training.results.filter(pl.col("slice") == "").rows(named=True)
+    values = {row["metric"]: row["value"] for row in overall} | {f"{row['metric']}_gain": row["gain"] for row in overall}
+    with registry.run(training.training_id, tags) as run_id, tempfile.TemporaryDirectory() as scratch:
         mlflow.log_params({"seed": training.seed, **training.fitted.params})
-        mlflow.log_metrics(
-            {row["metric"]: row["model"] for row in evaluation.metrics.iter_rows(named=True)}
-            | {f"{row['metric']}_gain": row["gain"] for row in evaluation.metrics.iter_rows(named=True)}
-        )
+        mlflow.log_metrics(values)
         for name, version in training.versions.items():
             source = DeltaDatasetSource(path=lakehouse.place(name), delta_table_version=version)
             mlflow.log_input(MetaDataset(source, name=name), context="training")
-        mlflow.log_artifacts(str(_write_documents(folder / "evaluation", training, model, page)))
-        uri = registry.log_model(
-            _write_model(folder, training.fitted), _example(training, model), _signature(training)
-        )
-        return registry.register(uri, run_id, tags, summary(training, model)).version
+        folder = Path(scratch) / "evaluation"
+        _write_documents(folder, training, model, registry.settings.model)
+        report.write(page, (folder / REPORT).read_text(encoding="utf-8"))
+        mlflow.log_artifacts(str(folder), folder.name)
+        files = _write_model(Path(scratch), training.fitted)
+        uri = registry.log_model(files, _example(training, model), _signature(training.fitted))
+        return registry.register(uri, run_id, tags, _summary(overall[0], model.target.unit)).version
 
 
-def summary(training: Training, model: Model) -> str:
-    """One sentence for the version's description."""
-    first = training.evaluation.metrics.row(0, named=True)
+def _summary(first: Mapping[str, Any], unit: str) -> str:
+    interval = f"{first['lower']:.3f} to {first['upper']:.3f}"
     return (
-        f"Predicts {model.target.unit}. On {training.evaluation.rows:,} later rows: "
-        f"{first['metric']} {first['model']:.3f} ({first['model_lower']:.3f} to "
-        f"{first['model_upper']:.3f}), baseline {first['baseline']:.3f}."
+        f"Predicts {unit}. {first['metric']} {first['value']:.3f} ({interval}) on {first['rows']:,} later rows; "
+        f"baseline {first['reference']:.3f}."
     )
 
 
-def measurements(training: Training) -> list[Measurement]:
-    """The evaluation as rows of the metrics table."""
-    holdout = training.windows.holdout
-    where: dict[str, Any] = {
-        "producer": "training",
-        "subject": training.training_id,
-        "window_start": holdout.start,
-        "window_end": holdout.end,
-    }
-    evaluation = training.evaluation
-    overall = []
-    for row in evaluation.metrics.iter_rows(named=True):
-        overall.append(
-            Measurement(
-                **where,
-                metric=row["metric"],
-                value=row["model"],
-                lower=row["model_lower"],
-                upper=row["model_upper"],
-                rows=evaluation.rows,
-            )
-        )
-        overall.append(
-            Measurement(
-                **where,
-                metric=f"{row['metric']}_gain",
-                value=row["gain"],
-                lower=row["gain_lower"],
-                upper=row["gain_upper"],
-                rows=evaluation.rows,
-            )
-        )
-    metric = evaluation.metrics["metric"][0]
-    return overall + [
-        Measurement(
-            **where,
-            metric=metric,
-            slice=row["slice"],
-            value=row["model"],
-            lower=row["lower"],
-            upper=row["upper"],
-            rows=row["rows"],
-        )
-        for row in evaluation.slices.iter_rows(named=True)
-    ]
-
-
-def training_report(training: Training, model: Model, name: str) -> str:
-    """The HTML report of a training."""
+def _write_documents(folder: Path, training: Training, model: Model, name: str) -> None:
+    """Report, model card, charts as pictures, and the figures as CSV."""
+    holdout = training.windows[-1].of(training.rows)
+    calibrated = calibration(holdout[model.target.label].to_numpy(), training.fitted.predict(holdout))
+    contributions = _contributions(training.fitted, holdout, training.seed)
+    overall, sliced = training.results.filter(pl.col("slice") == ""), training.results.filter(pl.col("slice") != "")
+    metric = overall["metric"][0]
     charts = {
-        key: report.svg(chart, text) for key, (chart, text) in _charts(training, model).items()
+        "slices": report.interval_chart(sliced, "slice", metric),
+        "calibration": report.calibration_chart(calibrated, model.target.unit),
+        "contributions": report.bar_chart(contributions.head(_TOP_FEATURES), "feature", "contribution"),
     }
-    return report.render("training.html.jinja", **_context(training, model, name), **charts)
-
-
-def _context(training: Training, model: Model, name: str) -> dict[str, Any]:
-    label = model.target.label
-    windows = []
-    for title, window in training.windows.items():
-        rows = window.select(training.rows)
-        windows.append(
-            {
-                "name": title,
-                "start": window.start,
-                "end": window.end,
-                "rows": rows.height,
-                "mean": rows[label].mean(),
-            }
-        )
-    tables = ", ".join(f"{table} v{version}" for table, version in training.versions.items())
-    return {
+    windows = [(window, window.of(training.rows)[model.target.label]) for window in training.windows]
+    context = {
         "name": name,
-        "as_of": training.as_of,
-        "unit": model.target.unit,
-        "card": model.card,
-        "baseline": " and ".join(model.baseline),
-        "evaluation": training.evaluation,
-        "first": training.evaluation.metrics.row(0, named=True),
+        "model": model,
+        "training": training,
+        "overall": overall.rows(named=True),
         "min_slice_rows": MIN_SLICE_ROWS,
         "windows": windows,
-        "provenance": {
-            "training": training.training_id,
-            "seed": training.seed,
-            **training.code,
-            "tables": tables,
-        },
+        "charts": {key: report.svg(chart, f"{key} of {name}") for key, chart in charts.items()},
     }
-
-
-def _charts(training: Training, model: Model) -> dict[str, tuple[Any, str]]:
-    evaluation = training.evaluation
-    metric = evaluation.metrics["metric"][0]
-    top = evaluation.contributions.head(_TOP_FEATURES)
-    return {
-        "slices": (
-            report.interval_chart(evaluation.slices, "slice", metric),
-            f"{metric} of model and baseline by slice",
-        ),
-        "calibration": (
-            report.calibration_chart(evaluation.calibration, model.target.unit),
-            "Mean outcome against mean prediction in ten bins",
-        ),
-        "contributions": (
-            report.bar_chart(top, "feature", "contribution", "mean absolute contribution"),
-            f"The {_TOP_FEATURES} features with the largest contributions",
-        ),
-    }
-
-
-def _write_documents(folder: Path, training: Training, model: Model, page: str) -> Path:
     folder.mkdir()
-    (folder / REPORT).write_text(page, encoding="utf-8")
-    card = report.render("model_card.md.jinja", **_context(training, model, model.target.label))
-    (folder / MODEL_CARD).write_text(card, encoding="utf-8")
-    for name, (chart, _) in _charts(training, model).items():
-        (folder / f"{name}.png").write_bytes(report.png(chart))
-    for name in ("metrics", "slices", "calibration", "contributions"):
-        getattr(training.evaluation, name).write_csv(folder / f"{name}.csv")
-    return folder
+    (folder / REPORT).write_text(report.render("training.html.jinja", **context), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(report.render("model_card.md.jinja", **context), encoding="utf-8")
+    for key, chart in charts.items():
+        (folder / f"{key}.png").write_bytes(report.png(chart))
+    for key, frame in {"results": training.results, "calibration": calibrated, "contributions": contributions}.items():
+        frame.write_csv(folder / f"{key}.csv")
+
+
+def _contributions(fitted: Fitted, holdout: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Mean absolute SHAP value per feature (Lundberg et al. 2020), in raw score units."""
+    sample = holdout.sample(min(_EXPLAINED_ROWS, holdout.height), seed=seed)
+    matrix = encode(sample, fitted.features, fitted.categories)
+    mean = np.abs(np.asarray(fitted.booster.predict(matrix, pred_contrib=True))[:, :-1]).mean(axis=0)
+    return pl.DataFrame({"feature": fitted.features, "contribution": mean}).sort("contribution", descending=True)
 
 
 def _write_model(folder: Path, fitted: Fitted) -> dict[str, Path]:
     booster, encoding = folder / "booster.txt", folder / "encoding.json"
     fitted.booster.save_model(str(booster), num_iteration=fitted.booster.best_iteration)
-    encoding.write_text(
-        json.dumps({"features": fitted.features, "categories": fitted.categories}),
-        encoding="utf-8",
-    )
+    encoding.write_text(json.dumps({"features": fitted.features, "categories": fitted.categories}), encoding="utf-8")
     return {BOOSTER: booster, ENCODING: encoding}
 
 
 def _example(training: Training, model: Model) -> Any:
     numeric = [name for name in model.features if name not in model.categorical]
-    rows = training.holdout.head(_EXAMPLE_ROWS).select(model.features)
+    rows = training.windows[-1].of(training.rows).head(_EXAMPLE_ROWS).select(model.features)
     return rows.with_columns(pl.col(numeric).cast(pl.Float64)).to_pandas()
 
 
-def _signature(training: Training) -> ModelSignature:
-    categories = training.fitted.categories
-    inputs = [
-        ColSpec(DataType.string if name in categories else DataType.double, name, required=True)
-        for name in training.fitted.features
-    ]
-    return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.double)]))
+def _signature(fitted: Fitted) -> ModelSignature:
+    kinds = ((name, DataType.string if name in fitted.categories else DataType.double) for name in fitted.features)
+    return ModelSignature(Schema([ColSpec(kind, name) for name, kind in kinds]), Schema([ColSpec(DataType.double)]))

@@ -1,0 +1,142 @@
+"""One session per thing a person does; `python3 bootstrap.py list` shows them all.
+
+Sessions run on the Python that runs nox (`--force-python 3.12` chooses another) and install the
+hash-locked requirements of their purpose, not the project: `src` is on the path instead.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.1"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+ROOT = Path(__file__).parent
+PACKAGE = "{{ cookiecutter.package_name }}"
+PROJECT = "pyproject.toml"
+# What each lock is made from. The widest comes first: the others are held to its choices, so that
+# all of them agree.
+LOCKS = {
+    "dev": (PROJECT, "bootstrap.in", "dev.in", "lint.in", "test.in", "types.in"),
+    "run": (PROJECT,),
+    "test": (PROJECT, "test.in"),
+    "lint": ("lint.in",),
+    "types": (PROJECT, "test.in", "types.in"),
+    "spark": (PROJECT, "--extra=spark", "test.in"),
+    "bootstrap": ("bootstrap.in",),
+}
+OLDEST_JAVA = 17
+
+
+def prepare(session: nox.Session, purpose: str) -> None:
+    """Make the session's environment hold exactly the lock of this purpose."""
+    lock = f"requirements/{purpose}.txt"
+    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", lock)
+    session.env["PYTHONPATH"] = str(ROOT / "src")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format, the direction of imports, and that notebooks carry no output."""
+    prepare(session, "lint")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+    notebooks = sorted(map(str, (ROOT / "notebooks").glob("*.ipynb")))
+    session.run("nbstripout", "--verify", *notebooks)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    prepare(session, "types")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Test functions: no data, no files outside a temporary folder, no network."""
+    prepare(session, "test")
+    session.run("pytest", "tests/unit", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Test the pipelines on a small real sample."""
+    prepare(session, "test")
+    session.run("pytest", "tests/integration", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run lint, types, unit and integration."""
+    for name in ("lint", "types", "unit", "integration"):
+        session.notify(name)
+
+
+@nox.session
+def spark(session: nox.Session) -> None:
+    """Test that Spark computes the same features as polars (needs Java 17 or later)."""
+    require_java(session)
+    prepare(session, "spark")
+    session.run("pytest", "tests/spark", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Run the whole loop on the sample data, in `.venv`."""
+    session.run(project_python(session), "-m", PACKAGE, "run", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Measure speed, memory and size, in `.venv`, and print a table."""
+    session.run(project_python(session), "benchmarks/bench.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def lock(session: nox.Session) -> None:
+    """Lock the requirements again; `-- --upgrade` takes the newest versions."""
+    for name, sources in LOCKS.items():
+        inputs = [
+            f"requirements/{source}" if source.endswith(".in") else source for source in sources
+        ]
+        held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
+            *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
+            *("--custom-compile-command=nox -s lock", f"--output-file=requirements/{name}.txt"),
+            *(*held, *inputs, *session.posargs),
+            external=True,
+        )
+
+
+def project_python(session: nox.Session) -> str:
+    """The interpreter of `.venv`, where the project itself is installed."""
+    folder, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+    python = ROOT / ".venv" / folder / name
+    if not python.exists():
+        session.error(f"There is no .venv yet: `python3 bootstrap.py {session.name}` makes it.")
+    return str(python)
+
+
+def require_java(session: nox.Session) -> None:
+    """Stop with advice unless a Java that Spark runs on is found."""
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=os.path.join(home, "bin") if home else None)
+    advice = (
+        f"Spark needs Java {OLDEST_JAVA} or later on the PATH or at JAVA_HOME "
+        "(Debian and Ubuntu: apt-get install openjdk-17-jre-headless)"
+    )
+    if java is None:
+        session.error(f"{advice}; none was found.")
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    if found is None or int(found[1]) < OLDEST_JAVA:
+        session.error(f"{advice}; {java} is Java {found[1] if found else 'of no known version'}.")
