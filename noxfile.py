@@ -1,0 +1,113 @@
+"""One session per thing a person does; `python3 bootstrap.py list` shows them all.
+
+Sessions run on the Python that runs nox (`--force-python 3.12` chooses another).
+"""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.1"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+ROOT = Path(__file__).parent
+PROJECT_REQUIREMENTS = ROOT / "{{cookiecutter.project_slug}}" / "requirements"
+# What each lock is made from. The widest comes first: the others are held to its choices.
+LOCKS = {
+    "dev": ("bootstrap.in", "dev.in", "lint.in", "render.in", "test.in", "types.in"),
+    "lint": ("lint.in",),
+    "render": ("bootstrap.in", "render.in"),
+    "test": ("bootstrap.in", "render.in", "test.in"),
+    "types": ("render.in", "test.in", "types.in"),
+    "bootstrap": ("bootstrap.in",),
+}
+
+
+def prepare(session: nox.Session, purpose: str) -> None:
+    """Make the session's environment hold exactly the lock of this purpose."""
+    lock = f"requirements/{purpose}.txt"
+    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", lock)
+
+
+def render(session: nox.Session, folder: Path) -> Path:
+    """Render the default project into a folder; returns the project."""
+    prepare(session, "render")
+    printed = session.run("python", "tools/render.py", str(folder), silent=True)
+    return Path(str(printed).splitlines()[-1])
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format of the generator (the rendered project checks itself)."""
+    prepare(session, "lint")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types of the generator, strictly."""
+    prepare(session, "types")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Test the rendering: hooks, answers, structure, updates."""
+    prepare(session, "test")
+    session.run("pytest", "-m", "not run", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Render every variant and run its own checks: lint, format, types, unit, integration."""
+    prepare(session, "test")
+    session.run("pytest", "-m", "run", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run lint, types, unit and integration."""
+    for name in ("lint", "types", "unit", "integration"):
+        session.notify(name)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Render the default project into demo/ and run its whole loop; again over an earlier one."""
+    project = render(session, ROOT / "demo")
+    session.run("python", str(project / "bootstrap.py"), "demo", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Render the default project into demo/ and run its benchmark."""
+    project = render(session, ROOT / "demo")
+    session.run("python", str(project / "bootstrap.py"), "bench", *session.posargs)
+
+
+@nox.session
+def spark(session: nox.Session) -> None:
+    """Render the default project into demo/ and test its features on Spark (needs Java 17)."""
+    project = render(session, ROOT / "demo")
+    session.run("python", str(project / "bootstrap.py"), "spark", *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Lock the generator's and the template's requirements; `-- --upgrade` takes the newest."""
+    for name, sources in LOCKS.items():
+        held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
+            *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
+            *("--custom-compile-command=nox -s lock", f"--output-file=requirements/{name}.txt"),
+            *(*held, *(f"requirements/{source}" for source in sources), *session.posargs),
+        )
+    project = render(session, Path(session.create_tmp()))
+    session.run("python", str(project / "bootstrap.py"), "lock", *session.posargs)
+    for locked in (project / "requirements").glob("*.txt"):
+        shutil.copy(locked, PROJECT_REQUIREMENTS)
