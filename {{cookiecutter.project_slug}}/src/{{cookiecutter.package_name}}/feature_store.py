@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import narwhals as nw
+import polars as pl
 
-from .contract import AVAILABLE_AT, PREDICTION_TIME, FeatureTable, Frame
+from .contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Frame, Frames, Problem, Table
 from .lakehouse import Lakehouse
 
+Versions = Mapping[str, int | None]
 _ROW, _IS_SPINE, _TIME = "_feature_row", "_is_spine", "_time"
 
 
@@ -38,28 +40,50 @@ def point_in_time_join(spine: Frame, features: Frame, keys: Sequence[str], value
         nw.struct(*values).alias(_ROW),
     )
     asked = spine.with_columns(nw.col(PREDICTION_TIME).alias(_TIME), nw.lit(1).alias(_IS_SPINE))
-    return (
-        nw.concat([asked, known], how="diagonal")
-        .with_columns(
-            nw.col(_ROW)
-            .fill_null(strategy="forward")
-            .over(*keys, order_by=[_TIME, _IS_SPINE])
-        )
-        .filter(nw.col(_IS_SPINE) == 1)
-        .select(*carried, *(nw.col(_ROW).struct.field(name).alias(name) for name in values))
-    )
+    latest = nw.col(_ROW).fill_null(strategy="forward").over(*keys, order_by=[_TIME, _IS_SPINE])
+    joined = nw.concat([asked, known], how="diagonal").with_columns(latest).filter(nw.col(_IS_SPINE) == 1)
+    return joined.select(*carried, *(nw.col(_ROW).struct.field(name).alias(name) for name in values))
 
 
-def join_features(
-    lakehouse: Lakehouse,
-    spine: Frame,
-    tables: Iterable[FeatureTable],
-    as_of: datetime,
-    versions: Mapping[str, int | None] | None = None,
-) -> Frame:
-    """Join every feature table to the spine, as known at each prediction time and by `as_of`."""
-    for table in tables:
-        version = (versions or {}).get(table.table.name)
-        features = lakehouse.scan(table.table, version).filter(nw.col(AVAILABLE_AT) <= as_of)
-        spine = point_in_time_join(spine, features, tuple(table.keys), tuple(table.values))
-    return spine
+def input_tables(problem: Problem) -> list[Table]:
+    """The tables that features and labels are read from."""
+    return [*(item.prepared_table for item in problem.sources), *(item.table for item in problem.feature_tables)]
+
+
+def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: Versions) -> Frames:
+    """Prepared tables by source, as known at `as_of`; at the given Delta versions, else the newest."""
+    tables = {source.name: source.prepared_table for source in problem.sources}
+    known = nw.col(KNOWN_AT) <= as_of
+    return {name: lakehouse.scan(table, versions.get(table.name)).filter(known) for name, table in tables.items()}
+
+
+def with_features(lakehouse: Lakehouse, problem: Problem, spine: Frame, versions: Versions) -> Frame:
+    """Join every feature table to the spine, then add what is computed from the row itself."""
+    for item in problem.feature_tables:
+        features = lakehouse.scan(item.table, versions.get(item.table.name))
+        spine = point_in_time_join(spine, features, tuple(item.keys), tuple(item.values))
+    return problem.model.on_demand(spine)
+
+
+def training_set(
+    lakehouse: Lakehouse, problem: Problem, start: datetime, as_of: datetime, versions: Versions
+) -> pl.DataFrame:
+    """Labelled rows with the features that were available at each prediction time.
+
+    Args:
+        lakehouse: Tables of the environment.
+        problem: Spine, labels, feature tables and inputs.
+        start: First prediction time.
+        as_of: End of prediction times (exclusive); a label that was not known then is not used.
+        versions: Delta version to read of each table, else the newest.
+
+    Returns:
+        Keys, prediction time, slices, inputs and label, ordered by time and keys.
+    """
+    model, time = problem.model, nw.col(PREDICTION_TIME)
+    frames = prepared(lakehouse, problem, as_of, versions)
+    spine = model.spine(frames).filter(time >= start, time < as_of)
+    labelled = spine.join(model.labels(frames).drop(KNOWN_AT), on=list(model.keys), how="inner")
+    kept = (*model.keys, PREDICTION_TIME, *model.slices, *model.baseline, *model.features, model.target.label)
+    rows = with_features(lakehouse, problem, labelled, versions).select(*dict.fromkeys(kept))
+    return pl.DataFrame(rows.sort(PREDICTION_TIME, *model.keys).collect("polars").to_native())

@@ -85,12 +85,12 @@ class Registry:
         with mlflow.start_run(**named, tags={TRAINING_ID: training_id, **tags}) as active:
             yield active.info.run_id
 
-    def log_model(self, files: Mapping[str, Path], example: Any, signature: Any) -> str:
+    def log_model(self, files: Mapping[str, str], example: Any, signature: Any) -> str:
         """Log the scoring code with its artifacts to the active run; returns the model's address."""
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("scoring.py")),
-            artifacts={name: str(path) for name, path in files.items()},
+            artifacts=dict(files),
             signature=signature,
             input_example=example,
             pip_requirements=[f"{name}=={installed_version(name)}" for name in _SCORING_PACKAGES],

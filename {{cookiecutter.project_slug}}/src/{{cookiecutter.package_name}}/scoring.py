@@ -1,14 +1,14 @@
 """How a model version turns rows into predictions.
 
-MLflow stores this file with every version ("models from code"), so it imports nothing of the
-project: a version scores the same wherever it is loaded, and nothing is pickled.
+MLflow stores this file with every version ("models from code"), so it imports nothing of the project:
+a version scores the same wherever it is loaded, and nothing is pickled.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,16 @@ import lightgbm as lgb
 import mlflow
 import narwhals as nw
 import numpy as np
+import pandas as pd
 from narwhals.typing import IntoDataFrame
 
-BOOSTER, ENCODING = "booster", "encoding"
+BOOSTER, ENCODING = "booster.txt", "encoding.json"
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
+Predictions = np.ndarray[Any, np.dtype[np.float64]]
 
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
-
-def encode(
-    frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]
-) -> Matrix:
-    """Turn rows into the matrix that the booster was fit on.
+def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Matrix:
+    """Turn rows into the matrix that a booster is fit on.
 
     Args:
         frame: Any eager frame that holds the features.
@@ -35,36 +33,55 @@ def encode(
         categories: Known values of each categorical column; others and null become missing.
 
     Returns:
-        Shape (rows, features), float32; missing is NaN.
+        Shape (rows, features); missing is NaN.
     """
     rows = nw.from_native(frame, eager_only=True)
     matrix = np.empty((len(rows), len(features)), dtype=np.float32, order="F")
     for index, name in enumerate(features):
         column = rows[name]
         if name in categories:
-            known = list(categories[name])
-            codes = list(range(len(known)))
-            column = column.replace_strict(known, codes, default=None, return_dtype=nw.Float32)
+            codes = dict(zip(categories[name], range(len(categories[name])), strict=True))
+            column = column.replace_strict(codes, default=None, return_dtype=nw.Float32)
         matrix[:, index] = column.cast(nw.Float32).to_numpy()
     return matrix
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """A booster and the encoding that it was fit on."""
+
+    booster: lgb.Booster
+    features: Sequence[str]
+    categories: Mapping[str, Sequence[str]]
+
+    def predict(self, rows: IntoDataFrame, **options: Any) -> Predictions:
+        """Predictions, shape (rows,); `options` go to LightGBM."""
+        return np.asarray(self.booster.predict(encode(rows, self.features, self.categories), **options))
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write the booster as text and the encoding as JSON; returns the paths by name."""
+        self.booster.save_model(str(folder / BOOSTER), num_iteration=self.booster.best_iteration)
+        encoding = {"features": list(self.features), "categories": dict(self.categories)}
+        (folder / ENCODING).write_text(json.dumps(encoding), encoding="utf-8")
+        return {name: str(folder / name) for name in (BOOSTER, ENCODING)}
+
+    @classmethod
+    def load(cls, folder: Path) -> Predictor:
+        """Read what `save` wrote."""
+        encoding = json.loads((folder / ENCODING).read_text(encoding="utf-8"))
+        return cls(lgb.Booster(model_file=str(folder / BOOSTER)), encoding["features"], encoding["categories"])
+
+
 class Scorer(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """The pyfunc face of a version: a LightGBM text file and its encoding."""
+    """The pyfunc face of a version."""
 
     def load_context(self, context: Any) -> None:
-        """Read both artifacts."""
-        self.booster = lgb.Booster(model_file=context.artifacts[BOOSTER])
-        encoding = json.loads(Path(context.artifacts[ENCODING]).read_text(encoding="utf-8"))
-        self.features: list[str] = encoding["features"]
-        self.categories: dict[str, list[str]] = encoding["categories"]
+        """Read the artifacts."""
+        self.predictor = Predictor.load(Path(context.artifacts[BOOSTER]).parent)
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """Score rows; shape (rows,), in the unit of the target.
-
-        Unannotated on purpose: MLflow reads annotations here as a schema.
-        """
-        return self.booster.predict(encode(model_input, self.features, self.categories))
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Predictions:
+        """Score rows; shape (rows,)."""
+        return self.predictor.predict(model_input)
 
 
 mlflow.models.set_model(Scorer())

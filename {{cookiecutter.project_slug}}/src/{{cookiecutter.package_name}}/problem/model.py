@@ -16,23 +16,15 @@ LEAD = "-1h"
 """A prediction is made so long before the scheduled departure."""
 
 _STORED = tuple(name for table in FEATURE_TABLES for name in table.values if name != "built")
-_OF_THE_ROW = ("weekday", "minute_of_day", "distance", "scheduled_minutes", "flights_this_hour", "aircraft_age")
+_OF_THE_ROW = ("weekday", "minute_of_day", "distance", "scheduled_minutes", "aircraft_age")
 _CATEGORICAL = ("carrier", "origin", "dest", "manufacturer")
 
 
 def spine(frames: Frames) -> Frame:
     """One row per scheduled flight, an hour before its departure, with what the schedule says."""
-    departure = nw.col("scheduled_departure")
-    return (
-        frames["schedule"]
-        .with_columns(
-            departure.dt.offset_by(LEAD).alias(PREDICTION_TIME),
-            departure.dt.truncate("1h").alias("_hour"),
-            (nw.col("local_hour") * 60 + nw.col("local_minute")).alias("minute_of_day"),
-        )
-        .with_columns(nw.len().over("origin", "_hour").cast(nw.Int64).alias("flights_this_hour"))
-        .drop("_hour", KNOWN_AT)
-    )
+    minute_of_day = nw.col("local_hour") * 60 + nw.col("local_minute")
+    time = nw.col("scheduled_departure").dt.offset_by(LEAD)
+    return frames["schedule"].drop(KNOWN_AT).with_columns(time.alias(PREDICTION_TIME), minute_of_day.alias("minute_of_day"))
 
 
 def labels(frames: Frames) -> Frame:

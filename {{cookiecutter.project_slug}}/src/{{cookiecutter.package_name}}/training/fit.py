@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
-import numpy as np
 import optuna
 import polars as pl
 
 from ..console import bar
-from ..contract import Array, Model
-from ..scoring import encode
+from ..contract import Model
+from ..scoring import Predictor, encode
 from ..settings import Settings
 
 _REPORT_EVERY = 10
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A booster, the encoding that it was fit on, and its parameters."""
-
-    booster: lgb.Booster
-    features: tuple[str, ...]
-    categories: dict[str, list[str]]
-    params: dict[str, Any]
-
-    def predict(self, rows: pl.DataFrame) -> Array:
-        """Predictions, shape (rows,)."""
-        return np.asarray(self.booster.predict(encode(rows, self.features, self.categories)))
-
-
 def fit(
     train: pl.DataFrame, validation: pl.DataFrame, model: Model, settings: Settings, study_name: str, journal: Path
-) -> Fitted:
-    """Search parameters on a sample of the training window, then fit on all of it.
+) -> tuple[Predictor, dict[str, Any]]:
+    """Search parameters on a sample of the training window, then fit on all of it; returns the model and its parameters.
 
     Args:
         train: Rows to learn from.
@@ -89,7 +73,7 @@ def fit(
         return float(next(iter(scores.values())))
 
     best = _search(objective, study_name, journal, budget.trials, settings.seed)
-    return Fitted(boost(dataset(train), best), model.features, categories, fixed | best)
+    return Predictor(boost(dataset(train), best), model.features, categories), fixed | best
 
 
 def _search(

@@ -11,11 +11,12 @@ import polars as pl
 from ..console import step
 from ..contract import Problem
 from ..evaluation import compare, group_means
+from ..feature_store import input_tables, training_set
 from ..lakehouse import Lakehouse
 from ..metrics import record
 from ..registry import Registry, fingerprint, provenance
 from ..settings import Settings
-from .dataset import input_tables, require_enough, training_set, windows_until
+from .dataset import require_enough, windows_until
 from .fit import fit
 from .register import Training, register
 
@@ -53,20 +54,20 @@ def train(
         return Trained(done.version, page, None)
 
     with step("training set") as notes:
-        rows = training_set(lakehouse, problem, windows, versions)
+        rows = training_set(lakehouse, problem, windows[0].start, as_of, versions)
         require_enough(rows, windows, model, budget.min_rows)
         known, later, holdout = (window.of(rows) for window in windows)
         notes.append(f"{rows.height:,} rows, {len(model.features)} features")
     with step("fit") as notes:
-        fitted = fit(known, later, model, settings, training_id, settings.state / "studies.log")
-        notes.append(f"{fitted.booster.best_iteration} trees, best of {budget.trials} trials")
+        predictor, params = fit(known, later, model, settings, training_id, settings.state / "studies.log")
+        notes.append(f"{predictor.booster.best_iteration} trees, best of {budget.trials} trials")
     with step("evaluate") as notes:
         guess = group_means(known, holdout, model.baseline, model.target.label)
-        results = compare(holdout, fitted.predict(holdout), guess, model, budget.bootstrap_resamples, seed)
+        results = compare(holdout, predictor.predict(holdout), guess, model, budget.bootstrap_resamples, seed)
         record(lakehouse, results, "training", training_id, windows[-1].start, windows[-1].end)
         notes.append(f"{holdout.height:,} rows later than all it has seen")
     with step("register") as notes:
-        training = Training(training_id, as_of, windows, versions, code, seed, rows, fitted, results)
+        training = Training(training_id, as_of, windows, versions, code, seed, rows, predictor, params, results)
         version = register(registry, lakehouse, training, model, page)
         notes.append(f"version {version}")
     return Trained(version, page, results)

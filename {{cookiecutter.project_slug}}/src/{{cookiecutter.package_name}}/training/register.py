@@ -23,9 +23,8 @@ from ..contract import Model
 from ..evaluation import MIN_SLICE_ROWS, calibration
 from ..lakehouse import Lakehouse
 from ..registry import TRAINING_ID, Registry
-from ..scoring import BOOSTER, ENCODING, encode
+from ..scoring import Predictor
 from .dataset import Windows
-from .fit import Fitted
 
 REPORT, MODEL_CARD = "report.html", "model_card.md"
 _TOP_FEATURES, _EXAMPLE_ROWS, _EXPLAINED_ROWS = 20, 3, 2_000
@@ -43,7 +42,8 @@ class Training:
         code: As `registry.provenance`.
         seed: Of sampling, search and boosting.
         rows: The training set.
-        fitted: The model.
+        predictor: The model.
+        params: Its parameters.
         results: As `evaluation.compare`, on the holdout, against the baseline.
     """
 
@@ -54,7 +54,8 @@ class Training:
     code: Mapping[str, str]
     seed: int
     rows: pl.DataFrame
-    fitted: Fitted
+    predictor: Predictor
+    params: Mapping[str, Any]
     results: pl.DataFrame
 
 
@@ -72,7 +73,7 @@ def register(registry: Registry, lakehouse: Lakehouse, training: Training, model
     overall = training.results.filter(pl.col("slice") == "").rows(named=True)
     values = {row["metric"]: row["value"] for row in overall} | {f"{row['metric']}_gain": row["gain"] for row in overall}
     with registry.run(training.training_id, tags) as run_id, tempfile.TemporaryDirectory() as scratch:
-        mlflow.log_params({"seed": training.seed, **training.fitted.params})
+        mlflow.log_params({"seed": training.seed, **training.params})
         mlflow.log_metrics(values)
         for name, version in training.versions.items():
             source = DeltaDatasetSource(path=lakehouse.place(name), delta_table_version=version)
@@ -81,8 +82,8 @@ def register(registry: Registry, lakehouse: Lakehouse, training: Training, model
         _write_documents(folder, training, model, registry.settings.model)
         report.write(page, (folder / REPORT).read_text(encoding="utf-8"))
         mlflow.log_artifacts(str(folder), folder.name)
-        files = _write_model(Path(scratch), training.fitted)
-        uri = registry.log_model(files, _example(training, model), _signature(training.fitted))
+        files = training.predictor.save(Path(scratch))
+        uri = registry.log_model(files, _example(training, model), _signature(training.predictor))
         return registry.register(uri, run_id, tags, _summary(overall[0], model.target.unit)).version
 
 
@@ -97,8 +98,8 @@ def _summary(first: Mapping[str, Any], unit: str) -> str:
 def _write_documents(folder: Path, training: Training, model: Model, name: str) -> None:
     """Report, model card, charts as pictures, and the figures as CSV."""
     holdout = training.windows[-1].of(training.rows)
-    calibrated = calibration(holdout[model.target.label].to_numpy(), training.fitted.predict(holdout))
-    contributions = _contributions(training.fitted, holdout, training.seed)
+    calibrated = calibration(holdout[model.target.label].to_numpy(), training.predictor.predict(holdout))
+    contributions = _contributions(training.predictor, holdout, training.seed)
     overall, sliced = training.results.filter(pl.col("slice") == ""), training.results.filter(pl.col("slice") != "")
     metric = overall["metric"][0]
     charts = {
@@ -125,19 +126,11 @@ def _write_documents(folder: Path, training: Training, model: Model, name: str) 
         frame.write_csv(folder / f"{key}.csv")
 
 
-def _contributions(fitted: Fitted, holdout: pl.DataFrame, seed: int) -> pl.DataFrame:
+def _contributions(predictor: Predictor, holdout: pl.DataFrame, seed: int) -> pl.DataFrame:
     """Mean absolute SHAP value per feature (Lundberg et al. 2020), in raw score units."""
     sample = holdout.sample(min(_EXPLAINED_ROWS, holdout.height), seed=seed)
-    matrix = encode(sample, fitted.features, fitted.categories)
-    mean = np.abs(np.asarray(fitted.booster.predict(matrix, pred_contrib=True))[:, :-1]).mean(axis=0)
-    return pl.DataFrame({"feature": fitted.features, "contribution": mean}).sort("contribution", descending=True)
-
-
-def _write_model(folder: Path, fitted: Fitted) -> dict[str, Path]:
-    booster, encoding = folder / "booster.txt", folder / "encoding.json"
-    fitted.booster.save_model(str(booster), num_iteration=fitted.booster.best_iteration)
-    encoding.write_text(json.dumps({"features": fitted.features, "categories": fitted.categories}), encoding="utf-8")
-    return {BOOSTER: booster, ENCODING: encoding}
+    mean = np.abs(predictor.predict(sample, pred_contrib=True)[:, :-1]).mean(axis=0)
+    return pl.DataFrame({"feature": predictor.features, "contribution": mean}).sort("contribution", descending=True)
 
 
 def _example(training: Training, model: Model) -> Any:
@@ -146,6 +139,7 @@ def _example(training: Training, model: Model) -> Any:
     return rows.with_columns(pl.col(numeric).cast(pl.Float64)).to_pandas()
 
 
-def _signature(fitted: Fitted) -> ModelSignature:
-    kinds = ((name, DataType.string if name in fitted.categories else DataType.double) for name in fitted.features)
+def _signature(predictor: Predictor) -> ModelSignature:
+    strings, features = predictor.categories, predictor.features
+    kinds = ((name, DataType.string if name in strings else DataType.double) for name in features)
     return ModelSignature(Schema([ColSpec(kind, name) for name, kind in kinds]), Schema([ColSpec(DataType.double)]))
