@@ -13,7 +13,7 @@ _AT_START = re.compile(r"^(#|[-+=]|\d+(?=[.)]))")
 
 
 class TemplateExtension(Extension):
-    """Keeps `${{ }}` literal and adds the filters `quoted` and `markdown`.
+    """Keeps `${{ }}` literal and adds the filters `escaped` and `markdown`.
 
     A workflow's own expressions stand unescaped in the template, so that its source is valid YAML
     and can be linted as it is. An answer cannot follow a dollar sign directly for that reason.
@@ -22,7 +22,7 @@ class TemplateExtension(Extension):
     def __init__(self, environment: Environment) -> None:
         """Register the filters."""
         super().__init__(environment)
-        environment.filters["quoted"] = quoted
+        environment.filters["escaped"] = escaped
         environment.filters["markdown"] = markdown
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002
@@ -30,12 +30,12 @@ class TemplateExtension(Extension):
         return source.replace("${{", "{{ '${{' }}")
 
 
-def quoted(text: str) -> str:
-    """Quote a line of text as one that TOML, YAML and JSON all read back unchanged.
+def escaped(text: str) -> str:
+    """Escape a line of text to stand between the double quotes of TOML, YAML or JSON.
 
     Jinja's own `tojson` writes characters beyond U+FFFF as two surrogates, which TOML refuses.
     """
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def markdown(text: str) -> str:

@@ -11,6 +11,8 @@ import unicodedata
 MAX_LENGTH = 40
 SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 PACKAGE = re.compile(r"[a-z][a-z0-9_]*")
+# Spelled so that this file, a template itself, holds none of them.
+JINJA_MARKS = tuple("{" + second for second in ("{", "%", "#"))
 FREE_TEXTS = ("project_name", "description", "author")
 # Windows gives these names to devices, in every folder.
 DEVICES = frozenset(
@@ -75,6 +77,10 @@ def problem_with_text(name: str, text: str) -> str | None:
     # Cc: controls, newline among them; Zl, Zp: line and paragraph separators; Cs: half characters.
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         return f"{name} {text!r} holds a line break or control character: give one line of text."
+    if any(mark in text for mark in JINJA_MARKS):
+        return (
+            f"{name} {text!r} holds template code, which an update would run: use other brackets."
+        )
     return None
 
 

@@ -129,7 +129,7 @@ def project_python(session: nox.Session) -> str:
 def require_java(session: nox.Session) -> None:
     """Stop with advice unless a Java that Spark runs on is found."""
     home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=os.path.join(home, "bin") if home else None)
+    java = shutil.which("java", path=str(Path(home, "bin")) if home else None)
     advice = (
         f"Spark needs Java {OLDEST_JAVA} or later on the PATH or at JAVA_HOME "
         "(Debian and Ubuntu: apt-get install openjdk-17-jre-headless)"

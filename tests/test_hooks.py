@@ -1,0 +1,133 @@
+"""The post-generation hook as functions: variants and the git repository."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import post_gen_project
+import pytest
+from post_gen_project import FIRST_COMMIT, VARIANTS, choose_variants, main, start_repository
+from support import OPTIONS, PROBLEM_TYPES, execute
+
+PACKAGE = {"package_name": "pkg"}
+
+
+def lay_out(project: Path, *values: str) -> Path:
+    folder = project / "src" / "pkg" / "problem"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text("model")
+    for value in values:
+        (folder / f"target__{value}.py").write_text(value)
+    return folder
+
+
+@pytest.mark.parametrize("chosen", PROBLEM_TYPES)
+def test_the_chosen_variant_stays_alone(tmp_path: Path, chosen: str) -> None:
+    folder = lay_out(tmp_path, *PROBLEM_TYPES)
+    choose_variants(tmp_path, PACKAGE | {"problem_type": chosen})
+    assert (folder / "target.py").read_text() == chosen
+    assert sorted(path.name for path in folder.iterdir()) == ["model.py", "target.py"]
+
+
+def test_variants_replace_those_of_an_earlier_rendering(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path, *PROBLEM_TYPES)
+    (folder / "target.py").write_text("earlier")
+    choose_variants(tmp_path, PACKAGE | {"problem_type": "regression"})
+    assert (folder / "target.py").read_text() == "regression"
+
+
+def test_a_missing_variant_is_an_error(tmp_path: Path) -> None:
+    lay_out(tmp_path, "regression")
+    with pytest.raises(FileNotFoundError, match="binary_classification"):
+        choose_variants(tmp_path, PACKAGE | {"problem_type": "binary_classification"})
+
+
+def test_the_manifest_and_the_template_agree(template: Path) -> None:
+    sources = template / "{{cookiecutter.project_slug}}"
+    answers = {"package_name": "{{cookiecutter.package_name}}"}
+    declared = set()
+    for option, paths in VARIANTS.items():
+        for place in (sources / path.format(**answers) for path in paths):
+            assert not place.exists()
+            declared |= {place.with_stem(f"{place.stem}__{value}") for value in OPTIONS[option]}
+    assert declared == {path for path in sources.rglob("*__*") if path.stem.strip("_") == path.stem}
+
+
+def test_a_repository_with_a_first_commit(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert start_repository(tmp_path) == []
+    said = execute("git", "log", "--format=%s %D", cwd=tmp_path)
+    assert said == f"{FIRST_COMMIT} HEAD -> main\n"
+    assert execute("git", "status", "--porcelain", cwd=tmp_path) == ""
+
+
+def test_a_second_rendering_commits_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    start_repository(tmp_path)
+    (tmp_path / "file").write_text("y")
+    assert start_repository(tmp_path) == []
+    assert execute("git", "rev-list", "--count", "HEAD", cwd=tmp_path) == "1\n"
+
+
+def test_a_folder_of_another_repository_stays_in_it(tmp_path: Path) -> None:
+    execute("git", "init", "--quiet", cwd=tmp_path)
+    project = tmp_path / "project"
+    project.mkdir()
+    assert start_repository(project) == []
+    assert not (project / ".git").exists()
+
+
+def test_a_folder_that_another_repository_ignores_gets_its_own(tmp_path: Path) -> None:
+    execute("git", "init", "--quiet", cwd=tmp_path)
+    (tmp_path / ".gitignore").write_text("/project/\n")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "file").write_text("x")
+    assert start_repository(project) == []
+    assert (project / ".git").is_dir()
+
+
+def test_without_an_identity_nothing_is_committed_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "settings"
+    settings.write_text("[user]\n  useConfigOnly = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    project = tmp_path / "project"
+    project.mkdir()
+    (line,) = start_repository(project)
+    assert "Nothing is committed" in line
+    assert (project / ".git").is_dir()
+
+
+def test_without_git_the_project_stays_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (line,) = start_repository(tmp_path)
+    assert "git was not found" in line
+
+
+def test_a_commit_that_fails_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = post_gen_project.git
+
+    def fail_to_commit(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "commit":
+            return subprocess.CompletedProcess(arguments, 1, "", "disk\n full")
+        return real(project, *arguments)
+
+    monkeypatch.setattr(post_gen_project, "git", fail_to_commit)
+    assert start_repository(tmp_path) == ["Nothing is committed yet: disk full"]
+
+
+def test_cruft_gets_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path, *PROBLEM_TYPES)
+    monkeypatch.chdir(tmp_path)
+    assert main(PACKAGE | {"problem_type": "regression", "_commit": "abc"}) == 0
+    assert not (tmp_path / ".git").exists()
+    assert capsys.readouterr().out == ""

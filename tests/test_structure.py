@@ -1,0 +1,196 @@
+"""What every rendered project looks like, whatever the answers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import pytest
+import yaml
+from cookiecutter.main import cookiecutter
+from markdown_it import MarkdownIt
+from support import NASTY, ROOT, Bake, files_in
+
+# Lines that only a rendered-away block or expression leaves behind.
+SCARS = re.compile(r"\A\s*\n|\n\n\n\n|[ \t]+$|\n\n\Z", re.MULTILINE)
+JINJA = re.compile(r"\{\{|\{%|cookiecutter", re.IGNORECASE)
+DEVICES = {"aux", "con", "nul", "prn", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
+# Paths of a machine, and addresses of package indexes.
+MACHINE = re.compile(r"/(home|root|Users|tmp|work)/|\b(simple|pypi)\b.*/|file://|--(extra-)?index")
+PARSERS: dict[str, Callable[[str], object]] = {
+    ".py": ast.parse,
+    ".toml": tomllib.loads,
+    ".yml": yaml.safe_load,
+    ".yaml": yaml.safe_load,
+    ".json": json.loads,
+    ".ipynb": json.loads,
+}
+
+
+def texts_in(project: Path) -> dict[str, str]:
+    return {name: content.decode() for name, content in files_in(project).items()}
+
+
+def test_no_jinja_is_left(project: Path) -> None:
+    left = {
+        name: found[0]
+        for name, text in texts_in(project).items()
+        if not name.endswith(".jinja") and not name.startswith(".github/")
+        if (found := JINJA.search(text))
+    }
+    assert left == {}
+
+
+def test_run_time_templates_arrive_unrendered(project: Path) -> None:
+    templates = {name: text for name, text in texts_in(project).items() if name.endswith(".jinja")}
+    assert templates
+    assert all(re.search(r"\{[{%]", text) for text in templates.values())
+
+
+def test_no_scars(project: Path) -> None:
+    scars = {
+        name: text[: found.start()].count("\n") + 1
+        for name, text in texts_in(project).items()
+        if not name.endswith((".jinja", ".ipynb"))
+        if (found := SCARS.search(text))
+    }
+    assert scars == {}
+
+
+def test_every_text_file_ends_in_one_newline(project: Path) -> None:
+    assert [name for name, text in texts_in(project).items() if text and text[-1:] != "\n"] == []
+
+
+def test_no_empty_folder(project: Path) -> None:
+    folders = (path for path in project.rglob("*") if path.is_dir())
+    empty = [path for path in folders if ".git" not in path.parts and not any(path.iterdir())]
+    assert empty == []
+
+
+def test_no_variant_is_left(project: Path) -> None:
+    assert [
+        name for name in files_in(project) if re.search(r"\w__\w", PurePosixPath(name).stem)
+    ] == []
+
+
+def test_names_are_legal_on_windows(project: Path) -> None:
+    seen: set[str] = set()
+    for name in files_in(project):
+        assert name.casefold() not in seen
+        seen.add(name.casefold())
+        assert len(name) < 160
+        for part in PurePosixPath(name).parts:
+            assert not re.search(r'[<>:"\\|?*\x00-\x1f]', part), name
+            assert part == part.rstrip(". "), name
+            assert part.split(".")[0].lower() not in DEVICES, name
+
+
+def test_names_in_the_repository_are_legal_on_windows(template: Path) -> None:
+    for path in template.rglob("*"):
+        assert not re.search(r'[<>:"\\|?*]', path.name), path
+
+
+def test_no_trace_of_a_machine_or_an_index(project: Path) -> None:
+    traces = {
+        (name, found[0])
+        for name, text in texts_in(project).items()
+        for line in text.splitlines()
+        if (found := MACHINE.search(line))
+    }
+    assert traces == set()
+
+
+def test_rendering_over_a_rendering_changes_nothing(
+    bake: Bake, template: Path, tmp_path: Path
+) -> None:
+    first = bake().project_path
+    before = files_in(first)
+    (first / ".data").mkdir()
+    (first / ".data" / "kept").write_text("kept")
+    settings = tmp_path / "settings.yml"
+    settings.write_text(f"replay_dir: {tmp_path.as_posix()}/replay\n")
+    cookiecutter(
+        str(template),
+        no_input=True,
+        overwrite_if_exists=True,
+        output_dir=str(first.parent),
+        config_file=str(settings),
+    )
+    assert files_in(first) == before | {".data/kept": b"kept"}
+
+
+def test_sources_are_valid_unrendered(template: Path) -> None:
+    """Editors and linters work on the template itself."""
+    found = [path for path in template.rglob("*") if path.suffix in PARSERS]
+    assert {path.suffix for path in found} >= {".py", ".toml", ".yml", ".json"}
+    for path in found:
+        PARSERS[path.suffix](path.read_text(encoding="utf-8"))
+
+
+def test_rendered_files_are_valid(project: Path) -> None:
+    for name, text in texts_in(project).items():
+        if parse := PARSERS.get(PurePosixPath(name).suffix):
+            parse(text)
+
+
+def test_sources_of_the_package_hold_no_jinja(template: Path) -> None:
+    package = template / "{{cookiecutter.project_slug}}" / "src"
+    assert [
+        path.name for path in package.rglob("*.py") if "{{" in path.read_text(encoding="utf-8")
+    ] == []
+
+
+def test_awkward_texts_arrive_as_typed(bake: Bake) -> None:
+    project = bake(**NASTY, project_slug="x").project_path
+    # TOML
+    metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert metadata["description"] == NASTY["description"]
+    assert metadata["authors"] == [{"name": NASTY["author"]}]
+    # Markdown
+    tokens = MarkdownIt().parse((project / "README.md").read_text(encoding="utf-8"))
+    shown = [
+        "".join(part.content for part in token.children or ())
+        for token in tokens
+        if token.type == "inline"
+    ]
+    assert shown[0] == NASTY["project_name"]
+    assert shown[1] == NASTY["description"]
+
+
+@pytest.mark.parametrize("folder", ["template", "project"])
+def test_readme_begins_with_the_two_commands(template: Path, project: Path, folder: str) -> None:
+    readme = (ROOT if folder == "template" else project) / "README.md"
+    blocks = re.findall(
+        r"^```\w*\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert blocks[:2] == ["python3 bootstrap.py demo\n", "python3 bootstrap.py tests\n"]
+
+
+def test_both_bootstraps_are_the_same(project: Path) -> None:
+    assert (project / "bootstrap.py").read_bytes() == (ROOT / "bootstrap.py").read_bytes()
+
+
+def test_locks_are_hashed_and_agree(project: Path) -> None:
+    versions: dict[tuple[str, str], set[str]] = {}
+    for lock in (project / "requirements").glob("*.txt"):
+        text = lock.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.startswith("#"):
+                continue
+            name, version, marker = re.match(r"(\S+)==(\S+)(?: ; (.*?))?\s+--hash", line).groups()
+            versions.setdefault((name, marker or ""), set()).add(version)
+    assert versions
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("root", ["template", "project"])
+def test_every_lock_has_its_purpose(root: str, project: Path) -> None:
+    folder = (ROOT if root == "template" else project) / "requirements"
+    noxfile = (folder.parent / "noxfile.py").read_text(encoding="utf-8")
+    for file in folder.iterdir():
+        named = f'"{file.stem}"' if file.suffix == ".txt" else f'"{file.name}"'
+        assert named in noxfile
