@@ -53,12 +53,12 @@ def main(arguments: "list[str]") -> int:
 
 def fingerprint() -> str:
     """Digest of all that decides what `.venv` holds."""
-    parts = (BOOTSTRAP_LOCK.read_bytes(), LOCK.read_bytes(), sys.version.encode(), bytes(VENV))
+    parts = (BOOTSTRAP_LOCK.read_bytes(), LOCK.read_bytes(), bytes(VENV))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def is_installed() -> bool:
-    """Whether `.venv` was made from the current locks by this Python, at this place."""
+    """Whether `.venv` was made from the current locks, at this place."""
     return PYTHON.exists() and STAMP.exists() and STAMP.read_text() == fingerprint()
 
 
@@ -98,21 +98,24 @@ def make_venv() -> None:
 
 
 def is_sound_venv() -> bool:
-    """Whether `.venv` runs, has pip, is of this Python, and was made at this place."""
+    """Whether `.venv` runs, has pip, is of a Python new enough, and was made at this place."""
     if not PYTHON.exists():
         return False
-    question = "import sys, pip; print(sys.version, sys.prefix, sep='|')"
+    question = f"import pip, sys; assert sys.version_info >= {OLDEST_PYTHON}; print(sys.prefix)"
     answer = subprocess.run(
         [str(PYTHON), "-c", question], capture_output=True, text=True, check=False
     )
-    return answer.stdout.strip() == f"{sys.version}|{VENV}"
+    return answer.returncode == 0 and answer.stdout.strip() == str(VENV)
 
 
 def has_project() -> bool:
     """Whether this folder is an installable distribution."""
     import tomllib  # Not at the top: an older Python must get as far as the message about it.
 
-    return "project" in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    try:
+        return "project" in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise BootstrapError(f"pyproject.toml is not valid: {error}.") from None
 
 
 def run(command: "list[str]") -> None:

@@ -35,7 +35,7 @@ def prepare(session: nox.Session, purpose: str) -> None:
 def render(session: nox.Session, folder: Path) -> Path:
     """Render the default project into a folder; returns the project."""
     prepare(session, "render")
-    printed = session.run("python", "tools/render.py", str(folder), silent=True)
+    printed = session.run("python", "tools/render.py", str(folder), silent=True, stderr=None)
     return Path(str(printed).splitlines()[-1])
 
 
@@ -45,6 +45,14 @@ def lint(session: nox.Session) -> None:
     prepare(session, "lint")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+
+
+@nox.session
+def fix(session: nox.Session) -> None:
+    """Mend what lint finds and can be mended."""
+    prepare(session, "lint")
+    session.run("ruff", "check", "--fix", *session.posargs)
+    session.run("ruff", "format")
 
 
 @nox.session

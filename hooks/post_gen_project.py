@@ -85,14 +85,14 @@ def main(answers: dict[str, str]) -> int:
     choose_variants(project, answers)
     # cruft renders into temporary folders to compare them: a repository there is in its way.
     is_cruft = "_output_dir" not in answers
-    undone = [] if is_cruft else start_repository(project)
-    for line in undone:
-        print(line)
     if not is_cruft:
-        print(f"Rendered {project}. Next: cd there and run `python3 bootstrap.py demo`.")
+        for line in start_repository(project):
+            print(line, file=sys.stderr)
+        print(f"Next, in {project.name}: python3 bootstrap.py demo")
     return 0
 
 
 if __name__ == "__main__":
     # Rendered as a string within a string: no answer can break out into code.
-    sys.exit(main(json.loads({{cookiecutter | tojson | tojson}})))
+    answers = {{cookiecutter | tojson | tojson}}  # type: ignore[name-defined]
+    sys.exit(main(json.loads(answers)))  # type: ignore[arg-type]

@@ -130,4 +130,5 @@ def main(answers: dict[str, str]) -> int:
 
 if __name__ == "__main__":
     # Rendered as a string within a string: no answer can break out into code.
-    sys.exit(main(json.loads({{cookiecutter | tojson | tojson}})))
+    answers = {{cookiecutter | tojson | tojson}}  # type: ignore[name-defined]
+    sys.exit(main(json.loads(answers)))  # type: ignore[arg-type]

@@ -123,12 +123,17 @@ def test_rendering_over_a_rendering_changes_nothing(
     assert files_in(first) == before | {".data/kept": b"kept"}
 
 
-def test_sources_are_valid_unrendered(template: Path) -> None:
-    """Editors and linters work on the template itself."""
-    found = [path for path in template.rglob("*") if path.suffix in PARSERS]
-    assert {path.suffix for path in found} >= {".py", ".toml", ".yml", ".json"}
-    for path in found:
-        PARSERS[path.suffix](path.read_text(encoding="utf-8"))
+def test_sources_without_jinja_are_valid_unrendered(template: Path) -> None:
+    """Editors and linters work on the template itself, on all but a few files."""
+    checked = 0
+    for path in template.rglob("*"):
+        if path.is_dir() or not (parse := PARSERS.get(path.suffix)):
+            continue
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml" or "{{" not in text:
+            parse(text)
+            checked += 1
+    assert checked > 20
 
 
 def test_rendered_files_are_valid(project: Path) -> None:
@@ -181,7 +186,9 @@ def test_locks_are_hashed_and_agree(project: Path) -> None:
         for line in text.splitlines():
             if line.startswith("#"):
                 continue
-            name, version, marker = re.match(r"(\S+)==(\S+)(?: ; (.*?))?\s+--hash", line).groups()
+            locked = re.match(r"(\S+)==(\S+)(?: ; (.*?))?\s+--hash", line)
+            assert locked, f"{lock.name}: {line[:80]}"
+            name, version, marker = locked.groups()
             versions.setdefault((name, marker or ""), set()).add(version)
     assert versions
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}

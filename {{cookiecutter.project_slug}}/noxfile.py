@@ -48,8 +48,16 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
-    notebooks = sorted(map(str, (ROOT / "notebooks").glob("*.ipynb")))
-    session.run("nbstripout", "--verify", *notebooks)
+    session.run("nbstripout", "--verify", *notebooks())
+
+
+@nox.session
+def fix(session: nox.Session) -> None:
+    """Mend what lint finds and can be mended: style, format, notebooks with output."""
+    prepare(session, "lint")
+    session.run("ruff", "check", "--fix", *session.posargs)
+    session.run("ruff", "format")
+    session.run("nbstripout", *notebooks())
 
 
 @nox.session
@@ -115,6 +123,11 @@ def lock(session: nox.Session) -> None:
             *(*held, *inputs, *session.posargs),
             external=True,
         )
+
+
+def notebooks() -> list[str]:
+    """Paths of all notebooks."""
+    return sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
 def project_python(session: nox.Session) -> str:

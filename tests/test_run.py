@@ -1,0 +1,107 @@
+"""Rendered projects run their own checks; their environments are built once and shared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pre_gen_project
+import pytest
+from pytest_cookies.plugin import Cookies
+from support import NASTY, PROBLEM_TYPES, ROOT, checked, execute
+
+pytestmark = pytest.mark.run
+
+# Formatting must not depend on how long a name is.
+NAMES = {
+    "long": NASTY | {"project_slug": "x", "package_name": "x_" * 19 + "yz"},
+    "short": {"project_slug": "a-" * 19 + "bc", "package_name": "a"},
+}
+ENVIRONMENTS = ROOT / ".nox" / "rendered"
+
+
+@pytest.fixture(scope="module")
+def rendered(cookies_session: Cookies, template: Path) -> dict[str, Path]:
+    """A project of each problem type, and of each kind of name."""
+    answers = {kind: {"problem_type": kind} for kind in PROBLEM_TYPES} | NAMES
+    bake = checked(cookies_session, template)
+    return {name: bake(**given).project_path for name, given in answers.items()}
+
+
+def nox(project: Path, session: str, *options: str) -> str:
+    command = (sys.executable, "-m", "nox", *options, "--session", session)
+    return execute(*command, cwd=project, NOX_ENVDIR=str(ENVIRONMENTS))
+
+
+@pytest.mark.parametrize("session", ["lint", "types", "unit", "integration"])
+@pytest.mark.parametrize("name", PROBLEM_TYPES)
+def test_its_own_checks_pass(rendered: dict[str, Path], name: str, session: str) -> None:
+    assert "was successful" in nox(rendered[name], session)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lint_passes_with_any_names(rendered: dict[str, Path], name: str) -> None:
+    assert "was successful" in nox(rendered[name], "lint")
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_unit_tests_pass_on_other_pythons(rendered: dict[str, Path], version: str) -> None:
+    if shutil.which("uv") is None:
+        pytest.fail("uv is not on the PATH")
+    try:
+        execute("uv", "python", "find", "--no-python-downloads", version, cwd=ROOT)
+    except AssertionError:
+        pytest.skip(f"Python {version} is not installed here")
+    assert "was successful" in nox(rendered[PROBLEM_TYPES[0]], "unit", "--force-python", version)
+
+
+def test_lint_catches_what_it_is_there_for(rendered: dict[str, Path], tmp_path: Path) -> None:
+    # given one fault of each kind that only this project's settings can tell
+    project = tmp_path / "project"
+    shutil.copytree(rendered[PROBLEM_TYPES[0]], project)
+    package = project / "src" / "flight_delays"
+    faults = {
+        "ruff check": (package / "features" / "extra.py", "def undocumented(x):\n    return x\n"),
+        "ruff format": (package / "features" / "extra.py", '"""Doc."""\n\nX = [1,2]\n'),
+        "lint-imports": (
+            package / "problem" / "extra.py",
+            '"""Doc."""\n\nfrom ..lakehouse import Lakehouse\n\nX = Lakehouse\n',
+        ),
+        "nbstripout": (project / "notebooks" / "extra.ipynb", notebook_with_output()),
+    }
+    for tool, (path, text) in faults.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        # when
+        with pytest.raises(AssertionError) as failure:
+            nox(project, "lint")
+        # then
+        assert f"Command {tool}" in str(failure.value)
+        path.unlink()
+
+
+def notebook_with_output() -> str:
+    output = {"name": "stdout", "output_type": "stream", "text": ["1\n"]}
+    cell = {
+        "cell_type": "code",
+        "execution_count": 1,
+        "id": "one",
+        "metadata": {},
+        "outputs": [output],
+        "source": ["print(1)"],
+    }
+    return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def test_no_package_name_can_hide_an_installed_module(rendered: dict[str, Path]) -> None:
+    nox(rendered[PROBLEM_TYPES[0]], "types")
+    question = (
+        "import importlib.metadata as m, json; print(json.dumps(list(m.packages_distributions())))"
+    )
+    (python,) = (*ENVIRONMENTS.glob("types/bin/python"), *ENVIRONMENTS.glob("types/*/python.exe"))
+    installed = {name.lower() for name in json.loads(execute(python, "-c", question, cwd=ROOT))}
+    importable = {name for name in installed if pre_gen_project.PACKAGE.fullmatch(name)}
+    assert len(importable) > 100
+    assert importable - pre_gen_project.DEPENDENCIES == set()
