@@ -41,12 +41,14 @@ def bar(items: Iterable[T], title: str, total: int) -> Iterator[T]:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; the first column is text, the others align right."""
+    """Print a table; columns of numbers align right."""
+    cells = [[str(cell) for cell in row] for row in rows]
     grid = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        numeric = all(row[index][:1].isdigit() or row[index][:1] == "-" for row in cells)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*row)
     out.print(grid)
 
 

@@ -107,11 +107,15 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure: `(labels, predictions, row weights)` to a float; weights count a bootstrap's draws."""
+    """A measure: `(labels, predictions, row weights)` to a float; weights count a bootstrap's draws.
+
+    A value better than `too_good` is taken for a leak.
+    """
 
     name: str
     score: Callable[[Array, Array, Array], float]
     higher_is_better: bool
+    too_good: float
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Target:
         from_outcome: Outcome columns to label; null where there is none.
         classes: Distinct labels that every window must show; None for a quantity.
         params: LightGBM parameters that follow from the kind of problem.
-        metrics: Measures; tuning aside, comparisons go by the first.
+        metrics: Measures; comparisons go by the first.
         unit: What a prediction is, in words.
     """
 
@@ -141,6 +145,7 @@ class Model:
 
     Attributes:
         keys: Entity columns of the spine; with `prediction_time` they identify a row.
+        requests: The source whose rows ask for a prediction; the spine is made of it alone.
         spine: Prepared tables to one row per prediction: keys, `prediction_time`, what joins feature
             tables, and what is known of the row itself.
         labels: Prepared tables to keys, label and `known_at`.
@@ -151,12 +156,14 @@ class Model:
         monotone: Input to 1 or -1 where the prediction may only rise or fall with it.
         baseline: A person's guess is the mean label by these columns.
         slices: Columns by which results are cut.
+        forbidden: Columns that no version may take as an input: they tell the outcome.
         search_space: Optuna trial to LightGBM parameters.
         params: LightGBM parameters that are not searched.
         card: Model card: intended use and limits.
     """
 
     keys: tuple[str, ...]
+    requests: str
     spine: Callable[[Frames], Frame]
     labels: Callable[[Frames], Frame]
     on_demand: Callable[[Frame], Frame]
@@ -166,6 +173,7 @@ class Model:
     monotone: Mapping[str, int]
     baseline: tuple[str, ...]
     slices: tuple[str, ...]
+    forbidden: tuple[str, ...]
     search_space: Callable[[optuna.Trial], dict[str, Any]]
     params: Mapping[str, Any]
     card: str
@@ -180,3 +188,22 @@ class Problem:
     model: Model
     begins: datetime
     ends: datetime | None
+
+    @property
+    def predictions(self) -> Table:
+        """One row per entity and prediction time: the prediction, and what it was made with."""
+        values = {"prediction": nw.Float64, **dict.fromkeys(("model_version", "feature_versions"), nw.String)}
+        return self._scored("predictions", values)
+
+    @property
+    def inference_log(self) -> Table:
+        """One row per scored request: its inputs, the prediction, the version, milliseconds it took."""
+        model = self.model
+        inputs = {name: nw.String if name in model.categorical else nw.Float64 for name in model.features}
+        values = {"prediction": nw.Float64, "model_version": nw.String, "latency_ms": nw.Float64}
+        return self._scored("inference_log", {**inputs, **values})
+
+    def _scored(self, name: str, values: Schema) -> Table:
+        requests = next(source for source in self.sources if source.name == self.model.requests)
+        keys = {key: requests.prepared[key] for key in self.model.keys}
+        return Table(name, {**keys, PREDICTION_TIME: UTC_TIME, **values}, (*keys, PREDICTION_TIME), PREDICTION_TIME)

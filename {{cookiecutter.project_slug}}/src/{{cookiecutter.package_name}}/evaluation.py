@@ -17,7 +17,16 @@ RESULTS = {"slice": pl.String, "metric": pl.String, "rows": pl.Int64} | dict.fro
 )
 
 
-def compare(rows: pl.DataFrame, predicted: Array, reference: Array, model: Model, resamples: int, seed: int) -> pl.DataFrame:
+def compare(
+    rows: pl.DataFrame,
+    predicted: Array,
+    reference: Array,
+    model: Model,
+    resamples: int,
+    seed: int,
+    *,
+    first_only: bool = False,
+) -> pl.DataFrame:
     """Measure predictions, and how much better they are than a reference on the same rows.
 
     Intervals (95 %) are percentiles (Efron 1981) of a paired bootstrap that draws whole days: rows of a
@@ -31,6 +40,7 @@ def compare(rows: pl.DataFrame, predicted: Array, reference: Array, model: Model
         model: Metrics and slices.
         resamples: Bootstrap draws.
         seed: Of the draws.
+        first_only: Leave it at the first metric on all rows.
 
     Returns:
         slice (empty: all rows), metric, rows, value with lower and upper, reference, and gain (positive:
@@ -39,13 +49,14 @@ def compare(rows: pl.DataFrame, predicted: Array, reference: Array, model: Model
     """
     label = rows[model.target.label].to_numpy()
     draws = _day_weights(rows[PREDICTION_TIME], resamples, seed)
-    results = [{"slice": "", **_measure(metric, label, predicted, reference, draws)} for metric in model.target.metrics]
-    for name in model.slices:
+    metrics, slices = (model.target.metrics[:1], ()) if first_only else (model.target.metrics, model.slices)
+    results = [{"slice": "", **_measure(metric, label, predicted, reference, draws)} for metric in metrics]
+    for name in slices:
         for value in rows[name].drop_nulls().unique().sort():
             inside = (rows[name] == value).fill_null(value=False).to_numpy()
             if inside.sum() >= MIN_SLICE_ROWS and len(np.unique(label[inside])) > 1:
                 parts = (label[inside], predicted[inside], reference[inside], draws[:, inside])
-                results.append({"slice": f"{name}={value}", **_measure(model.target.metrics[0], *parts)})
+                results.append({"slice": f"{name}={value}", **_measure(metrics[0], *parts)})
     return pl.DataFrame(results, schema=RESULTS)
 
 

@@ -57,10 +57,12 @@ def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: 
     return {name: lakehouse.scan(table, versions.get(table.name)).filter(known) for name, table in tables.items()}
 
 
-def with_features(lakehouse: Lakehouse, problem: Problem, spine: Frame, versions: Versions) -> Frame:
-    """Join every feature table to the spine, then add what is computed from the row itself."""
+def with_features(
+    lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions
+) -> Frame:
+    """Join every feature table to the spine, as known at `as_of`; add what is computed from the row itself."""
     for item in problem.feature_tables:
-        features = lakehouse.scan(item.table, versions.get(item.table.name))
+        features = lakehouse.scan(item.table, versions.get(item.table.name)).filter(nw.col(AVAILABLE_AT) <= as_of)
         spine = point_in_time_join(spine, features, tuple(item.keys), tuple(item.values))
     return problem.model.on_demand(spine)
 
@@ -85,5 +87,5 @@ def training_set(
     spine = model.spine(frames).filter(time >= start, time < as_of)
     labelled = spine.join(model.labels(frames).drop(KNOWN_AT), on=list(model.keys), how="inner")
     kept = (*model.keys, PREDICTION_TIME, *model.slices, *model.baseline, *model.features, model.target.label)
-    rows = with_features(lakehouse, problem, labelled, versions).select(*dict.fromkeys(kept))
+    rows = with_features(lakehouse, problem, labelled, as_of, versions).select(*dict.fromkeys(kept))
     return pl.DataFrame(rows.sort(PREDICTION_TIME, *model.keys).collect("polars").to_native())

@@ -54,16 +54,15 @@ class Lakehouse:
         Raises:
             UserError: No such version, or not readable as a Delta table.
         """
-        try:
-            delta = self._open(table)
-            if delta is None:
-                return nw.from_native(pl.LazyFrame(schema=nw.Schema(dict(table.schema)).to_polars()))
-            if version is not None:
+        delta = self._open(table)
+        if delta is None:
+            return nw.from_native(pl.LazyFrame(schema=nw.Schema(dict(table.schema)).to_polars()))
+        if version is not None:
+            try:
                 delta.load_as_version(version)
-            return nw.from_native(self._scan_files(delta).select(*table.schema))
-        except (DeltaError, OSError) as error:
-            what = f"{self.place(table.name)}{'' if version is None else f' at version {version}'}"
-            raise UserError(f"Cannot read {what}: {_first_line(error)}", "See `status` for what is there.") from None
+            except (DeltaError, OSError) as error:
+                raise _unreadable(f"{self.place(table.name)} at version {version}", error) from None
+        return nw.from_native(self._scan_files(delta).select(*table.schema))
 
     def version(self, table: Table) -> int | None:
         """Newest Delta version; None where the table was never written."""
@@ -112,6 +111,27 @@ class Lakehouse:
             self._commit(table, staged, until=until)
             return _count(staged)
 
+    def append_if_unchanged(self, table: Table, rows: Frame, version: int | None) -> bool:
+        """Add rows if the table is still at `version` (None: not there yet); False: somebody was first.
+
+        Raises:
+            UserError: As `append`.
+        """
+        with self._staged(table, rows) as staged:
+            try:
+                write_deltalake(
+                    self.place(table.name) if version is None else self._at(table, version),
+                    _reader(staged),
+                    mode="error" if version is None else "append",
+                    storage_options=dict(self.storage_options),
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+            except (DeltaError, OSError):
+                if self.version(table) == version:
+                    raise
+                return False
+            return True
+
     def overwrite(self, table: Table, rows: Frame, since: datetime | None, until: datetime) -> int:
         """Replace what the table holds in `(since, until]` of its time by `rows`; returns the rows written.
 
@@ -128,8 +148,8 @@ class Lakehouse:
             self._commit(table, staged, until=until, replace=" AND ".join(bounds))
             return _count(staged)
 
-    def merge(self, table: Table, rows: Frame, until: datetime | None = None) -> int:
-        """Insert rows with new keys, update those whose values changed; returns how many.
+    def merge(self, table: Table, rows: Frame, until: datetime | None = None, *, update: bool = True) -> int:
+        """Insert rows with new keys, update those whose values changed unless told not to; returns how many.
 
         Nothing is committed where nothing changed and `until` did not move on.
 
@@ -138,7 +158,12 @@ class Lakehouse:
         """
         with self._staged(table, rows) as staged:
             existing, new = self.scan(table).to_native(), pl.scan_parquet(staged)
-            changed = new.join(existing, on=list(table.schema), how="anti", nulls_equal=True)
+            if table.time in table.keys:
+                time = pl.col(table.time)
+                low, high = new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
+                existing = existing.filter(time.is_between(low, high))
+            same = table.schema if update else table.keys
+            changed = new.join(existing, on=list(same), how="anti", nulls_equal=True)
             with self._staged(table, nw.from_native(changed)) as staged_changes:
                 count, done = _count(staged_changes), self.complete_until(table)
                 if not existing.join(changed, on=list(table.keys), how="semi").head(1).collect().is_empty():
@@ -149,9 +174,14 @@ class Lakehouse:
 
     def _open(self, table: Table) -> DeltaTable | None:
         try:
-            return DeltaTable(self.place(table.name), storage_options=dict(self.storage_options))
+            return self._at(table)
         except TableNotFoundError:
             return None
+        except (DeltaError, OSError) as error:
+            raise _unreadable(self.place(table.name), error) from None
+
+    def _at(self, table: Table, version: int | None = None) -> DeltaTable:
+        return DeltaTable(self.place(table.name), version, storage_options=dict(self.storage_options))
 
     def _scan_files(self, delta: DeltaTable) -> pl.LazyFrame:
         """Scan a table; deltalake percent-encodes local paths (a space), polars opens them as they stand."""
@@ -191,7 +221,7 @@ class Lakehouse:
 
     def _update(self, table: Table, staged: Path, until: datetime | None) -> None:
         with self._writing(table):
-            DeltaTable(self.place(table.name), storage_options=dict(self.storage_options)).merge(
+            self._at(table).merge(
                 _reader(staged),
                 predicate=" AND ".join(f"s.{key} = t.{key}" for key in table.keys),
                 source_alias="s",
@@ -243,6 +273,10 @@ def _commit_properties(until: datetime | None) -> CommitProperties | None:
     if until is None:
         return None
     return CommitProperties(app_transactions=[Transaction(_COMPLETE_UNTIL, (until - _EPOCH) // _MICROSECOND)])
+
+
+def _unreadable(what: str, error: Exception) -> UserError:
+    return UserError(f"Cannot read {what}: {_first_line(error)}", "Restore it, or remove its folder to rebuild it.")
 
 
 def _first_line(error: BaseException) -> str:

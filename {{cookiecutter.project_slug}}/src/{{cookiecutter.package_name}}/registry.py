@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from .errors import UserError
+from .scoring import Predictor
 from .settings import MlflowSettings
 
+CHAMPION, CHALLENGER = "champion", "challenger"
 TRAINING_ID, ARTIFACT_DIGEST = "training_id", "artifact_digest"
 _SCORING_PACKAGES = ("lightgbm", "mlflow", "narwhals", "numpy", "pandas")
 
@@ -66,6 +67,61 @@ class Registry:
         place = root if root is None or "://" in root else Path(root).absolute().as_uri()
         return str(self.client.create_experiment(name, artifact_location=place))
 
+    def version(self, number: str) -> ModelVersion:
+        """A version by number.
+
+        Raises:
+            UserError: There is none.
+        """
+        try:
+            return self.client.get_model_version(self.settings.model, number)
+        except MlflowException:
+            known = ", ".join(item.version for item in reversed(self.versions())) or "none yet"
+            raise UserError(f"{self.settings.model} has no version {number}.", f"There are: {known}.") from None
+
+    def aliased(self, alias: str) -> str | None:
+        """Number of the version that an alias points to."""
+        found = self.client.get_registered_model(self.settings.model).aliases.get(alias)
+        return None if found is None else str(found)
+
+    def point(self, alias: str, number: str) -> None:
+        """Move an alias to a version, in one call."""
+        self.client.set_registered_model_alias(self.settings.model, alias, number)
+
+    def unpoint(self, alias: str, number: str) -> None:
+        """Take an alias away, if it points to this version."""
+        if self.aliased(alias) == number:
+            self.client.delete_registered_model_alias(self.settings.model, alias)
+
+    def tag(self, number: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.settings.model, number, key, value)
+
+    def describe(self, number: str, text: str) -> None:
+        """Replace the description of a version."""
+        self.client.update_model_version(self.settings.model, number, text)
+
+    def download(self, number: str) -> Path:
+        """Local copy of a version's files, checked against the digest of its registration.
+
+        Raises:
+            UserError: The files are gone, or are not those that were registered.
+        """
+        version = self.version(number)
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(version.source))
+        except (MlflowException, OSError) as error:
+            raise UserError(f"Version {number} has lost its files: {error}", "Restore or retrain it.") from None
+        if artifact_digest(folder) != version.tags.get(ARTIFACT_DIGEST):
+            message = f"The files of version {number} are not those that were registered (digest differs)."
+            raise UserError(message, f"Look into {folder}; roll back or retrain.")
+        return folder
+
+    def load(self, number: str) -> Predictor:
+        """The model of a version, from files that `download` has checked."""
+        return Predictor.load(self.download(number) / "artifacts")
+
     def versions(self, condition: str = "") -> list[ModelVersion]:
         """Versions that meet a condition of MLflow's search syntax, newest first."""
         where = f"name = '{self.settings.model}'" + (f" AND {condition}" if condition else "")
@@ -99,20 +155,18 @@ class Registry:
 
     def register(self, model_uri: str, run_id: str, tags: Mapping[str, str], description: str) -> ModelVersion:
         """Create a version with all its tags in one call: it is there whole or not at all."""
-        digested = {**tags, ARTIFACT_DIGEST: artifact_digest(model_uri)}
+        folder = Path(mlflow.artifacts.download_artifacts(model_uri))
+        digested = {**tags, "stage": "None", ARTIFACT_DIGEST: artifact_digest(folder)}
         name = self.settings.model
         return self.client.create_model_version(name, model_uri, run_id, tags=digested, description=description)
 
 
-def artifact_digest(model_uri: str) -> str:
-    """SHA-256 over the names and contents of a logged model's files."""
-    digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder))
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
-            if path.name != "registered_model_meta":
-                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def artifact_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a model's files, without what MLflow and Python add later."""
+    added = ("registered_model_meta", "__pycache__")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not set(path.parts) & set(added))
+    contents = (f"{path.relative_to(folder).as_posix()}\0{_sha256(path.read_bytes())}\n" for path in files)
+    return _sha256("".join(contents).encode())
 
 
 def provenance(project: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "moment": moment}
+    environment.filters |= {"number": number, "moment": moment, "cell": cell}
     return environment.get_template(template).render(**context)
 
 
@@ -46,6 +46,13 @@ def number(value: float | None) -> str:
 def moment(value: datetime) -> str:
     """A moment for a person, to the minute."""
     return f"{value:%Y-%m-%d %H:%M}"
+
+
+def cell(value: object) -> str:
+    """Any value for a person."""
+    if isinstance(value, datetime):
+        return moment(value)
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def write(path: Path, page: str) -> None:
@@ -78,10 +85,11 @@ def interval_chart(rows: Any, category: str, title: str) -> alt.LayerChart:
     return alt.layer(span, point, tick).properties(width=_WIDTH)
 
 
-def calibration_chart(rows: Any, unit: str) -> alt.LayerChart:
-    """`observed` against `predicted`; a trustworthy model lies on the diagonal."""
+def calibration_chart(rows: Any, unit: str, by: str | None = None) -> alt.LayerChart:
+    """`observed` against `predicted`, a line for each value of `by`; a trustworthy model lies on the diagonal."""
     base = alt.Chart(rows).encode(x=alt.X("predicted:Q", title=f"predicted: {unit}"))
-    points = base.mark_line(color=OURS, point={"filled": True, "size": 60, "color": OURS})
+    color = alt.Color(f"{by}:N", title=None, scale=alt.Scale(range=[OURS, THEIRS])) if by else alt.value(OURS)
+    points = base.mark_line(point={"filled": True, "size": 60}).encode(color=color)
     diagonal = base.mark_line(color=QUIET, strokeDash=[4, 4]).encode(y="predicted:Q")
     line = points.encode(y=alt.Y("observed:Q", title="observed"))
     return alt.layer(diagonal, line).properties(width=_WIDTH, height=320)

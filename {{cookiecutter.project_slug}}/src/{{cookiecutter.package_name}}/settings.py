@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from .errors import UserError
 
@@ -55,6 +55,30 @@ class TrainingSettings(_Section):
     bootstrap_resamples: Annotated[int, Field(ge=20)]
 
 
+class DeploymentSettings(_Section):
+    """What a version must satisfy, and who lets it into production.
+
+    `margin` and `slice_margin` are shares of the champion's metric; `approval` by `policy` follows the
+    comparison, by `person` waits for `approve`; with `four_eyes` not from the one who asked.
+    """
+
+    approval: Literal["policy", "person"]
+    four_eyes: bool
+    clean_git: bool
+    min_gain: float
+    margin: Annotated[float, Field(ge=0)]
+    slice_margin: Annotated[float, Field(ge=0)]
+    max_latency_ms: Annotated[float, Field(gt=0)]
+    max_size_mb: Annotated[float, Field(gt=0)]
+
+
+class InferenceSettings(_Section):
+    """The first scoring looks back so many days; rows are scored so many at a time."""
+
+    first_days: _Count
+    chunk_rows: _Count
+
+
 class Settings(BaseSettings):
     """One environment: `state` is the local folder for reports and unfinished searches."""
 
@@ -67,6 +91,8 @@ class Settings(BaseSettings):
     lakehouse: LakehouseSettings
     mlflow: MlflowSettings
     training: TrainingSettings
+    deployment: DeploymentSettings
+    inference: InferenceSettings
 
     @classmethod
     def settings_customise_sources(
@@ -96,10 +122,15 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
     files = {path: _read(path, project) for path in (project / "conf" / f"{name}.yml" for name in ("base", env))}
     base, chosen = files.values()
+    _refuse_unknown_keys(files)
     try:
         return Settings(**_merge(base, chosen), env=env, project=project)
     except ValidationError as error:
         raise UserError(_explain(error, files), "Mend this key and run again.") from None
+    except SettingsError as error:
+        section = str(error).split('"')[1].upper()
+        variables = ", ".join(name for name in _variables() if name.startswith(section))
+        raise UserError(f"environment variable {ENV_PREFIX}{variables}: not JSON.", "Mend it and run again.") from None
 
 
 def _find_project(start: Path) -> Path:
@@ -107,6 +138,20 @@ def _find_project(start: Path) -> Path:
         if (folder / "conf" / "base.yml").is_file():
             return folder
     raise UserError(f"No conf/base.yml in {start} or above it.", "Run this from inside the project's folder.")
+
+
+def _variables() -> list[str]:
+    """Names of the environment variables that are ours, upper case, without the prefix."""
+    return [name.upper().removeprefix(ENV_PREFIX) for name in os.environ if name.upper().startswith(ENV_PREFIX)]
+
+
+def _refuse_unknown_keys(files: Mapping[Path, dict[str, Any]]) -> None:
+    """Top-level keys, which pydantic-settings does not check in variables; `env` and `project` are not for setting."""
+    given = [(str(path), str(key)) for path, content in files.items() for key in content]
+    given += [(f"environment variable {ENV_PREFIX}{name}", name.partition("__")[0].lower()) for name in _variables()]
+    for where, key in given:
+        if key not in Settings.model_fields.keys() - {"env", "project"}:
+            raise UserError(f"{where}: {key}: not a key that can be set.", "Remove it and run again.")
 
 
 def _read(path: Path, project: Path) -> dict[str, Any]:
@@ -131,7 +176,7 @@ def _explain(error: ValidationError, files: Mapping[Path, dict[str, Any]]) -> st
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
     variable = ENV_PREFIX + "__".join(keys).upper()
-    if variable in {name.upper() for name in os.environ}:
+    if variable.removeprefix(ENV_PREFIX) in _variables():
         where = f"environment variable {variable}"
     else:
         holding = [path for path, content in files.items() if _holds(content, keys)] or list(files)[:1]

@@ -65,6 +65,7 @@ became known is derived from a yearly file, not recorded. Lateness moves with th
 
 MODEL = Model(
     keys=FLIGHT,
+    requests="schedule",
     spine=spine,
     labels=labels,
     on_demand=on_demand,
@@ -74,6 +75,7 @@ MODEL = Model(
     monotone={name: 1 for name in _STORED if "late_share" in name or "_delay_" in name},
     baseline=("carrier", "origin"),
     slices=("carrier", "origin"),
+    forbidden=(TARGET.label, "departure_delay", "arrival_delay", "cancelled"),
     search_space=search_space,
     params={"bagging_fraction": 0.8, "bagging_freq": 1, "cat_smooth": 20.0},
     card=CARD,

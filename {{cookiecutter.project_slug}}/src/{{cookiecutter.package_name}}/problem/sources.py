@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -93,7 +94,7 @@ def read_csv(path: Path, declared: Schema) -> pl.DataFrame:
         rows = pl.read_csv(
             io.BytesIO(content), columns=list(declared), schema_overrides=types, null_values=["NA", "\\N"]
         )
-    except (OSError, zipfile.BadZipFile, KeyError, pl.exceptions.PolarsError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"Cannot read {path}: {reason}", "Restore the file, or its declared types.") from None
     if rows.is_empty():

@@ -35,10 +35,10 @@ TARGET = Target(
     classes=2,
     params={"objective": "binary"},
     metrics=(
-        Metric("roc_auc", roc_auc, higher_is_better=True),
-        Metric("average_precision", average_precision, higher_is_better=True),
-        Metric("log_loss", cross_entropy, higher_is_better=False),
-        Metric("brier", brier, higher_is_better=False),
+        Metric("roc_auc", roc_auc, higher_is_better=True, too_good=0.95),
+        Metric("average_precision", average_precision, higher_is_better=True, too_good=0.95),
+        Metric("log_loss", cross_entropy, higher_is_better=False, too_good=0.1),
+        Metric("brier", brier, higher_is_better=False, too_good=0.03),
     ),
     unit=f"probability of arriving more than {LATE_MINUTES} minutes late",
 )

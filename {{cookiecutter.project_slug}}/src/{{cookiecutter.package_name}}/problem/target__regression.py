@@ -29,9 +29,9 @@ TARGET = Target(
     classes=None,
     params={"objective": "regression"},
     metrics=(
-        Metric("rmse", rmse, higher_is_better=False),
-        Metric("mae", mae, higher_is_better=False),
-        Metric("r2", r2, higher_is_better=True),
+        Metric("rmse", rmse, higher_is_better=False, too_good=10.0),
+        Metric("mae", mae, higher_is_better=False, too_good=5.0),
+        Metric("r2", r2, higher_is_better=True, too_good=0.9),
     ),
     unit="minutes late at arrival (negative: early)",
 )

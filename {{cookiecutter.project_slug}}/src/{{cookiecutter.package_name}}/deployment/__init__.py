@@ -1,0 +1,1 @@
+"""From a registered version to the champion, one gate at a time."""
