@@ -48,7 +48,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
-    session.run("nbstripout", "--verify", *notebooks())
+    if found := notebooks():
+        session.run("nbstripout", "--verify", *found)
 
 
 @nox.session
@@ -57,7 +58,8 @@ def fix(session: nox.Session) -> None:
     prepare(session, "lint")
     session.run("ruff", "check", "--fix", *session.posargs)
     session.run("ruff", "format")
-    session.run("nbstripout", *notebooks())
+    if found := notebooks():
+        session.run("nbstripout", *found)
 
 
 @nox.session
@@ -126,7 +128,7 @@ def lock(session: nox.Session) -> None:
 
 
 def notebooks() -> list[str]:
-    """Paths of all notebooks."""
+    """Paths of all notebooks; given none, nbstripout would wait for one on standard input."""
     return sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
