@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}}.cli import parse_moment
+from {{cookiecutter.package_name}}.errors import UserError
+from {{cookiecutter.package_name}}.problem import PROBLEM
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        for opened in [item for item in vars(cli).values() if hasattr(item, "cache_clear")]:
+            opened.cache_clear()
+        monkeypatch.setattr(sys, "argv", ["project", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2013-11-01", datetime(2013, 11, 1, tzinfo=UTC)),
+        ("2013-11-01T06:00", datetime(2013, 11, 1, 6, tzinfo=UTC)),
+        ("2013-11-01 06:00:30", datetime(2013, 11, 1, 6, 0, 30, tzinfo=UTC)),
+        ("2013-11-01T06:00Z", datetime(2013, 11, 1, 6, tzinfo=UTC)),
+        ("2013-11-01T01:00-05:00", datetime(2013, 11, 1, 6, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_utc_unless_it_says_otherwise(text: str, moment: datetime) -> None:
+    parsed = parse_moment(text)
+    assert (parsed, parsed.utcoffset()) == (moment, timedelta(0))
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2013-13-01", "01.11.2013", ""])
+def test_what_is_not_a_moment_is_named(text: str) -> None:
+    with pytest.raises(UserError, match=f"'{text}' is not a moment"):
+        parse_moment(text)
+
+
+def test_an_as_of_within_the_data_stays(project: Path, run: Run) -> None:
+    as_of = PROBLEM.begins + timedelta(days=40, hours=3)
+    code, out, err = run("prepare", "--env", "test", "--as-of", as_of.isoformat())
+    assert (code, out) == (1, "")
+    assert f"needed until {as_of:%Y-%m-%d %H:%M} (UTC)" in err
+
+
+@pytest.mark.skipif(PROBLEM.ends is None, reason="the data have no end")
+def test_an_as_of_after_the_data_is_moved_to_their_end_and_that_is_said(project: Path, run: Run) -> None:
+    for later in ([], ["--as-of", "2999-01-01"]):
+        code, out, err = run("prepare", "--env", "test", *later)
+        assert (code, f"The data end on {PROBLEM.ends:%Y-%m-%d %H:%M} UTC" in out) == (1, True)
+        assert f"needed until {PROBLEM.ends:%Y-%m-%d %H:%M} (UTC)" in err
+
+
+@pytest.mark.parametrize("offset", [timedelta(0), timedelta(days=400)])
+def test_an_as_of_before_the_data_is_refused(project: Path, run: Run, offset: timedelta) -> None:
+    for verb in ("ingest", "prepare", "features", "train", "run"):
+        code, out, err = run(verb, "--env", "test", "--as-of", (PROBLEM.begins - offset).isoformat())
+        assert (code, out) == (1, "")
+        assert "is not after the data begin" in err
+    assert not (project / ".data").exists()
+
+
+@pytest.mark.parametrize("verb", ["ingest", "prepare", "features", "train", "run", "status"])
+def test_an_unknown_environment_is_one_message(project: Path, run: Run, verb: str) -> None:
+    code, out, err = run(verb, "--env", "nope")
+    assert (code, out) == (1, "")
+    assert err.startswith("✗ Unknown environment 'nope'.\n  → Use one of: dev, prod, staging, test.")
+    assert "Traceback" not in err
+
+
+def test_a_message_is_printed_as_it_is(project: Path, run: Run) -> None:
+    code, _, err = run("ingest", "--as-of", "[bold]x[/]")
+    assert (code, "'[bold]x[/]' is not a moment" in err) == (1, True)
+
+
+def test_outside_a_project_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("status")
+    assert (code, "No conf/base.yml" in err) == (1, True)
+
+
+def test_an_unknown_verb_or_option_is_a_usage_error(run: Run) -> None:
+    for arguments in (["nope"], ["ingest", "--nope"]):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert "Traceback" not in err
+
+
+def test_help_names_every_step_in_order(run: Run) -> None:
+    code, out, _ = run("--help")
+    steps = [out.find(f" {verb} ") for verb in ("ingest", "prepare", "features", "train")]
+    assert code == 0
+    assert -1 not in [*steps, out.find(" run "), out.find(" status ")]
+    assert steps == sorted(steps)
+
+
+def test_every_step_takes_an_environment_and_an_as_of(run: Run) -> None:
+    for verb in ("ingest", "prepare", "features", "train", "run"):
+        code, out, _ = run(verb, "--help")
+        assert (code, "--env" in out, "--as-of" in out) == (0, True, True)
+
+
+def test_the_command_line_is_there_before_heavy_imports() -> None:
+    heavy = "{'mlflow', 'narwhals', 'numpy', 'optuna', 'polars', 'pydantic'}"
+    code = f"import sys, {cli.__name__}; print(sorted({heavy} & set(sys.modules)))"
+    paths = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"

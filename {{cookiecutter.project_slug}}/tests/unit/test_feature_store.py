@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import narwhals as nw
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from {{cookiecutter.package_name}}.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Problem
+from {{cookiecutter.package_name}}.feature_store import input_tables, point_in_time_join, training_set
+from {{cookiecutter.package_name}}.features.build import build_features
+from {{cookiecutter.package_name}}.lakehouse import Lakehouse
+
+Key = str | None
+MOMENT = pl.Datetime("us", "UTC")
+DAY = timedelta(days=1)
+Known = dict[tuple[Key, int], tuple[int | None, str | None]]
+keys = st.sampled_from(["a", "b", None])
+spines = st.lists(st.tuples(keys, st.integers(0, 9), st.integers()), max_size=12)
+values = st.tuples(st.none() | st.integers(-9, 9), st.none() | st.sampled_from("xyz"))
+features = st.dictionaries(st.tuples(keys, st.integers(0, 9)), values, max_size=12)
+
+
+def join(spine: list[tuple[Key, int, int]], known: Known) -> pl.DataFrame:
+    epoch = pl.lit(datetime(2020, 1, 1, tzinfo=UTC)).cast(MOMENT)
+    left = pl.LazyFrame(
+        [(key, at, number % 2**31) for key, at, number in spine],
+        schema={"key": pl.String, "at": pl.Int64, "number": pl.Int64},
+        orient="row",
+    ).with_columns((epoch + pl.duration(minutes="at")).alias(PREDICTION_TIME))
+    right = pl.LazyFrame(
+        [(key, at, at, *pair) for (key, at), pair in known.items()],
+        schema={"key": pl.String, "at": pl.Int64, "since": pl.Int64, "value": pl.Int64, "text": pl.String},
+        orient="row",
+    ).select("key", (epoch + pl.duration(minutes="at")).alias(AVAILABLE_AT), "since", "value", "text")
+    joined = point_in_time_join(nw.from_native(left), nw.from_native(right), ["key"], ["since", "value", "text"])
+    return pl.DataFrame(joined.collect("polars").to_native())
+
+
+@given(spines, features)
+def test_join_equals_brute_force(spine: list[tuple[Key, int, int]], known: Known) -> None:
+    def newest(key: Key, moment: int) -> tuple[int | None, int | None, str | None]:
+        times = [at for other, at in known if other == key is not None and at <= moment]
+        return (max(times), *known[key, max(times)]) if times else (None, None, None)
+
+    expected = sorted(((key, at, number % 2**31, *newest(key, at)) for key, at, number in spine), key=repr)
+    assert sorted(join(spine, known).drop(PREDICTION_TIME).rows(), key=repr) == expected
+
+
+@given(spines, features)
+def test_join_keeps_the_spine_and_never_sees_the_future(spine: list[tuple[Key, int, int]], known: Known) -> None:
+    joined = join(spine, known)
+    assert joined.columns == ["key", "at", "number", PREDICTION_TIME, "since", "value", "text"]
+    assert joined.height == len(spine)
+    assert joined.filter(pl.col("since") > pl.col("at")).is_empty()
+    assert joined.filter(pl.col("key").is_null() & pl.col("since").is_not_null()).is_empty()
+
+
+def test_a_null_in_the_newest_row_stays_null() -> None:
+    joined = join([("a", 5, 0)], {("a", 1): (1, "x"), ("a", 4): (None, None)})
+    assert joined.select("since", "value", "text").row(0) == (4, None, None)
+
+
+def test_a_row_available_at_the_prediction_time_counts_and_one_later_does_not() -> None:
+    joined = join([("a", 5, 0)], {("a", 5): (5, "x"), ("a", 6): (6, "y")})
+    assert joined["value"].to_list() == [5]
+
+
+@given(st.permutations([("a", 3, n) for n in range(4)]), st.permutations([(("a", t), (t, "x")) for t in range(6)]))
+def test_ties_and_the_order_of_rows_do_not_matter(
+    spine: list[tuple[Key, int, int]], known: list[tuple[tuple[Key, int], tuple[int | None, str | None]]]
+) -> None:
+    joined = join(spine, dict(known)).sort("number")
+    assert joined.select("number", "value").rows() == [(number, 3) for number in range(4)]
+
+
+# The training set
+
+
+@pytest.fixture
+def filled(lakehouse: Lakehouse, toy: Problem) -> Lakehouse:
+    """Prepared and feature tables, complete until after all data."""
+    end = toy.begins + 70 * DAY
+    for source in toy.sources:
+        lakehouse.merge(source.prepared_table, nw.from_native(source.load(None, end)), end)
+    build_features(lakehouse, toy, end)
+    return lakehouse
+
+
+def test_training_set_has_the_rows_of_its_window_in_order(filled: Lakehouse, toy: Problem) -> None:
+    start, as_of = toy.begins + 5 * DAY, toy.begins + 20 * DAY
+    rows = training_set(filled, toy, start, as_of, {})
+    assert rows.columns == ["order", PREDICTION_TIME, "shop", "amount", "last_amount", "paid"]
+    assert rows[PREDICTION_TIME].is_between(start, as_of - DAY).all()
+    assert rows.height == 10 * 14 + 1
+    assert rows.equals(rows.sort(PREDICTION_TIME, "order"))
+    assert rows.select("paid", "shop").null_count().sum_horizontal().item() == 0
+
+
+def test_training_set_never_contains_a_label_known_after_the_as_of(filled: Lakehouse, toy: Problem) -> None:
+    as_of = toy.begins + 20 * DAY
+    planted = pl.DataFrame({"order": [100], "paid": [1.0], KNOWN_AT: [as_of + timedelta(microseconds=1)]})
+    filled.merge(toy.sources[1].prepared_table, nw.from_native(planted.cast({KNOWN_AT: MOMENT}).lazy()))
+    before = training_set(filled, toy, toy.begins, as_of, {})
+    after = training_set(filled, toy, toy.begins, as_of + timedelta(microseconds=1), {})
+    assert set(after["order"]) - set(before["order"]) == {100}
+
+
+def test_training_set_of_a_past_as_of_does_not_change_when_more_becomes_known(toy: Problem, tmp_path: Path) -> None:
+    as_of, found = toy.begins + 20 * DAY, []
+    for end in (as_of, as_of + 30 * DAY):
+        lakehouse = Lakehouse(str(tmp_path / f"{end:%j}"))
+        for source in toy.sources:
+            lakehouse.merge(source.prepared_table, nw.from_native(source.load(None, end)), end)
+        build_features(lakehouse, toy, end)
+        found.append(training_set(lakehouse, toy, toy.begins, as_of, {}))
+    assert found[0].equals(found[1])
+
+
+def test_training_set_joins_the_last_row_available_at_the_prediction(filled: Lakehouse, toy: Problem) -> None:
+    rows = training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, {})
+    for row in rows.tail(30).to_dicts():
+        earlier = rows.filter(
+            pl.col("shop") == row["shop"], pl.col(PREDICTION_TIME) <= row[PREDICTION_TIME] - timedelta(hours=1)
+        )
+        assert row["last_amount"] == earlier["amount"][-1]
+
+
+def test_training_set_reads_the_versions_that_it_is_given(filled: Lakehouse, toy: Problem) -> None:
+    versions = {table.name: filled.version(table) for table in input_tables(toy)}
+    before = training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, versions)
+    orders = toy.sources[0].prepared_table
+    filled.merge(orders, filled.scan(orders).with_columns(nw.col("amount") * 2))
+    assert training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, versions).equals(before)
+    assert not training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, {}).equals(before)

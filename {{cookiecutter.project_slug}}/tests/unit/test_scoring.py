@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+import pytest
+
+from {{cookiecutter.package_name}}.scoring import Predictor, encode
+
+FEATURES = ("shop", "amount", "count", "new")
+CATEGORIES = {"shop": ["a", "b"]}
+ROWS = pl.DataFrame(
+    {
+        "amount": [1.5, None, float("nan"), -2.0],
+        "unused": ["x"] * 4,
+        "shop": ["b", "a", "unseen", None],
+        "new": [True, False, None, True],
+        "count": [1, 2, None, 4],
+    }
+)
+EXPECTED = [[1, 1.5, 1, 1], [0, np.nan, 2, 0], [np.nan, np.nan, np.nan, np.nan], [np.nan, -2, 4, 1]]
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    rng = np.random.default_rng(0)
+    rows = pl.DataFrame({"shop": rng.choice(["a", "b"], 200), "amount": rng.normal(size=200)})
+    matrix = encode(rows, ("shop", "amount"), CATEGORIES)
+    label = matrix[:, 0] + matrix[:, 1]
+    data = lgb.Dataset(matrix, label, categorical_feature=[0])
+    return Predictor(lgb.train({"verbosity": -1, "num_threads": 1}, data, 20), ("shop", "amount"), CATEGORIES)
+
+
+def test_unseen_categories_and_nulls_become_missing() -> None:
+    np.testing.assert_array_equal(encode(ROWS, FEATURES, CATEGORIES), np.array(EXPECTED, dtype=np.float32))
+
+
+def test_polars_and_pandas_give_the_same_matrix() -> None:
+    pandas = ROWS.with_columns(pl.col("new").cast(pl.Float64)).to_pandas()
+    np.testing.assert_array_equal(encode(pandas, FEATURES, CATEGORIES), encode(ROWS, FEATURES, CATEGORIES))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_column_of_nulls_only_is_missing(name: str) -> None:
+    column = FEATURES.index(name)
+    nulls = ROWS.with_columns(pl.lit(None).alias(name))
+    assert np.isnan(encode(nulls, FEATURES, CATEGORIES)[:, column]).all()
+    assert np.isnan(encode(nulls.to_pandas(), FEATURES, CATEGORIES)[:, column]).all()
+
+
+def test_no_rows_give_an_empty_matrix() -> None:
+    assert encode(ROWS.clear(), FEATURES, CATEGORIES).shape == (0, 4)
+
+
+def test_a_saved_predictor_predicts_the_same_and_is_text(predictor: Predictor, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"shop": ["a", "b", "z", None], "amount": [0.1, 0.2, None, 0.4]})
+    files = predictor.save(tmp_path)
+    assert [Path(path).read_text(encoding="utf-8")[:1] for path in files.values()] == ["t", "{"]
+    np.testing.assert_array_equal(Predictor.load(tmp_path).predict(rows), predictor.predict(rows))

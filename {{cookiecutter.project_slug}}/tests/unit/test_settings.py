@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from {{cookiecutter.package_name}}.errors import UserError
+from {{cookiecutter.package_name}}.settings import ENV_PREFIX, load_settings
+
+
+def test_every_environment_is_valid(project: Path) -> None:
+    names = {path.stem for path in (project / "conf").glob("*.yml")} - {"base"}
+    loaded = {name: load_settings(name) for name in names}
+    assert {"dev", "staging", "prod", "test"} <= names
+    assert {name: item.env for name, item in loaded.items()} == {name: name for name in names}
+    assert all(item.project == project for item in loaded.values())
+    assert len({item.lakehouse.root for item in loaded.values()}) == len(names)
+
+
+def test_environment_file_wins_over_base_and_variable_over_both(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {name: project / "conf" / f"{name}.yml" for name in ("base", "test")}
+    content = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    content["base"]["training"] |= {"train_days": 41, "rounds": 41, "trials": 41}
+    content["test"]["training"] = {"rounds": 42, "trials": 42}
+    for name, path in files.items():
+        path.write_text(yaml.safe_dump(content[name]), encoding="utf-8")
+    monkeypatch.setenv(f"{ENV_PREFIX}TRAINING__TRIALS", "43")
+    training = load_settings("test").training
+    assert (training.train_days, training.rounds, training.trials) == (41, 42, 43)
+
+
+def test_project_is_found_from_a_folder_below(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = project / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert load_settings("dev").project == project
+
+
+def test_settings_do_not_change(project: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings("dev").training.trials = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("env", ["nope", "base", "../conf/dev"])
+def test_unknown_environment_is_named_with_those_there_are(project: Path, env: str) -> None:
+    with pytest.raises(UserError, match=f"'{env}'.*\n.*dev, prod, staging, test"):
+        load_settings(env)
+
+
+def test_missing_base_is_named(project: Path) -> None:
+    (project / "conf" / "base.yml").unlink()
+    with pytest.raises(UserError, match=r"conf/base\.yml"):
+        load_settings("dev")
+
+
+@pytest.mark.parametrize(
+    ("added", "key"),
+    [
+        ("extra: 1", "extra"),
+        ("training: {extra: 1}", "training.extra"),
+        ("training: 3", "training"),
+        ("training: {trials: many}", "training.trials.*'many'"),
+        ("training: {trials: 0}", "training.trials.*0"),
+        ("lakehouse: {root: x, mounts: [a]}", "lakehouse.mounts"),
+        ("env: prod", "env"),
+        ("project: /elsewhere", "project"),
+        ("1: x", "1"),
+    ],
+)
+def test_wrong_key_or_value_is_named_with_its_file(project: Path, added: str, key: str) -> None:
+    with (project / "conf" / "dev.yml").open("a") as file:
+        file.write(f"\n{added}\n")
+    with pytest.raises(UserError, match=rf"dev\.yml: {key}"):
+        load_settings("dev")
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"a: \xff", b"- a", b""])
+def test_unreadable_file_is_named(project: Path, content: bytes) -> None:
+    (project / "conf" / "dev.yml").write_bytes(content)
+    with pytest.raises(UserError, match=r"dev\.yml"):
+        load_settings("dev")
+
+
+def test_missing_key_is_named(project: Path) -> None:
+    path = project / "conf" / "base.yml"
+    path.write_text(path.read_text(encoding="utf-8").replace("seed:", "# seed:"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"base\.yml.*seed"):
+        load_settings("dev")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SEED", "abc"),
+        ("TRAINING__TRIALS", "0"),
+        ("TRAINING__NOPE", "1"),
+        ("TRAINING", "not json"),
+        ("LAKEHOUSE__MOUNTS", "not json"),
+        ("NOPE", "1"),
+        ("ENV", "prod"),
+        ("PROJECT", "/elsewhere"),
+    ],
+)
+def test_wrong_variable_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(ENV_PREFIX + name, value)
+    with pytest.raises(UserError, match=f"variable {ENV_PREFIX}{name}"):
+        load_settings("dev")
