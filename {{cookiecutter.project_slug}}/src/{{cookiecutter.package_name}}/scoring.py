@@ -39,6 +39,9 @@ def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[st
     matrix = np.empty((len(rows), len(features)), dtype=np.float32, order="F")
     for index, name in enumerate(features):
         column = rows[name]
+        if column.is_null().all():  # such a column may have lost its type
+            matrix[:, index] = np.nan
+            continue
         if name in categories:
             codes = dict(zip(categories[name], range(len(categories[name])), strict=True))
             column = column.replace_strict(codes, default=None, return_dtype=nw.Float32)
