@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,92 +19,51 @@ import typer
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .contract import Problem
-    from .lakehouse import Lakehouse
-    from .registry import Registry
-    from .settings import Settings
+    from .workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 ME = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
-WEBHOOK_SECRET = "WEBHOOK_SECRET"  # noqa: S105 the name of the variable that holds it
+SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 its name, not the secret
 
 Env = Annotated[str, typer.Option("--env", help="Environment: a file in conf/.")]
-AsOf = Annotated[
-    str | None,
-    typer.Option("--as-of", help="Moment in UTC (2013-11-01T06:00); nothing known later is seen. Default: now."),
-]
+_AS_OF = "Moment in UTC (2013-11-01T06:00); nothing known later is seen. Default: now."
+AsOf = Annotated[str | None, typer.Option("--as-of", help=_AS_OF)]
 Since = Annotated[str | None, typer.Option("--since", help="Rebuild from then on. Default: continue.")]
 Version = Annotated[str | None, typer.Option("--version", help="Model version. Default: the newest.")]
 Who = Annotated[str, typer.Option("--who", help="Who acts, for the record.", show_default="you")]
 Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
-
-
-class Session:
-    """What a verb works with; each part is opened when it is first asked for."""
-
-    def __init__(self, env: str, as_of: str | None = None) -> None:
-        """Read the configuration of `env`; `as_of` as given on the command line."""
-        from .settings import load_settings
-
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        self.settings: Settings = load_settings(env)
-        self._as_of = parse_moment(as_of) if as_of else datetime.now(UTC)
-
-    @cached_property
-    def lakehouse(self) -> Lakehouse:
-        """The environment's tables."""
-        from .lakehouse import Lakehouse
-
-        return Lakehouse(**self.settings.lakehouse.model_dump())
-
-    @cached_property
-    def problem(self) -> Problem:
-        """What `problem/` declares."""
-        from .problem import PROBLEM
-
-        return PROBLEM
-
-    @cached_property
-    def registry(self) -> Registry:
-        """The environment's model versions."""
-        from .registry import Registry
-
-        return Registry(self.settings.mlflow)
-
-    @cached_property
-    def as_of(self) -> datetime:
-        """The as-of; one after the end of the data is moved back to it, and that is said.
-
-        Raises:
-            UserError: It lies before the data begin.
-        """
-        from .console import say
-
-        begins, ends = self.problem.begins, self.problem.ends
-        if self._as_of <= begins:
-            message = f"--as-of {self._as_of:%Y-%m-%d %H:%M} is not after the data begin, {begins:%Y-%m-%d}."
-            raise UserError(message, f"Choose a moment after {begins:%Y-%m-%d}.")
-        if ends is None or self._as_of <= ends:
-            return self._as_of
-        say(f"[dim]The data end on {ends:%Y-%m-%d %H:%M} UTC, which is taken as now.[/]")
-        return ends
-
-    def newest(self, version: str | None) -> str:
-        """The version asked for, or the newest.
-
-        Raises:
-            UserError: There is none.
-        """
-        if version:
-            return str(self.registry.version(version).version)
-        for found in self.registry.versions():
-            return str(found.version)
-        raise UserError(f"{self.settings.mlflow.model} has no versions yet.", "Train one: `train`.")
+Input = Annotated[str | None, typer.Option("--input", help="File (.parquet, .csv) or database URI.")]
+Query = Annotated[str, typer.Option("--query", help="What to read from the database.")]
+Output = Annotated[Path | None, typer.Option("--output", help="File (.parquet, .csv) to write instead of the tables.")]
 
 
 @cache
-def _session(env: str, as_of: str | None = None) -> Session:
-    return Session(env, as_of)
+def workspace_of(env: str) -> Workspace:
+    """The environment, opened once."""
+    from .workspace import open_workspace
+
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin on a shared machine
+    return open_workspace(env)
+
+
+@cache
+def moment_of(env: str, as_of: str | None) -> datetime:
+    """The as-of of a verb; one after the end of the data is moved back to it, and that is said.
+
+    Raises:
+        UserError: It lies before the data begin, or is not a moment.
+    """
+    from .console import say
+
+    problem, moment = workspace_of(env).problem, parse_moment(as_of) if as_of else datetime.now(UTC)
+    if moment <= problem.begins:
+        message = f"--as-of {moment:%Y-%m-%d %H:%M} is not after the data begin, {problem.begins:%Y-%m-%d}."
+        raise UserError(message, f"Choose a moment after {problem.begins:%Y-%m-%d}.")
+    if problem.ends is None or moment <= problem.ends:
+        return moment
+    say(f"[dim]The data end on {problem.ends:%Y-%m-%d %H:%M} UTC, which is taken as now.[/]")
+    return problem.ends
 
 
 def parse_moment(text: str) -> datetime:
@@ -120,16 +79,27 @@ def parse_moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def version_of(env: str, version: str | None) -> str:
+    """The version asked for, or the newest.
+
+    Raises:
+        UserError: There is none.
+    """
+    registry = workspace_of(env).registry
+    for found in [registry.version(version)] if version else registry.versions():
+        return str(found.version)
+    raise UserError(f"{registry.settings.model} has no versions yet.", "Train one: `train`.")
+
+
 @app.command()
 def ingest(env: Env = "dev", as_of: AsOf = None) -> None:
     """Append to the raw tables what became known until the as-of."""
     from .console import step
     from .features.ingest import ingest
 
-    session = _session(env, as_of)
-    until = session.as_of
+    workspace, until = workspace_of(env), moment_of(env, as_of)
     with step("ingest") as notes:
-        notes += _counts(ingest(session.lakehouse, session.problem.sources, until))
+        notes += _counts(ingest(workspace.lakehouse, workspace.problem.sources, until))
 
 
 @app.command()
@@ -138,10 +108,10 @@ def prepare(env: Env = "dev", as_of: AsOf = None) -> None:
     from .console import step
     from .features.prepare import prepare
 
-    session = _session(env, as_of)
-    until = session.as_of
+    workspace, until = workspace_of(env), moment_of(env, as_of)
     with step("prepare") as notes:
-        done = prepare(session.lakehouse, session.problem.sources, until, session.settings.state / "reports")
+        reports = workspace.settings.state / "reports"
+        done = prepare(workspace.lakehouse, workspace.problem.sources, until, reports)
         notes += _counts({name: passed for name, (passed, _) in done.items()})
         if quarantined := sum(failed for _, failed in done.values()):
             notes.append(f"{quarantined:,} rows to quarantine")
@@ -153,11 +123,10 @@ def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
     from .console import step
     from .features.build import build_features
 
-    session = _session(env, as_of)
-    until = session.as_of
+    workspace, until = workspace_of(env), moment_of(env, as_of)
     with step("features") as notes:
         start = parse_moment(since) if since else None
-        notes += _counts(build_features(session.lakehouse, session.problem, until, start))
+        notes += _counts(build_features(workspace.lakehouse, workspace.problem, until, start))
 
 
 @app.command()
@@ -167,15 +136,13 @@ def train(env: Env = "dev", as_of: AsOf = None) -> None:
     from .report import number
     from .training.pipeline import train
 
-    session = _session(env, as_of)
-    done = train(session.lakehouse, session.registry, session.settings, session.problem, session.as_of)
+    done = train(workspace_of(env), moment_of(env, as_of))
     if done.results is None:
         say(f"[green]✓[/] This training is registered already, as version {done.version}.")
     else:
-        rows = [
-            (row["metric"], *map(number, (row["value"], row["lower"], row["upper"], row["reference"], row["gain"])))
-            for row in done.results.filter(slice="").iter_rows(named=True)
-        ]
+        shown = ("value", "lower", "upper", "reference", "gain")
+        overall = done.results.filter(slice="").iter_rows(named=True)
+        rows = [(row["metric"], *(number(row[name]) for name in shown)) for row in overall]
         table(f"Version {done.version}", ("on the holdout", "model", "from", "to", "baseline", "gain"), rows)
     say(f"Report: {done.report}")
 
@@ -186,10 +153,9 @@ def check(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     from .console import step
     from .deployment.compliance import CHECKS, check
 
-    session = _session(env)
-    number = session.newest(version)
+    number = version_of(env, version)
     with step("check") as notes:
-        failed = check(session.lakehouse, session.registry, session.settings, session.problem, number, who)
+        failed = check(workspace_of(env), number, who)
         notes.append(f"version {number} passed {len(CHECKS) - len(failed)} of {len(CHECKS)}")
     if failed:
         reasons = "".join(f"\n  {name}: {why}" for name, why in failed.items())
@@ -202,10 +168,9 @@ def compare(env: Env = "dev", version: Version = None) -> str:
     from .console import say, step
     from .deployment.comparison import compare_versions
 
-    session = _session(env)
-    number = session.newest(version)
+    number = version_of(env, version)
     with step("compare") as notes:
-        done = compare_versions(session.lakehouse, session.registry, session.settings, session.problem, number)
+        done = compare_versions(workspace_of(env), number)
         notes.append(done.evidence)
     say(f"Comparison: {done.report}")
     if done.objections:
@@ -216,16 +181,12 @@ def compare(env: Env = "dev", version: Version = None) -> str:
 
 @app.command()
 def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
-    """Compare the challenger and ask for its promotion; granted at once where policy decides."""
+    """Compare a challenger and ask for its promotion; granted at once where policy decides."""
     from .console import say
     from .deployment import transitions
-    from .registry import CHALLENGER
 
-    session = _session(env)
-    number = session.newest(version or session.registry.aliased(CHALLENGER))
-    evidence = compare(env, number)
-    settings = session.settings.deployment
-    if transitions.request(session.lakehouse, session.registry, settings, number, who, evidence):
+    number = version_of(env, version)
+    if transitions.request(workspace_of(env), number, who, compare(env, number)):
         say(f"[green]✓[/] Version {number} is the champion.")
     else:
         say(f"Version {number} waits for `approve` or `reject`.")
@@ -236,14 +197,13 @@ def deploy(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     """Check, compare and request, for a version that has not been through it."""
     from .console import say
 
-    session = _session(env)
-    number = session.newest(version)
-    stage = session.registry.version(number).tags["stage"]
+    number = version_of(env, version)
+    stage = workspace_of(env).registry.version(number).tags["stage"]
     if stage in ("Production", "Archived"):
         say(f"[green]✓[/] Version {number} has been through it: {stage}.")
-        return
-    check(env, number, who)
-    request(env, number, who)
+    else:
+        check(env, number, who)
+        request(env, number, who)
 
 
 @app.command()
@@ -258,15 +218,21 @@ def reject(why: Why, env: Env = "dev", who: Who = ME) -> None:
     _decide(env, who, why, approve=False)
 
 
+def _decide(env: str, who: str, why: str, *, approve: bool) -> None:
+    from .console import say
+    from .deployment.transitions import decide
+
+    version = decide(workspace_of(env), who, why, approve=approve)
+    say(f"[green]✓[/] Version {version} is {'the champion' if approve else 'archived'}.")
+
+
 @app.command()
 def rollback(why: Why, env: Env = "dev", who: Who = ME) -> None:
     """Make the champion before this one the champion again."""
     from .console import say
-    from .deployment import transitions
+    from .deployment.transitions import rollback
 
-    session = _session(env)
-    version = transitions.rollback(session.lakehouse, session.registry, who, why)
-    say(f"[green]✓[/] Version {version} is the champion again.")
+    say(f"[green]✓[/] Version {rollback(workspace_of(env), who, why)} is the champion again.")
 
 
 @app.command()
@@ -275,40 +241,28 @@ def history(env: Env = "dev") -> None:
     from .console import table
     from .deployment.transitions import history
 
-    session = _session(env)
-    columns = ("at", "action", "version", "from_stage", "to_stage", "who", "why")
-    rows = [
-        (f"{at:%Y-%m-%d %H:%M:%S}", *rest) for at, *rest in history(session.lakehouse).select(columns).iter_rows()
-    ]
-    table(f"Transitions of {session.settings.mlflow.model}", columns, rows)
+    columns = ("at", "action", "version", "to_stage", "who", "why")
+    moves = history(workspace_of(env)).select(columns).iter_rows()
+    table("Transitions", columns, [(f"{at:%Y-%m-%d %H:%M:%S}", *rest) for at, *rest in moves])
 
 
 @app.command()
 def predict(
-    env: Env = "dev",
-    as_of: AsOf = None,
-    source: Annotated[str | None, typer.Option("--input", help="File (.parquet, .csv) or database URI.")] = None,
-    query: Annotated[str, typer.Option("--query", help="What to read from the database.")] = "",
-    output: Annotated[Path | None, typer.Option("--output", help="File to write instead of the tables.")] = None,
+    env: Env = "dev", as_of: AsOf = None, source: Input = None, query: Query = "", output: Output = None
 ) -> None:
     """Score what is due, or the rows of a file or query, with the champion."""
     from .console import step
     from .inference import batch
-    from .inference.requests import read_database, read_file
+    from .inference.requests import read
 
-    session = _session(env, as_of)
-    until, lakehouse, problem = session.as_of, session.lakehouse, session.problem
-    requests = next(item for item in problem.sources if item.name == problem.model.requests).prepared
+    workspace, until = workspace_of(env), moment_of(env, as_of)
     with step("predict") as notes:
         if source is None:
-            done = batch.predict_due(lakehouse, session.registry, session.settings.inference, problem, until, output)
+            chunks = batch.due(workspace, until)
         else:
-            rows = session.settings.inference.chunk_rows
-            remote = "://" in source
-            found = read_database(source, query, requests, rows) if remote else read_file(Path(source), requests, rows)
-            chunks = batch.spines(problem, found, until)
-            done = batch.predict(lakehouse, session.registry, problem, until, chunks, output=output)
-        notes.append(f"version {done[0]} scored {done[1]:,} rows")
+            chunks = batch.spines(workspace.problem, read(workspace, source, query), until)
+        champion, count = batch.predict(workspace, until, chunks, output, complete=source is None)
+        notes.append(f"version {champion} scored {count:,} rows")
 
 
 @app.command()
@@ -318,25 +272,23 @@ def webhook(env: Env = "dev", host: str = "127.0.0.1", port: int = 8000) -> None
 
     from .deployment.webhook import receiver
 
-    session = _session(env)
-    if not (secret := os.environ.get(WEBHOOK_SECRET)):
-        raise UserError(f"{WEBHOOK_SECRET} is not set.", "Set it to the secret that the registry signs with.")
+    settings = workspace_of(env).settings
+    if not (secret := os.environ.get(SECRET_VARIABLE)):
+        raise UserError(f"{SECRET_VARIABLE} is not set.", "Set it to the secret that the registry signs with.")
 
     def start(version: str) -> None:
         arguments = ["deploy", "--env", env, "--version", version, "--who", "webhook"]
         subprocess.Popen([sys.executable, "-m", str(__package__), *arguments])
 
-    seen = session.settings.state / "deliveries"
-    uvicorn.run(receiver(secret, session.settings.mlflow.model, seen, start), host=host, port=port, log_level="warning")
+    application = receiver(secret, settings.mlflow.model, settings.state / "deliveries", start)
+    uvicorn.run(application, host=host, port=port, log_level="warning")
 
 
 @app.command()
 def run(env: Env = "dev", as_of: AsOf = None) -> None:
     """Run the loop, from the sources to a champion and its predictions."""
-    ingest(env, as_of)
-    prepare(env, as_of)
-    features(env, as_of)
-    train(env, as_of)
+    for verb in (ingest, prepare, features, train):
+        verb(env, as_of)
     deploy(env)
     predict(env, as_of)
 
@@ -344,38 +296,21 @@ def run(env: Env = "dev", as_of: AsOf = None) -> None:
 @app.command()
 def status(env: Env = "dev") -> None:
     """Show the tables and model versions of an environment."""
-    from .console import say, table
+    from .console import table
     from .deployment.transitions import TRANSITIONS
     from .metrics import METRICS
 
-    session = _session(env)
-    problem, lakehouse = session.problem, session.lakehouse
+    problem, lakehouse, registry = workspace_of(env).problem, workspace_of(env).lakehouse, workspace_of(env).registry
     sources = [t for item in problem.sources for t in (item.raw_table, item.prepared_table, item.quarantine_table)]
-    written = [problem.predictions, problem.inference_log, METRICS, TRANSITIONS]
+    others = (problem.predictions, problem.inference_log, METRICS, TRANSITIONS)
     rows = []
-    for item in (*sources, *(feature.table for feature in problem.feature_tables), *written):
+    for item in (*sources, *(feature.table for feature in problem.feature_tables), *others):
         version, done = lakehouse.version(item), lakehouse.complete_until(item)
         if version is not None:
             rows.append((item.name, f"{lakehouse.count(item):,}", version, f"{done:%Y-%m-%d %H:%M}" if done else "–"))
-    if not rows:
-        say(f"Nothing in {session.settings.lakehouse.root} yet: `run` fills it.")
-        return
-    table(f"Tables in {session.settings.lakehouse.root}", ("table", "rows", "version", "complete until (UTC)"), rows)
-    versions = [
-        (item.version, item.tags["stage"], item.tags["as_of"][:16], item.description)
-        for item in session.registry.versions()
-    ]
-    table(f"Versions of {session.settings.mlflow.model}", ("version", "stage", "as of", "description"), versions)
-
-
-def _decide(env: str, who: str, why: str, *, approve: bool) -> None:
-    from .console import say
-    from .deployment import transitions
-
-    session = _session(env)
-    settings = session.settings.deployment
-    version = transitions.decide(session.lakehouse, session.registry, settings, who, why, approve=approve)
-    say(f"[green]✓[/] Version {version} is {'the champion' if approve else 'archived'}.")
+    table(f"Tables in {lakehouse.root}", ("table", "rows", "version", "complete until (UTC)"), rows)
+    versions = [(it.version, it.tags["stage"], it.tags["as_of"][:16], it.description) for it in registry.versions()]
+    table(f"Versions of {registry.settings.model}", ("version", "stage", "as of", "description"), versions)
 
 
 def _counts(done: Mapping[str, int]) -> list[str]:

@@ -57,9 +57,7 @@ def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: 
     return {name: lakehouse.scan(table, versions.get(table.name)).filter(known) for name, table in tables.items()}
 
 
-def with_features(
-    lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions
-) -> Frame:
+def with_features(lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions) -> Frame:
     """Join every feature table to the spine, as known at `as_of`; add what is computed from the row itself."""
     for item in problem.feature_tables:
         features = lakehouse.scan(item.table, versions.get(item.table.name)).filter(nw.col(AVAILABLE_AT) <= as_of)

@@ -88,10 +88,9 @@ class Registry:
         """Move an alias to a version, in one call."""
         self.client.set_registered_model_alias(self.settings.model, alias, number)
 
-    def unpoint(self, alias: str, number: str) -> None:
-        """Take an alias away, if it points to this version."""
-        if self.aliased(alias) == number:
-            self.client.delete_registered_model_alias(self.settings.model, alias)
+    def unpoint(self, alias: str) -> None:
+        """Take an alias away."""
+        self.client.delete_registered_model_alias(self.settings.model, alias)
 
     def tag(self, number: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""

@@ -16,9 +16,11 @@ QUIET, OURS, THEIRS = "#7a8494", "#2f6fde", "#d9822b"
 _WIDTH = 560
 _CONFIG: dict[str, Any] = {
     "background": None,
-    "font": "system-ui, sans-serif",
+    "font": "Arial, Helvetica, Liberation Sans, sans-serif",
+    "padding": {"left": 28, "top": 8, "right": 16, "bottom": 5},  # a reader's font may be wider than the one measured
     "view": {"stroke": None},
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "gridOpacity": 0.25},
+    "axisX": {"tickCount": 6},
 }
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import polars as pl
 
 from .. import report
-from ..contract import Array, Problem
+from ..contract import PREDICTION_TIME, Array, Model
 from ..errors import UserError
 from ..evaluation import calibration, compare, group_means
 from ..feature_store import training_set
-from ..lakehouse import Lakehouse
 from ..metrics import record
-from ..registry import CHAMPION, Registry
-from ..settings import Settings
+from ..registry import CHAMPION
+from ..settings import DeploymentSettings
+from ..workspace import Workspace
 
 _DISAGREEMENTS = 10
 
@@ -41,9 +41,7 @@ class Comparison:
         )
 
 
-def compare_versions(
-    lakehouse: Lakehouse, registry: Registry, settings: Settings, problem: Problem, challenger: str
-) -> Comparison:
+def compare_versions(workspace: Workspace, challenger: str) -> Comparison:
     """Measure a challenger against the champion; against the baseline where there is none.
 
     Both score the rows of the challenger's holdout, which must begin after everything that either has
@@ -53,9 +51,11 @@ def compare_versions(
         UserError: The holdout overlaps with what either has learned from, or the champion does not fit
             the features that there are now.
     """
-    tags = registry.version(challenger).tags
-    start, end = datetime.fromisoformat(tags["holdout_start"]), datetime.fromisoformat(tags["holdout_end"])
-    champion = registry.aliased(CHAMPION)
+    registry, settings, model = workspace.registry, workspace.settings, workspace.problem.model
+    champion, tags = registry.aliased(CHAMPION), registry.version(challenger).tags
+    start, end, train_start, train_end = (
+        datetime.fromisoformat(tags[tag]) for tag in ("holdout_start", "holdout_end", "train_start", "train_end")
+    )
     for number in filter(None, (challenger, champion)):
         learned_until = datetime.fromisoformat(registry.version(number).tags["validation_end"])
         if learned_until > start:
@@ -64,77 +64,61 @@ def compare_versions(
                 f"until {learned_until:%Y-%m-%d %H:%M}.",
                 "Train the challenger on a later --as-of, so that its holdout is new to both.",
             )
-    since = start if champion else datetime.fromisoformat(tags["train_start"])
-    rows = training_set(lakehouse, problem, since, end, {})
-    holdout = rows.filter(pl.col("prediction_time") >= start)
+    rows = training_set(workspace.lakehouse, workspace.problem, start if champion else train_start, end, {})
+    holdout = rows.filter(pl.col(PREDICTION_TIME) >= start)
     ours = registry.load(challenger).predict(holdout)
     if champion:
-        theirs = _predict_as(registry, champion, holdout)
+        theirs = registry.load(champion).predict(holdout)
     else:
-        learned = rows.filter(pl.col("prediction_time") < datetime.fromisoformat(tags["train_end"]))
-        theirs = group_means(learned, holdout, problem.model.baseline, problem.model.target.label)
-    resamples = settings.training.bootstrap_resamples
-    results = compare(holdout, ours, theirs, problem.model, resamples, settings.seed)
+        learned = rows.filter(pl.col(PREDICTION_TIME) < train_end)
+        theirs = group_means(learned, holdout, model.baseline, model.target.label)
+    results = compare(holdout, ours, theirs, model, settings.training.bootstrap_resamples, settings.seed)
     opponent = f"version {champion}" if champion else "the baseline"
-    judged = _judge(results, settings)
-    record(lakehouse, judged, "comparison", f"version {challenger} against {opponent}", start, end)
-    objections = judged.filter(status="worse").select(pl.format("{} {}", "metric", "slice").str.strip_chars())
+    judged = judge(results, settings.deployment)
+    record(workspace.lakehouse, judged, "comparison", f"version {challenger} against {opponent}", start, end)
+    worse = judged.filter(status="worse").select(pl.format("{} {}", "metric", "slice").str.strip_chars()).to_series()
     page = settings.state / "reports" / f"comparison_{challenger}_{champion or 'baseline'}.html"
-    done = Comparison(challenger, opponent, results, objections.to_series().to_list(), page)
-    report.write(page, _page(done, holdout, ours, theirs, problem))
+    done = Comparison(challenger, opponent, results, worse.to_list(), page)
+    report.write(page, _page(done, holdout, ours, theirs, model))
     return done
 
 
-def _predict_as(registry: Registry, champion: str, holdout: pl.DataFrame) -> Array:
-    predictor = registry.load(champion)
-    if missing := [name for name in predictor.features if name not in holdout.columns]:
-        raise UserError(
-            f"The champion, version {champion}, needs {', '.join(missing)}, which the features no longer have.",
-            "Keep its features until it is replaced, or roll back the change of features.",
-        )
-    return predictor.predict(holdout)
-
-
-def _judge(results: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
     """Gains of the first metric against their margins, as rows of the metrics table.
 
     Overall the gain must surely be above minus the margin (non-inferiority); a slice, where intervals
-    are wide, objects if its gain is below minus its margin and surely below 0.
+    are wide, objects if its gain is below minus its margin and surely below 0. Margins are shares of the
+    opponent's metric.
     """
-    gains = results.filter(pl.col("metric") == results["metric"][0])
-    overall, size = pl.col("slice") == "", pl.col("reference").abs()
-    margin = pl.when(overall).then(settings.deployment.margin).otherwise(settings.deployment.slice_margin) * size
+    overall = pl.col("slice") == ""
+    margin = pl.when(overall).then(settings.margin).otherwise(settings.slice_margin) * pl.col("reference").abs()
     sliced_worse = (pl.col("gain") < -margin) & (pl.col("gain_upper") < 0)
-    worse = pl.when(overall).then(pl.col("gain_lower") <= -margin).otherwise(sliced_worse)
-    return gains.select(
+    worse = pl.when(overall).then(pl.col("gain_lower") <= -margin).otherwise(sliced_worse).fill_null(value=True)
+    return results.filter(pl.col("metric") == results["metric"][0]).select(
         "slice",
         pl.format("{}_gain", "metric").alias("metric"),
         pl.col("gain").alias("value"),
         pl.col("gain_lower").alias("lower"),
         pl.col("gain_upper").alias("upper"),
         (-margin).alias("threshold"),
-        pl.when(worse.fill_null(value=True)).then(pl.lit("worse")).otherwise(pl.lit("ok")).alias("status"),
+        pl.when(worse).then(pl.lit("worse")).otherwise(pl.lit("ok")).alias("status"),
         "rows",
     )
 
 
-def _page(done: Comparison, holdout: pl.DataFrame, ours: Array, theirs: Array, problem: Problem) -> str:
-    target, keys = problem.model.target, problem.model.keys
-    label = holdout[target.label].to_numpy()
-    both = pl.concat(
-        calibration(label, predicted).with_columns(model=pl.lit(name))
-        for name, predicted in ((f"version {done.challenger}", ours), (done.opponent, theirs))
-    )
-    apart = holdout.select(*keys, target.label).with_columns(challenger=pl.Series(ours), opponent=pl.Series(theirs))
+def _page(done: Comparison, holdout: pl.DataFrame, ours: Array, theirs: Array, model: Model) -> str:
+    label = holdout[model.target.label].to_numpy()
+    named = {f"version {done.challenger}": ours, done.opponent: theirs}
+    both = pl.concat(calibration(label, scores).with_columns(model=pl.lit(name)) for name, scores in named.items())
+    apart = holdout.select(*model.keys, model.target.label).with_columns(challenger=ours, opponent=theirs)
     distance = (pl.col("challenger") - pl.col("opponent")).abs()
+    sliced = done.results.filter(pl.col("slice") != "")
     return report.render(
         "comparison.html.jinja",
         done=done,
-        unit=target.unit,
+        unit=model.target.unit,
         overall=done.results.filter(slice="").rows(named=True),
-        slices=report.svg(
-            report.interval_chart(done.results.filter(pl.col("slice") != ""), "slice", target.metrics[0].name), "slices"
-        ),
-        calibration=report.svg(report.calibration_chart(both, target.unit, "model"), "calibration of both"),
+        slices=report.svg(report.interval_chart(sliced, "slice", model.target.metrics[0].name), "slices"),
+        calibration=report.svg(report.calibration_chart(both, model.target.unit, "model"), "calibration of both"),
         apart=apart.sort(distance, descending=True).head(_DISAGREEMENTS),
     )

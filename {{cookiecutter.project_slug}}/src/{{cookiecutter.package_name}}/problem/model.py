@@ -24,7 +24,11 @@ def spine(frames: Frames) -> Frame:
     """One row per scheduled flight, an hour before its departure, with what the schedule says."""
     minute_of_day = nw.col("local_hour") * 60 + nw.col("local_minute")
     time = nw.col("scheduled_departure").dt.offset_by(LEAD)
-    return frames["schedule"].drop(KNOWN_AT).with_columns(time.alias(PREDICTION_TIME), minute_of_day.alias("minute_of_day"))
+    return (
+        frames["schedule"]
+        .drop(KNOWN_AT)
+        .with_columns(time.alias(PREDICTION_TIME), minute_of_day.alias("minute_of_day"))
+    )
 
 
 def labels(frames: Frames) -> Frame:

@@ -160,7 +160,10 @@ def with_times(flights: pl.LazyFrame, airports: pl.LazyFrame) -> pl.LazyFrame:
 
 @cache
 def _flights(folder: Path) -> pl.DataFrame:
-    flights, airports = read_csv(folder / "flights.csv.zip", RAW_FLIGHTS), read_csv(folder / "airports.csv", RAW_AIRPORTS)
+    flights, airports = (
+        read_csv(folder / "flights.csv.zip", RAW_FLIGHTS),
+        read_csv(folder / "airports.csv", RAW_AIRPORTS),
+    )
     landed = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay").fill_null(0))
     published = pl.col("scheduled_departure").dt.offset_by("-7d")
     return with_times(flights.lazy(), airports.lazy()).with_columns(landed=landed, published=published).collect()

@@ -56,7 +56,9 @@ def fit(
             free_raw_data=False,
         ).construct()
 
-    def boost(data: lgb.Dataset, params: dict[str, Any], callbacks: Sequence[Callable[[Any], None]] = ()) -> lgb.Booster:
+    def boost(
+        data: lgb.Dataset, params: dict[str, Any], callbacks: Sequence[Callable[[Any], None]] = ()
+    ) -> lgb.Booster:
         return lgb.train(
             fixed | params,
             data,

@@ -9,13 +9,11 @@ from pathlib import Path
 import polars as pl
 
 from ..console import step
-from ..contract import Problem
 from ..evaluation import compare, group_means
 from ..feature_store import input_tables, training_set
-from ..lakehouse import Lakehouse
 from ..metrics import record
-from ..registry import Registry, fingerprint, provenance
-from ..settings import Settings
+from ..registry import fingerprint, provenance
+from ..workspace import Workspace
 from .dataset import require_enough, windows_until
 from .fit import fit
 from .register import Training, register
@@ -30,9 +28,7 @@ class Trained:
     results: pl.DataFrame | None
 
 
-def train(
-    lakehouse: Lakehouse, registry: Registry, settings: Settings, problem: Problem, as_of: datetime
-) -> Trained:
+def train(workspace: Workspace, as_of: datetime) -> Trained:
     """Tune, fit, evaluate and register a model on what was known at `as_of`.
 
     The same data, code, configuration and seed are one training: done again, it returns the version
@@ -41,6 +37,7 @@ def train(
     Raises:
         UserError: Features are not built until `as_of`, or the windows hold too little.
     """
+    lakehouse, problem, settings = workspace.lakehouse, workspace.problem, workspace.settings
     model, budget, seed = problem.model, settings.training, settings.seed
     windows, inputs = windows_until(as_of, budget), input_tables(problem)
     for table in inputs:
@@ -50,7 +47,7 @@ def train(
     identity = {"as_of": as_of, "budget": budget.model_dump(), "seed": seed, "versions": versions}
     training_id = fingerprint({**identity, "lock": code["lock_sha256"], "source": code["source_sha256"]})
     page = settings.state / "reports" / f"training_{training_id}.html"
-    if done := registry.find_training(training_id):
+    if done := workspace.registry.find_training(training_id):
         return Trained(done.version, page, None)
 
     with step("training set") as notes:
@@ -68,6 +65,6 @@ def train(
         notes.append(f"{holdout.height:,} rows later than all it has seen")
     with step("register") as notes:
         training = Training(training_id, as_of, windows, versions, code, seed, rows, predictor, params, results)
-        version = register(registry, lakehouse, training, model, page)
+        version = register(workspace, training, page)
         notes.append(f"version {version}")
     return Trained(version, page, results)

@@ -21,9 +21,9 @@ from mlflow.types import ColSpec, DataType, Schema
 from .. import report
 from ..contract import Model
 from ..evaluation import MIN_SLICE_ROWS, calibration
-from ..lakehouse import Lakehouse
-from ..registry import TRAINING_ID, Registry
+from ..registry import TRAINING_ID
 from ..scoring import Predictor
+from ..workspace import Workspace
 from .dataset import Windows
 
 REPORT, MODEL_CARD = "report.html", "model_card.md"
@@ -59,8 +59,9 @@ class Training:
     results: pl.DataFrame
 
 
-def register(registry: Registry, lakehouse: Lakehouse, training: Training, model: Model, page: Path) -> str:
+def register(workspace: Workspace, training: Training, page: Path) -> str:
     """Write the report to `page`, log a run with everything in it, create the version; returns its number."""
+    registry, model = workspace.registry, workspace.problem.model
     bounds = {f"{w.name}_{side}": getattr(w, side).isoformat() for w in training.windows for side in ("start", "end")}
     tags = {
         TRAINING_ID: training.training_id,
@@ -71,12 +72,14 @@ def register(registry: Registry, lakehouse: Lakehouse, training: Training, model
         **training.code,
     }
     overall = training.results.filter(pl.col("slice") == "").rows(named=True)
-    values = {row["metric"]: row["value"] for row in overall} | {f"{row['metric']}_gain": row["gain"] for row in overall}
+    values = {row["metric"]: row["value"] for row in overall} | {
+        f"{row['metric']}_gain": row["gain"] for row in overall
+    }
     with registry.run(training.training_id, tags) as run_id, tempfile.TemporaryDirectory() as scratch:
         mlflow.log_params({"seed": training.seed, **training.params})
         mlflow.log_metrics(values)
         for name, version in training.versions.items():
-            source = DeltaDatasetSource(path=lakehouse.place(name), delta_table_version=version)
+            source = DeltaDatasetSource(path=workspace.lakehouse.place(name), delta_table_version=version)
             mlflow.log_input(MetaDataset(source, name=name), context="training")
         folder = Path(scratch) / "evaluation"
         _write_documents(folder, training, model, registry.settings.model)
