@@ -19,8 +19,9 @@ _CONFIG: dict[str, Any] = {
     "font": "Arial, Helvetica, Liberation Sans, sans-serif",
     "padding": {"left": 28, "top": 8, "right": 16, "bottom": 5},  # a reader's font may be wider than the one measured
     "view": {"stroke": None},
-    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "gridOpacity": 0.25},
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": QUIET},
     "axisX": {"tickCount": 6},
+    "axisQuantitative": {"gridOpacity": 0.25},
 }
 
 
@@ -90,7 +91,9 @@ def interval_chart(rows: Any, category: str, title: str) -> alt.LayerChart:
 def calibration_chart(rows: Any, unit: str, by: str | None = None) -> alt.LayerChart:
     """`observed` against `predicted`, a line for each value of `by`; a trustworthy model lies on the diagonal."""
     base = alt.Chart(rows).encode(x=alt.X("predicted:Q", title=f"predicted: {unit}"))
-    color = alt.Color(f"{by}:N", title=None, scale=alt.Scale(range=[OURS, THEIRS])) if by else alt.value(OURS)
+    color = (
+        alt.Color(f"{by}:N", title=None, sort=None, scale=alt.Scale(range=[OURS, THEIRS])) if by else alt.value(OURS)
+    )
     points = base.mark_line(point={"filled": True, "size": 60}).encode(color=color)
     diagonal = base.mark_line(color=QUIET, strokeDash=[4, 4]).encode(y="predicted:Q")
     line = points.encode(y=alt.Y("observed:Q", title="observed"))
