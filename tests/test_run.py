@@ -98,9 +98,7 @@ def notebook_with_output() -> str:
 
 def test_no_package_name_can_hide_an_installed_module(rendered: dict[str, Path]) -> None:
     nox(rendered[PROBLEM_TYPES[0]], "types")
-    question = (
-        "import importlib.metadata as m, json; print(json.dumps(list(m.packages_distributions())))"
-    )
+    question = "import importlib.metadata as m, json; print(json.dumps(list(m.packages_distributions())))"
     (python,) = (*ENVIRONMENTS.glob("types/bin/python"), *ENVIRONMENTS.glob("types/*/python.exe"))
     installed = {name.lower() for name in json.loads(execute(python, "-c", question, cwd=ROOT))}
     importable = {name for name in installed if pre_gen_project.PACKAGE.fullmatch(name)}

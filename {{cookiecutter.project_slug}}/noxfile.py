@@ -114,9 +114,7 @@ def bench(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Lock the requirements again; `-- --upgrade` takes the newest versions."""
     for name, sources in LOCKS.items():
-        inputs = [
-            f"requirements/{source}" if source.endswith(".in") else source for source in sources
-        ]
+        inputs = [f"requirements/{source}" if source.endswith(".in") else source for source in sources]
         held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
         session.run(
             *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
