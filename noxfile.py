@@ -52,7 +52,7 @@ def lint(session: nox.Session) -> None:
 def fix(session: nox.Session) -> None:
     """Mend what lint finds and can be mended."""
     prepare(session, "lint")
-    session.run("ruff", "check", "--fix", *session.posargs)
+    session.run("ruff", "check", "--fix-only", *session.posargs)
     session.run("ruff", "format")
 
 

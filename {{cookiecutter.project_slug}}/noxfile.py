@@ -56,7 +56,7 @@ def lint(session: nox.Session) -> None:
 def fix(session: nox.Session) -> None:
     """Mend what lint finds and can be mended: style, format, notebooks with output."""
     prepare(session, "lint")
-    session.run("ruff", "check", "--fix", *session.posargs)
+    session.run("ruff", "check", "--fix-only", *session.posargs)
     session.run("ruff", "format")
     if found := notebooks():
         session.run("nbstripout", *found)
