@@ -48,7 +48,7 @@ class Registry:
         uri, model = self.settings.tracking_uri, self.settings.model
         try:
             if uri.startswith("sqlite:///"):
-                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+                _create_store(Path(uri.removeprefix("sqlite:///")))
             mlflow.set_tracking_uri(uri)
             client = MlflowClient()
             if not client.search_registered_models(f"name = '{model}'"):
@@ -158,6 +158,17 @@ class Registry:
         digested = {**tags, "stage": "None", ARTIFACT_DIGEST: artifact_digest(folder)}
         name = self.settings.model
         return self.client.create_model_version(name, model_uri, run_id, tags=digested, description=description)
+
+
+def _create_store(path: Path) -> None:
+    """Make a new SQLite store under another name first: MLflow cannot continue a migration that was killed."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        uri = f"sqlite:///{partial}"
+        MlflowClient(uri, uri).search_registered_models()
+        partial.replace(path)
 
 
 def artifact_digest(folder: Path) -> str:
