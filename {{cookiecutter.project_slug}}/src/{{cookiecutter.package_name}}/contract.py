@@ -27,40 +27,26 @@ KNOWN_AT, AVAILABLE_AT, PREDICTION_TIME = "known_at", "available_at", "predictio
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table: schema, the columns that identify a row, and when (UTC) a row became known.
-
-    A write with another schema, a null key or a repeated key is refused; no keys: not enforced.
-    """
+    """A Delta table. A write with another schema, a null key or a repeated key is refused."""
 
     name: str
     schema: Schema
-    keys: tuple[str, ...]
-    time: str
+    keys: tuple[str, ...]  # columns that identify a row; none: not enforced
+    time: str  # column that says when, in UTC, a row became known
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw table, how it is shaped, and what its rows must satisfy.
+    """A raw table, how it is shaped, and what its rows must satisfy."""
 
-    Attributes:
-        name: The tables are `raw_<name>`, `prepared_<name>` and `quarantine_<name>`.
-        raw: Columns as the source gives them; `known_at` comes on top.
-        load: `(since, until)` to the rows, with `known_at`, that became known in `(since, until]`.
-        prepared: Columns after `prepare`; `known_at` comes on top.
-        prepare: `(new raw rows, all raw tables)` to prepared rows, with `known_at`.
-        keys: Columns that identify a prepared row.
-        checks: Adds checks to a pointblank validation; those on the keys are there already.
-        max_rejected: Share of rows, 0 to 1, above which the pipeline stops.
-    """
-
-    name: str
-    raw: Schema
-    load: Callable[[datetime | None, datetime], pl.LazyFrame]
-    prepared: Schema
-    prepare: Callable[[pl.LazyFrame, Mapping[str, pl.LazyFrame]], pl.LazyFrame]
-    keys: tuple[str, ...]
-    checks: Callable[[pb.Validate], pb.Validate]
-    max_rejected: float = 0.01
+    name: str  # the tables are raw_<name>, prepared_<name> and quarantine_<name>
+    raw: Schema  # as the source gives it; `known_at` comes on top
+    load: Callable[[datetime | None, datetime], pl.LazyFrame]  # rows that became known in (since, until]
+    prepared: Schema  # after `prepare`; `known_at` comes on top
+    prepare: Callable[[pl.LazyFrame, Mapping[str, pl.LazyFrame]], pl.LazyFrame]  # of new rows and all raw tables
+    keys: tuple[str, ...]  # columns that identify a prepared row
+    checks: Callable[[pb.Validate], pb.Validate]  # adds checks; those on the keys are there already
+    max_rejected: float = 0.01  # share of rows above which the pipeline stops
 
     @property
     def raw_table(self) -> Table:
@@ -74,7 +60,7 @@ class Source:
 
     @property
     def quarantine_table(self) -> Table:
-        """Rows that failed, with the checks they failed in `reason`."""
+        """Rows that failed, with the checks that they failed in `reason`."""
         schema = {**self.prepared, KNOWN_AT: UTC_TIME, "reason": nw.String}
         return Table(f"quarantine_{self.name}", schema, (), KNOWN_AT)
 
@@ -83,19 +69,14 @@ class Source:
 class FeatureTable:
     """A feature table: a pure function of prepared tables.
 
-    Attributes:
-        name: The table is `features_<name>`.
-        keys: Entity columns and types; with `available_at` they identify a row.
-        values: Features and types.
-        build: Prepared tables by source to rows of keys, `available_at` and values.
-        lookback: How far before `available_at` a row's inputs can lie. Building day after day equals
-            building at once because each build reads this much more than it writes.
+    Building day after day equals building at once, because each build reads `lookback` more than it
+    writes: no input of a row may lie further before its `available_at`.
     """
 
-    name: str
-    keys: Schema
+    name: str  # the table is features_<name>
+    keys: Schema  # entity columns
     values: Schema
-    build: Callable[[Frames], Frame]
+    build: Callable[[Frames], Frame]  # prepared tables by source to keys, `available_at` and values
     lookback: timedelta
 
     @property
@@ -107,76 +88,45 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure: `(labels, predictions, row weights)` to a float; weights count a bootstrap's draws.
-
-    A value better than `too_good` is taken for a leak.
-    """
+    """A measure of predictions."""
 
     name: str
-    score: Callable[[Array, Array, Array], float]
+    score: Callable[[Array, Array, Array], float]  # labels, predictions, row weights (counts of a bootstrap draw)
     higher_is_better: bool
-    too_good: float
+    too_good: float  # a better value is taken for a leak
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted and how a prediction is judged.
+    """What is predicted and how a prediction is judged."""
 
-    Attributes:
-        label: Name of the label column.
-        from_outcome: Outcome columns to label; null where there is none.
-        classes: Distinct labels that every window must show; None for a quantity.
-        params: LightGBM parameters that follow from the kind of problem.
-        metrics: Measures; comparisons go by the first.
-        unit: What a prediction is, in words.
-    """
-
-    label: str
-    from_outcome: nw.Expr
-    classes: int | None
-    params: Mapping[str, Any]
-    metrics: tuple[Metric, ...]
-    unit: str
+    label: str  # name of the label column
+    from_outcome: nw.Expr  # outcome columns to label; null where there is none
+    classes: int | None  # distinct labels that every window must show; None for a quantity
+    params: Mapping[str, Any]  # LightGBM parameters that follow from the kind of problem
+    metrics: tuple[Metric, ...]  # comparisons go by the first
+    unit: str  # what a prediction is, in words
 
 
 @dataclass(frozen=True)
 class Model:
-    """What training needs to know.
+    """What a prediction is about, what it is made from, and how a model is searched for and judged."""
 
-    Attributes:
-        keys: Entity columns of the spine; with `prediction_time` they identify a row.
-        requests: The source whose rows ask for a prediction; the spine is made of it alone.
-        spine: Prepared tables to one row per prediction: keys, `prediction_time`, what joins feature
-            tables, and what is known of the row itself.
-        labels: Prepared tables to keys, label and `known_at`.
-        on_demand: Adds the features that are computed from the joined row.
-        target: What is predicted.
-        features: Inputs in order.
-        categorical: Those inputs that are categories (strings).
-        monotone: Input to 1 or -1 where the prediction may only rise or fall with it.
-        baseline: A person's guess is the mean label by these columns.
-        slices: Columns by which results are cut.
-        forbidden: Columns that no version may take as an input: they tell the outcome.
-        search_space: Optuna trial to LightGBM parameters.
-        params: LightGBM parameters that are not searched.
-        card: Model card: intended use and limits.
-    """
-
-    keys: tuple[str, ...]
-    requests: str
-    spine: Callable[[Frames], Frame]
-    labels: Callable[[Frames], Frame]
-    on_demand: Callable[[Frame], Frame]
+    keys: tuple[str, ...]  # entity columns of the spine; with `prediction_time` they identify a row
+    requests: str  # the source whose rows ask for a prediction; the spine is made of it alone
+    spine: Callable[[Frames], Frame]  # prepared tables to keys, `prediction_time` and what the row itself tells
+    labels: Callable[[Frames], Frame]  # prepared tables to keys, label and `known_at`
+    on_demand: Callable[[Frame], Frame]  # adds the features that are computed from the joined row
     target: Target
-    features: tuple[str, ...]
-    categorical: tuple[str, ...]
-    monotone: Mapping[str, int]
-    baseline: tuple[str, ...]
-    slices: tuple[str, ...]
-    forbidden: tuple[str, ...]
-    search_space: Callable[[optuna.Trial], dict[str, Any]]
-    params: Mapping[str, Any]
-    card: str
+    features: tuple[str, ...]  # inputs in order
+    categorical: tuple[str, ...]  # those inputs that are categories (strings)
+    monotone: Mapping[str, int]  # input to 1 or -1 where the prediction may only rise or fall with it
+    baseline: tuple[str, ...]  # a person's guess is the mean label by these columns
+    slices: tuple[str, ...]  # columns by which results are cut
+    forbidden: tuple[str, ...]  # columns that tell the outcome: no version may take them as an input
+    search_space: Callable[[optuna.Trial], dict[str, Any]]  # LightGBM parameters of a trial
+    params: Mapping[str, Any]  # LightGBM parameters that are not searched
+    card: str  # model card: intended use and limits
 
 
 @dataclass(frozen=True)
@@ -190,20 +140,23 @@ class Problem:
     ends: datetime | None
 
     @property
+    def requests(self) -> Source:
+        """The source whose rows ask for a prediction."""
+        return next(source for source in self.sources if source.name == self.model.requests)
+
+    @property
     def predictions(self) -> Table:
         """One row per entity and prediction time: the prediction, and what it was made with."""
-        values = {"prediction": nw.Float64, **dict.fromkeys(("model_version", "feature_versions"), nw.String)}
-        return self._scored("predictions", values)
+        return self._scored("predictions", dict.fromkeys(("model_version", "feature_versions"), nw.String))
 
     @property
     def inference_log(self) -> Table:
         """One row per scored request: its inputs, the prediction, the version, milliseconds it took."""
-        model = self.model
-        inputs = {name: nw.String if name in model.categorical else nw.Float64 for name in model.features}
-        values = {"prediction": nw.Float64, "model_version": nw.String, "latency_ms": nw.Float64}
-        return self._scored("inference_log", {**inputs, **values})
+        strings = self.model.categorical
+        inputs = {name: nw.String if name in strings else nw.Float64 for name in self.model.features}
+        return self._scored("inference_log", {**inputs, "model_version": nw.String, "latency_ms": nw.Float64})
 
     def _scored(self, name: str, values: Schema) -> Table:
-        requests = next(source for source in self.sources if source.name == self.model.requests)
-        keys = {key: requests.prepared[key] for key in self.model.keys}
-        return Table(name, {**keys, PREDICTION_TIME: UTC_TIME, **values}, (*keys, PREDICTION_TIME), PREDICTION_TIME)
+        keys = {key: self.requests.prepared[key] for key in self.model.keys}
+        schema = {**keys, PREDICTION_TIME: UTC_TIME, "prediction": nw.Float64, **values}
+        return Table(name, schema, (*keys, PREDICTION_TIME), PREDICTION_TIME)

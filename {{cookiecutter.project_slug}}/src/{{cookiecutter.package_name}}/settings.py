@@ -1,12 +1,14 @@
 """Environment configuration: `conf/base.yml`, then `conf/<env>.yml`, then environment variables.
 
-Validated once, here; everything else receives a frozen `Settings`.
+Validated once, here; everything else receives a frozen `Settings`. What each key means stands in
+`conf/base.yml`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,8 @@ from .errors import UserError
 
 ENV_PREFIX = f"{__package__}_".upper()
 _Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0)]
+_Limit = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
@@ -25,7 +29,7 @@ class _Section(BaseModel):
 
 
 class LakehouseSettings(_Section):
-    """Root that this environment owns; `mounts` maps table patterns to roots that it only reads."""
+    """Where the tables are."""
 
     root: str
     mounts: dict[str, str]
@@ -33,7 +37,7 @@ class LakehouseSettings(_Section):
 
 
 class MlflowSettings(_Section):
-    """Where runs and model versions are recorded; `artifact_root` null: the server's choice."""
+    """Where runs and model versions are recorded."""
 
     tracking_uri: str
     artifact_root: str | None
@@ -42,7 +46,7 @@ class MlflowSettings(_Section):
 
 
 class TrainingSettings(_Section):
-    """Windows in days of prediction time, counted back from the as-of, and the search's budget."""
+    """Windows, in days of prediction time, and the budget of the search."""
 
     train_days: _Count
     validation_days: _Count
@@ -56,31 +60,27 @@ class TrainingSettings(_Section):
 
 
 class DeploymentSettings(_Section):
-    """What a version must satisfy, and who lets it into production.
-
-    `margin` and `slice_margin` are shares of the champion's metric; `approval` by `policy` follows the
-    comparison, by `person` waits for `approve`; with `four_eyes` not from the one who asked.
-    """
+    """What a version must satisfy, and who lets it into production."""
 
     approval: Literal["policy", "person"]
     four_eyes: bool
     clean_git: bool
     min_gain: float
-    margin: Annotated[float, Field(ge=0)]
-    slice_margin: Annotated[float, Field(ge=0)]
-    max_latency_ms: Annotated[float, Field(gt=0)]
-    max_size_mb: Annotated[float, Field(gt=0)]
+    margin: _Share
+    slice_margin: _Share
+    max_latency_ms: _Limit
+    max_size_mb: _Limit
 
 
 class InferenceSettings(_Section):
-    """The first scoring looks back so many days; rows are scored so many at a time."""
+    """How far the first scoring looks back, and how many rows are scored at a time."""
 
     first_days: _Count
     chunk_rows: _Count
 
 
 class Settings(BaseSettings):
-    """One environment: `state` is the local folder for reports and unfinished searches."""
+    """One environment."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
     env: str
@@ -96,14 +96,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment variables win over the files, which arrive as init arguments."""
-        return env_settings, init_settings
+        return sources["env_settings"], sources["init_settings"]
 
 
 def load_settings(env: str, project: Path | None = None) -> Settings:
@@ -121,10 +117,9 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
     files = {path: _read(path, project) for path in (project / "conf" / f"{name}.yml" for name in ("base", env))}
-    base, chosen = files.values()
     _refuse_unknown_keys(files)
     try:
-        return Settings(**_merge(base, chosen), env=env, project=project)
+        return Settings(**reduce(_merge, files.values()), env=env, project=project)
     except ValidationError as error:
         raise UserError(_explain(error, files), "Mend this key and run again.") from None
     except SettingsError as error:
@@ -138,6 +133,16 @@ def _find_project(start: Path) -> Path:
         if (folder / "conf" / "base.yml").is_file():
             return folder
     raise UserError(f"No conf/base.yml in {start} or above it.", "Run this from inside the project's folder.")
+
+
+def _read(path: Path, project: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8").replace("{project}", project.as_posix()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}", "Mend the file.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a mapping of keys to values.", "Mend the file.")
+    return content
 
 
 def _variables() -> list[str]:
@@ -154,40 +159,23 @@ def _refuse_unknown_keys(files: Mapping[Path, dict[str, Any]]) -> None:
             raise UserError(f"{where}: {key}: not a key that can be set.", "Remove it and run again.")
 
 
-def _read(path: Path, project: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8").replace("{project}", project.as_posix()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}", "Mend the file.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a mapping of keys to values.", "Mend the file.")
-    return content
-
-
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+    both = {key for key in base.keys() & over.keys() if isinstance(base[key], dict) and isinstance(over[key], dict)}
+    return {**base, **over, **{key: _merge(base[key], over[key]) for key in both}}
 
 
 def _explain(error: ValidationError, files: Mapping[Path, dict[str, Any]]) -> str:
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
-    variable = ENV_PREFIX + "__".join(keys).upper()
-    if variable.removeprefix(ENV_PREFIX) in _variables():
-        where = f"environment variable {variable}"
-    else:
-        holding = [path for path, content in files.items() if _holds(content, keys)] or list(files)[:1]
-        where = str(holding[-1])
-    given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
+    variable, missing = "__".join(keys).upper(), first["type"] == "missing"
+    holders = [str(path) for path, content in files.items() if _holds(content, keys)]
+    outside = f"environment variable {ENV_PREFIX}{variable}" if variable in _variables() else None
+    where = outside or (holders or [str(path) for path in files])[0 if missing or not holders else -1]
+    given = "" if missing else f" (given: {first['input']!r})"
     return f"{where}: {'.'.join(keys)}: {first['msg']}{given}"
 
 
 def _holds(content: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not isinstance(content, dict) or key not in content:
-            return False
-        content = content[key]
-    return True
+    if not keys:
+        return True
+    return isinstance(content, dict) and keys[0] in content and _holds(content[keys[0]], keys[1:])

@@ -30,8 +30,7 @@ def read(workspace: Workspace, source: str, query: str) -> Iterator[pl.DataFrame
     Raises:
         UserError: A kind of source that is not known, not readable, or without the declared columns.
     """
-    model, rows = workspace.problem.model, workspace.settings.inference.chunk_rows
-    schema = next(item.prepared for item in workspace.problem.sources if item.name == model.requests)
+    schema, rows = workspace.problem.requests.prepared, workspace.settings.inference.chunk_rows
     chunks = _query(source, query, rows) if "://" in source else _scan(Path(source), rows)
     try:
         for chunk in chunks:
