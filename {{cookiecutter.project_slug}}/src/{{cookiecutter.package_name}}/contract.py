@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import narwhals as nw
 import numpy as np
-from narwhals.dtypes import DType
+import polars as pl
+from narwhals.typing import IntoDType
 
 if TYPE_CHECKING:
     import optuna
     import pointblank as pb
-    import polars as pl
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Frame: TypeAlias = nw.LazyFrame[Any]
 Frames: TypeAlias = Mapping[str, Frame]
-Schema: TypeAlias = Mapping[str, DType | type[DType]]
+Schema: TypeAlias = Mapping[str, IntoDType]
 
 UTC_TIME = nw.Datetime("us", "UTC")
 KNOWN_AT, AVAILABLE_AT, PREDICTION_TIME = "known_at", "available_at", "prediction_time"
+
+
+def polars_schema(schema: Schema) -> pl.Schema:
+    """The declared types as polars has them."""
+    return nw.Schema(schema).to_polars()
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class Table:
     schema: Schema
     keys: tuple[str, ...]  # columns that identify a row; none: not enforced
     time: str  # column that says when, in UTC, a row became known
+
+    def empty(self) -> pl.LazyFrame:
+        """No rows, with the table's columns."""
+        return pl.LazyFrame(schema=polars_schema(self.schema))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Lakehouse:
         """
         delta = self._open(table)
         if delta is None:
-            return nw.from_native(pl.LazyFrame(schema=nw.Schema(dict(table.schema)).to_polars()))
+            return nw.from_native(table.empty())
         if version is not None:
             try:
                 delta.load_as_version(version)
@@ -198,7 +198,7 @@ class Lakehouse:
                 f"{table.name} is read from {self.place(table.name)}, which is read-only here.",
                 "Run this step in the environment that owns it, or remove the mount in conf/.",
             )
-        if wrong := _schema_difference(rows.collect_schema(), nw.Schema(dict(table.schema))):
+        if wrong := _schema_difference(rows.collect_schema(), nw.Schema(table.schema)):
             raise UserError(f"{table.name}: {wrong}.", "Nothing was committed; match the declared schema.")
         with tempfile.TemporaryDirectory(prefix="lakehouse-") as folder:
             path = Path(folder) / "rows.parquet"

@@ -7,7 +7,7 @@ from datetime import datetime
 import narwhals as nw
 import polars as pl
 
-from .contract import UTC_TIME, Table
+from .contract import UTC_TIME, Table, polars_schema
 from .lakehouse import Lakehouse
 
 METRICS = Table(
@@ -43,8 +43,9 @@ def record(
         How many are new or changed.
     """
     given = {"producer": producer, "subject": subject, "window_start": start, "window_end": end}
-    defaults = {"slice": "", "lower": None, "upper": None, "threshold": None, "status": None, "rows": None}
-    constants = {name: pl.lit(value) for name, value in {**defaults, **given}.items() if name not in rows.columns}
-    schema = nw.Schema(dict(METRICS.schema)).to_polars()
-    shaped = rows.with_columns(**constants).select(*schema).cast(schema)  # type: ignore[arg-type]
-    return lakehouse.merge(METRICS, nw.from_native(shaped.lazy()))
+    filled = {"slice": pl.lit(""), **{name: pl.lit(value) for name, value in given.items()}}
+    columns = {
+        name: pl.col(name) if name in rows.columns else filled.get(name, pl.lit(None)) for name in METRICS.schema
+    }
+    shaped = rows.lazy().select(**columns).cast(dict(polars_schema(METRICS.schema)))
+    return lakehouse.merge(METRICS, nw.from_native(shaped))

@@ -84,22 +84,19 @@ class Registry:
         found = self.client.get_registered_model(self.settings.model).aliases.get(alias)
         return None if found is None else str(found)
 
-    def point(self, alias: str, number: str) -> None:
-        """Move an alias to a version, in one call."""
-        self.client.set_registered_model_alias(self.settings.model, alias, number)
+    def point(self, alias: str, number: str | None) -> None:
+        """Move an alias to a version in one call; None: take it away."""
+        if number is None:
+            self.client.delete_registered_model_alias(self.settings.model, alias)
+        else:
+            self.client.set_registered_model_alias(self.settings.model, alias, number)
 
-    def unpoint(self, alias: str) -> None:
-        """Take an alias away."""
-        self.client.delete_registered_model_alias(self.settings.model, alias)
-
-    def tag(self, number: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a version."""
+    def annotate(self, number: str, tags: Mapping[str, str], description: str | None = None) -> None:
+        """Set tags of a version, and its description if one is given."""
         for key, value in tags.items():
             self.client.set_model_version_tag(self.settings.model, number, key, value)
-
-    def describe(self, number: str, text: str) -> None:
-        """Replace the description of a version."""
-        self.client.update_model_version(self.settings.model, number, text)
+        if description is not None:
+            self.client.update_model_version(self.settings.model, number, description)
 
     def download(self, number: str) -> Path:
         """Local copy of a version's files, checked against the digest of its registration.

@@ -204,10 +204,9 @@ def check(workspace: Workspace, number: str, who: str) -> dict[str, str]:
     failed = {name: why for name, why in outcomes.items() if why}
     summary = f"{len(outcomes) - len(failed)} of {len(outcomes)} compliance checks passed"
     why = "; ".join([summary, *(f"{name}: {reason}" for name, reason in failed.items())])
-    registry.tag(
-        number, {f"compliance.{name}": f"fail: {wrong}" if wrong else "pass" for name, wrong in outcomes.items()}
-    )
-    registry.describe(number, f"{(version.description or '').partition(_SUMMARY)[0].strip()} {_SUMMARY} {why}.")
+    tags = {f"compliance.{name}": f"fail: {wrong}" if wrong else "pass" for name, wrong in outcomes.items()}
+    before = (version.description or "").partition(_SUMMARY)[0].strip()
+    registry.annotate(number, tags, f"{before} {_SUMMARY} {why}.")
     move(workspace, "archive" if failed else "stage", number, who, why)
     return failed
 

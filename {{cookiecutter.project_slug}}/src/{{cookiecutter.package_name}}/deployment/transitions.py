@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import narwhals as nw
 import polars as pl
 
-from ..contract import UTC_TIME, Table
+from ..contract import UTC_TIME, Table, polars_schema
 from ..errors import UserError
 from ..registry import CHALLENGER, CHAMPION
 from ..workspace import Workspace
@@ -114,7 +114,7 @@ def move(workspace: Workspace, action: str, version: str, who: str, why: str) ->
         "who": who,
         "why": why,
     }
-    row = pl.LazyFrame([entry], schema=nw.Schema(dict(TRANSITIONS.schema)).to_polars())
+    row = pl.LazyFrame([entry], schema=polars_schema(TRANSITIONS.schema))
     if not workspace.lakehouse.append_if_unchanged(TRANSITIONS, nw.from_native(row), seen):
         message = f"Somebody else moved a version while this {action} was under way."
         raise UserError(message, "Look at `history` and run again.")
@@ -129,16 +129,16 @@ def _carry_out_last(workspace: Workspace) -> None:
         if stage == "Production":
             registry.point(CHAMPION, version)
             if before not in (None, version):
-                registry.tag(before, {"stage": "Archived"})
+                registry.annotate(before, {"stage": "Archived"})
         if stage == "Staging":
             if (passed_over := registry.aliased(CHALLENGER)) not in (None, version):
-                registry.tag(str(passed_over), {"stage": "Archived"})
+                registry.annotate(str(passed_over), {"stage": "Archived"})
             registry.point(CHALLENGER, version)
         elif registry.aliased(CHALLENGER) == version:
-            registry.unpoint(CHALLENGER)
+            registry.point(CHALLENGER, None)
         record = {
             "stage.who": entry["who"],
             "stage.when": f"{entry['at']:%Y-%m-%dT%H:%M:%SZ}",
             "stage.why": entry["why"],
         }
-        registry.tag(version, {"stage": stage, **record})
+        registry.annotate(version, {"stage": stage, **record})

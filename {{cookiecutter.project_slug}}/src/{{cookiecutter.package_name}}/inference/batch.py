@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ..contract import KNOWN_AT, PREDICTION_TIME, Problem, Table
+from ..contract import KNOWN_AT, PREDICTION_TIME, Problem, Table, polars_schema
 from ..errors import UserError
 from ..feature_store import Versions, input_tables, prepared, with_features
 from ..registry import CHAMPION
@@ -87,7 +87,7 @@ def predict(
                 lakehouse.merge(problem.predictions, _as(rows, problem.predictions))
             count += rows.height
     if complete and output is None:
-        lakehouse.append(problem.predictions, lakehouse.scan(problem.predictions).head(0), as_of)
+        lakehouse.append(problem.predictions, nw.from_native(problem.predictions.empty()), as_of)
     return champion, count
 
 
@@ -112,7 +112,7 @@ def score(
 
 
 def _as(rows: pl.DataFrame, table: Table) -> Any:
-    wanted = nw.Schema(dict(table.schema)).to_polars()
+    wanted = polars_schema(table.schema)
     return nw.from_native(rows.lazy().select(pl.col(name).cast(kind) for name, kind in wanted.items()))
 
 

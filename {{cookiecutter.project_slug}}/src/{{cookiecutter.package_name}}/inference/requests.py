@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 from adbc_driver_manager import Error
 
-from ..contract import Schema
+from ..contract import Schema, polars_schema
 from ..errors import UserError
 from ..workspace import Workspace
 
@@ -46,7 +46,7 @@ def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
     Raises:
         UserError: A column is missing, or holds what its declared type cannot.
     """
-    wanted, columns = nw.Schema(dict(schema)).to_polars(), []
+    wanted, columns = polars_schema(schema), []
     if missing := [name for name in wanted if name not in rows.columns]:
         raise UserError(f"{where} has no column {', '.join(missing)}.", "It needs the columns of the prepared table.")
     for name, kind in wanted.items():

