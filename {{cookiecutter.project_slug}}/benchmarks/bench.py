@@ -1,0 +1,165 @@
+"""Measure what was promised: `python benchmarks/bench.py`, or `python3 bootstrap.py bench`.
+
+Everything is measured in one run on one machine, in a temporary folder. It is a measurement and not a
+test: a bound that does not hold is shown and changes no exit code. A new one is a function in `BENCHES`.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import narwhals as nw
+import polars as pl
+
+from {{ cookiecutter.package_name }}.console import step, table
+from {{ cookiecutter.package_name }}.contract import AVAILABLE_AT, PREDICTION_TIME, Frame
+from {{ cookiecutter.package_name }}.feature_store import point_in_time_join, prepared
+from {{ cookiecutter.package_name }}.lakehouse import Lakehouse
+from {{ cookiecutter.package_name }}.problem import PROBLEM
+from {{ cookiecutter.package_name }}.settings import ENV_PREFIX, load_settings
+
+PROJECT = Path(__file__).resolve().parents[1]
+COMMAND = (sys.executable, "-m", "{{ cookiecutter.package_name }}")
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: must stay below `bound` (both in `unit`)."""
+
+    what: str
+    measured: float
+    bound: float
+    unit: str
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """The row of the table."""
+        holds = "[green]holds[/]" if self.measured < self.bound else "[red]does not hold[/]"
+        return self.what, f"{self.measured:.2f} {self.unit}", f"< {self.bound:g} {self.unit}", holds
+
+
+def bench_help() -> Iterator[Row]:
+    """Time to the command line's help."""
+    taken = min(_call("--help")[0] for _ in range(REPEATS))
+    yield Row(f"--help, best of {REPEATS}", taken, 0.5, "s")
+
+
+def bench_size() -> Iterator[Row]:
+    """Files of the packages in requirements/run.txt, whatever else is installed beside them; no bytecode."""
+    lock = (PROJECT / "requirements" / "run.txt").read_text(encoding="utf-8")
+    total = 0
+    for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE):
+        try:
+            files = distribution(name).files or []
+        except PackageNotFoundError:  # of another platform
+            continue
+        paths = (Path(str(file.locate())) for file in files if file.suffix != ".pyc")
+        total += sum(path.stat().st_size for path in paths if path.is_file())
+    yield Row("installed run environment", total / 1e9, 1.0, "GB")
+
+
+def bench_loop() -> Iterator[Row]:
+    """The loop on all flights; warm: modules are in the file cache and MLflow's database is made."""
+    _call("status")
+    seconds, peak = _call("run")
+    yield Row("run on all flights", seconds, 60, "s")
+    if peak:
+        yield Row("  its largest process", peak / 1e9, 3.0, "GB")
+
+
+def bench_join() -> Iterator[Row]:
+    """The point-in-time join of every scheduled flight against polars' own as-of join of the same frames.
+
+    Both start from frames in memory as the lakehouse gives them; that both find the same is checked.
+    """
+    lakehouse = Lakehouse(**load_settings("dev").lakehouse.model_dump())
+    tables = PROBLEM.feature_tables
+    as_of = min(lakehouse.complete_until(item.table) or PROBLEM.begins for item in tables)
+    spine = _frame(PROBLEM.model.spine(prepared(lakehouse, PROBLEM, as_of, {})))
+    order = [*PROBLEM.model.keys, PREDICTION_TIME]
+    for item in tables:
+        features, keys, values = _frame(lakehouse.scan(item.table)), list(item.keys), list(item.values)
+        portable = partial(_portable_join, spine, features, keys, values)
+        native = partial(_native_join, spine, features, keys, values)
+        if not portable().sort(order).equals(native().sort(order)):
+            raise SystemExit(f"The two joins of {item.name} differ.")
+        ours, theirs = _best(portable), _best(native)
+        yield Row(f"join {item.name} ({ours:.2f} s) / join_asof ({theirs:.2f} s)", ours / theirs, 4.0, "x")
+
+
+BENCHES: tuple[Callable[[], Iterator[Row]], ...] = (bench_help, bench_size, bench_loop, bench_join)
+"""In this order: what follows the loop works on the tables that it left."""
+
+
+def main() -> None:
+    """Run all benches in a temporary environment and print the table."""
+    os.chdir(PROJECT)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        root = Path(folder).as_posix()
+        values = {
+            "STATE": root,
+            "LAKEHOUSE__ROOT": f"{root}/lakehouse",
+            "MLFLOW__TRACKING_URI": f"sqlite:///{root}/mlflow.db",
+            "MLFLOW__ARTIFACT_ROOT": f"{root}/artifacts",
+        }
+        os.environ.update({ENV_PREFIX + name: value for name, value in values.items()})
+        for bench in BENCHES:
+            with step(bench.__name__.removeprefix("bench_")):
+                rows += bench()
+    table(f"Measured on {os.cpu_count()} cores", ("what", "measured", "bound", ""), [row.cells for row in rows])
+
+
+def _call(*arguments: str) -> tuple[float, float]:
+    """Run the command line; returns seconds and the peak memory (bytes) of its largest process, 0 on Windows."""
+    started = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([*COMMAND, *arguments], stdout=said, stderr=subprocess.STDOUT)
+        if sys.platform == "win32":
+            code, peak = process.wait(), 0
+        else:
+            _, status, usage = os.wait4(process.pid, 0)
+            code = process.returncode = os.waitstatus_to_exitcode(status)
+            peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        seconds = time.perf_counter() - started
+        if code:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(arguments)} failed:\n{said.read().decode(errors='replace')}")
+    return seconds, float(peak)
+
+
+def _frame(rows: Frame) -> pl.DataFrame:
+    return pl.DataFrame(rows.collect("polars").to_native())
+
+
+def _portable_join(spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], values: list[str]) -> pl.DataFrame:
+    return _frame(point_in_time_join(nw.from_native(spine.lazy()), nw.from_native(features.lazy()), keys, values))
+
+
+def _native_join(spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], values: list[str]) -> pl.DataFrame:
+    asked, known = spine.lazy().sort(PREDICTION_TIME), features.lazy().sort(AVAILABLE_AT)
+    joined = asked.join_asof(known, left_on=PREDICTION_TIME, right_on=AVAILABLE_AT, by=keys, check_sortedness=False)
+    return joined.select(*spine.columns, *values).collect()
+
+
+def _best(function: Callable[[], object]) -> float:
+    """Shortest of several times, in seconds."""
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()
