@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -84,7 +85,8 @@ def _split(
         reports.mkdir(parents=True, exist_ok=True)
         report = reports / f"checks_{source.name}.html"
         page = check(source, rows, extracts=100).get_tabular_report().as_raw_html()
-        report.write_text(page, encoding="utf-8")
+        offline = re.sub(r"@import url\([^)]*\);", "", page)  # fonts, from the network
+        report.write_text(offline, encoding="utf-8")
         if bad.height > source.max_rejected * rows.height:
             worst, count = bad[_REASON].str.split("; ").explode().value_counts(sort=True).row(0)
             raise UserError(
