@@ -99,7 +99,7 @@ def ingest(env: Env = "dev", as_of: AsOf = None) -> None:
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
     with step("ingest") as notes:
-        notes += _counts(ingest(workspace.lakehouse, workspace.problem.sources, until))
+        notes.extend(_counts(ingest(workspace.lakehouse, workspace.problem.sources, until)))
 
 
 @app.command()
@@ -112,7 +112,7 @@ def prepare(env: Env = "dev", as_of: AsOf = None) -> None:
     with step("prepare") as notes:
         reports = workspace.settings.state / "reports"
         done = prepare(workspace.lakehouse, workspace.problem.sources, until, reports)
-        notes += _counts({name: passed for name, (passed, _) in done.items()})
+        notes.extend(_counts({name: passed for name, (passed, _) in done.items()}))
         if quarantined := sum(failed for _, failed in done.values()):
             notes.append(f"{quarantined:,} rows to quarantine")
 
@@ -126,7 +126,7 @@ def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
     workspace, until = workspace_of(env), moment_of(env, as_of)
     with step("features") as notes:
         start = parse_moment(since) if since else None
-        notes += _counts(build_features(workspace.lakehouse, workspace.problem, until, start))
+        notes.extend(_counts(build_features(workspace.lakehouse, workspace.problem, until, start)))
 
 
 @app.command()
@@ -194,13 +194,16 @@ def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 
 @app.command()
 def deploy(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
-    """Check, compare and request, for a version that has not been through it."""
+    """Check, compare and request: all gates in one go, for a version that has not been through them."""
     from .console import say
 
     number = version_of(env, version)
-    stage = workspace_of(env).registry.version(number).tags["stage"]
-    if stage in ("Production", "Archived"):
-        say(f"[green]✓[/] Version {number} has been through it: {stage}.")
+    tags = workspace_of(env).registry.version(number).tags
+    if tags["stage"] == "Production":
+        say(f"[green]✓[/] Version {number} is the champion already.")
+    elif tags["stage"] == "Archived":
+        why = tags.get("stage.why", "another took its place")
+        raise UserError(f"Version {number} is archived: {why}.", "Train another: `train` with a later --as-of.")
     else:
         check(env, number, who)
         request(env, number, who)

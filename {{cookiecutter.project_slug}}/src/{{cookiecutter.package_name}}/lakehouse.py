@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote
 
 import narwhals as nw
@@ -208,15 +208,11 @@ class Lakehouse:
 
     def _commit(self, table: Table, staged: Path, until: datetime | None, replace: str | None = None) -> None:
         exists = self._open(table) is not None
-        mode: Literal["append", "overwrite"] = "overwrite" if exists and replace else "append"
+        how: dict[str, Any] = {"mode": "overwrite", "predicate": replace} if exists and replace else {"mode": "append"}
+        options, properties = dict(self.storage_options), _commit_properties(until)
         with self._writing(table):
             write_deltalake(
-                self.place(table.name),
-                _reader(staged),
-                mode=mode,
-                predicate=replace if exists else None,
-                storage_options=dict(self.storage_options),
-                commit_properties=_commit_properties(until),
+                self.place(table.name), _reader(staged), **how, storage_options=options, commit_properties=properties
             )
 
     def _update(self, table: Table, staged: Path, until: datetime | None) -> None:

@@ -47,5 +47,5 @@ def record(
     columns = {
         name: pl.col(name) if name in rows.columns else filled.get(name, pl.lit(None)) for name in METRICS.schema
     }
-    shaped = rows.lazy().select(**columns).cast(dict(polars_schema(METRICS.schema)))
+    shaped = rows.lazy().select(**columns).cast(polars_schema(METRICS.schema))
     return lakehouse.merge(METRICS, nw.from_native(shaped))

@@ -133,8 +133,8 @@ class Registry:
         open_runs = f"tags.{TRAINING_ID} = '{training_id}' AND attributes.status = 'RUNNING'"
         for stale in self.client.search_runs([self.experiment], open_runs):
             self.client.set_terminated(stale.info.run_id, "KILLED")
-        named = {"experiment_id": self.experiment, "run_name": f"train-{training_id}"}
-        with mlflow.start_run(**named, tags={TRAINING_ID: training_id, **tags}) as active:
+        tags = {TRAINING_ID: training_id, **tags}
+        with mlflow.start_run(experiment_id=self.experiment, run_name=f"train-{training_id}", tags=tags) as active:
             yield active.info.run_id
 
     def log_model(self, files: Mapping[str, str], example: Any, signature: Any) -> str:

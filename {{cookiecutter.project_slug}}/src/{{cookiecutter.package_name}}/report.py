@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 import vl_convert
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 QUIET, OURS, THEIRS = "#7a8494", "#2f6fde", "#d9822b"
@@ -30,7 +30,7 @@ def render(template: str, **context: Any) -> str:
     folder = files(__package__) / "templates"
     environment = Environment(
         loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=lambda name: name is not None and ".html" in name,
+        autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,18 +66,18 @@ def write(path: Path, page: str) -> None:
     partial.replace(path)
 
 
-def svg(chart: alt.TopLevelMixin, description: str) -> Markup:
+def svg(chart: Any, description: str) -> Markup:
     """Draw a chart as SVG with a text alternative."""
     drawing = vl_convert.vegalite_to_svg(chart.to_dict() | {"config": _CONFIG})
     return Markup(drawing.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(description)}" ', 1))  # noqa: S704
 
 
-def png(chart: alt.TopLevelMixin) -> bytes:
+def png(chart: Any) -> bytes:
     """Draw a chart as PNG on white, for places that show pictures only."""
     return vl_convert.vegalite_to_png(chart.to_dict() | {"config": _CONFIG, "background": "white"}, scale=2)
 
 
-def interval_chart(rows: Any, category: str, title: str) -> alt.LayerChart:
+def interval_chart(rows: Any, category: str, title: str) -> Any:
     """`value` with `lower` and `upper` by category, `reference` as a tick."""
     base = alt.Chart(rows).encode(y=alt.Y(f"{category}:N", title=None, sort=None))
     span = base.mark_rule(color=OURS, strokeWidth=2).encode(
@@ -88,7 +88,7 @@ def interval_chart(rows: Any, category: str, title: str) -> alt.LayerChart:
     return alt.layer(span, point, tick).properties(width=_WIDTH)
 
 
-def calibration_chart(rows: Any, unit: str, by: str | None = None) -> alt.LayerChart:
+def calibration_chart(rows: Any, unit: str, by: str | None = None) -> Any:
     """`observed` against `predicted`, a line for each value of `by`; a trustworthy model lies on the diagonal."""
     base = alt.Chart(rows).encode(x=alt.X("predicted:Q", title=f"predicted: {unit}"))
     color = (
@@ -100,7 +100,7 @@ def calibration_chart(rows: Any, unit: str, by: str | None = None) -> alt.LayerC
     return alt.layer(diagonal, line).properties(width=_WIDTH, height=320)
 
 
-def bar_chart(rows: Any, category: str, value: str) -> alt.Chart:
+def bar_chart(rows: Any, category: str, value: str) -> Any:
     """Horizontal bars, in the order given."""
     y = alt.Y(f"{category}:N", title=None, sort=None, axis=alt.Axis(labelLimit=260))
     return alt.Chart(rows).mark_bar(color=OURS).encode(y=y, x=f"{value}:Q").properties(width=_WIDTH)

@@ -168,7 +168,7 @@ def _better_than_baseline(candidate: Candidate) -> str:
 
 CHECKS: dict[str, Callable[[Candidate], str]] = {
     "described": _described,
-    "digest": lambda candidate: "" if candidate.folder else "no files",
+    "digest": lambda candidate: "" if candidate.folder.is_dir() else "no files",
     "model_card": _model_card,
     "signature": _signature,
     "no_outcome_among_inputs": _no_outcome,

@@ -122,7 +122,8 @@ def _opened(path: Path | None) -> Iterator[Callable[[pl.DataFrame], None] | None
     if path is None:
         yield None
         return
-    partial, writers = path.with_name(f".{path.name}.partial"), []
+    partial = path.with_name(f".{path.name}.partial")
+    writers: list[Any] = []
 
     def write(rows: pl.DataFrame) -> None:
         arrow = rows.to_arrow()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-import narwhals as nw
 import polars as pl
 import pyarrow as pa
 from adbc_driver_manager import Error

@@ -9,6 +9,8 @@ from typing import Any
 import lightgbm as lgb
 import optuna
 import polars as pl
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from ..console import bar
 from ..contract import Model
@@ -88,9 +90,10 @@ def _search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
+    lock = JournalFileOpenLock(str(journal), grace_period=2)  # a killed process may have left it locked
     study = optuna.create_study(
         study_name=name,
-        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal))),
+        storage=JournalStorage(JournalFileBackend(str(journal), lock)),
         load_if_exists=True,
         direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2 * _REPORT_EVERY),

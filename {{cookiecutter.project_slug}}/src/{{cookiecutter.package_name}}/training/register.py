@@ -80,7 +80,8 @@ def register(workspace: Workspace, training: Training, page: Path) -> str:
         mlflow.log_metrics(values)
         for name, version in training.versions.items():
             source = DeltaDatasetSource(path=workspace.lakehouse.place(name), delta_table_version=version)
-            mlflow.log_input(MetaDataset(source, name=name), context="training")
+            dataset = MetaDataset(source, name=name)  # type: ignore[abstract]
+            mlflow.log_input(dataset, context="training")
         folder = Path(scratch) / "evaluation"
         _write_documents(folder, training, model, registry.settings.model)
         report.write(page, (folder / REPORT).read_text(encoding="utf-8"))
