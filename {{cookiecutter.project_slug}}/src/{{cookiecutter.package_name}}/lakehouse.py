@@ -156,21 +156,21 @@ class Lakehouse:
         Raises:
             UserError: As `append`.
         """
-        with self._staged(table, rows) as staged:
-            existing, new = self.scan(table).to_native(), pl.scan_parquet(staged)
-            if table.time in table.keys:
-                time = pl.col(table.time)
-                low, high = new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
-                existing = existing.filter(time.is_between(low, high))
-            same = table.schema if update else table.keys
-            changed = new.join(existing, on=list(same), how="anti", nulls_equal=True)
-            with self._staged(table, nw.from_native(changed)) as staged_changes:
-                count, done = _count(staged_changes), self.complete_until(table)
-                if not existing.join(changed, on=list(table.keys), how="semi").head(1).collect().is_empty():
-                    self._update(table, staged_changes, until)
-                elif count or (until is not None and (done is None or done < until)):
-                    self._commit(table, staged_changes, until=until)
-                return count
+        self._accept(table, rows)
+        new, existing = rows.to_native(), self.scan(table).to_native()
+        if table.time in table.keys:
+            time = pl.col(table.time)
+            low, high = new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
+            existing = existing.filter(time.is_between(low, high))
+        same = list(table.schema if update else table.keys)
+        changed = new.join(existing, on=same, how="anti", nulls_equal=True)
+        with self._staged(table, nw.from_native(changed)) as staged:
+            count, done, staged_keys = _count(staged), self.complete_until(table), pl.scan_parquet(staged)
+            if not existing.join(staged_keys, on=list(table.keys), how="semi").head(1).collect().is_empty():
+                self._update(table, staged, until)
+            elif count or (until is not None and (done is None or done < until)):
+                self._commit(table, staged, until=until)
+            return count
 
     def _open(self, table: Table) -> DeltaTable | None:
         try:
@@ -190,9 +190,8 @@ class Lakehouse:
             return pl.scan_parquet([unquote(file) for file in files], glob=False)
         return pl.scan_delta(delta, storage_options=dict(self.storage_options))
 
-    @contextmanager
-    def _staged(self, table: Table, rows: Frame) -> Iterator[Path]:
-        """Stream rows into a local parquet file and enforce the table's declaration on it."""
+    def _accept(self, table: Table, rows: Frame) -> None:
+        """Refuse what must not be written: another environment's table, other columns than declared."""
         if not self.owns(table.name):
             raise UserError(
                 f"{table.name} is read from {self.place(table.name)}, which is read-only here.",
@@ -200,6 +199,11 @@ class Lakehouse:
             )
         if wrong := _schema_difference(rows.collect_schema(), nw.Schema(table.schema)):
             raise UserError(f"{table.name}: {wrong}.", "Nothing was committed; match the declared schema.")
+
+    @contextmanager
+    def _staged(self, table: Table, rows: Frame) -> Iterator[Path]:
+        """Stream rows into a local parquet file and enforce the table's declaration on it."""
+        self._accept(table, rows)
         with tempfile.TemporaryDirectory(prefix="lakehouse-") as folder:
             path = Path(folder) / "rows.parquet"
             rows.select(*table.schema).to_native().sink_parquet(path)

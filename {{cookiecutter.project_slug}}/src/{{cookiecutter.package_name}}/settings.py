@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from .errors import UserError
 
@@ -79,10 +78,9 @@ class InferenceSettings(_Section):
     chunk_rows: _Count
 
 
-class Settings(BaseSettings):
+class Settings(_Section):
     """One environment."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
     env: str
     project: Path
     state: Path
@@ -93,18 +91,6 @@ class Settings(BaseSettings):
     training: TrainingSettings
     deployment: DeploymentSettings
     inference: InferenceSettings
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment variables win over the files, which arrive as init arguments."""
-        return env_settings, init_settings
 
 
 def load_settings(env: str, project: Path | None = None) -> Settings:
@@ -121,16 +107,22 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     names = sorted(path.stem for path in (project / "conf").glob("*.yml") if path.stem != "base")
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
-    files = {path: _read(path, project) for path in (project / "conf" / f"{name}.yml" for name in ("base", env))}
-    _refuse_unknown_keys(files)
+    layers = {str(path): _read(path, project) for path in (project / "conf" / f"{it}.yml" for it in ("base", env))}
+    for name in filter(lambda name: name.upper().startswith(ENV_PREFIX), os.environ):
+        keys = name.upper().removeprefix(ENV_PREFIX).lower().split("__")
+        layers[f"environment variable {name}"] = reduce(lambda inner, key: {key: inner}, reversed(keys), _value(name))
+    for place, layer in layers.items():
+        if given := layer.keys() & {"env", "project"}:
+            raise UserError(f"{place}: {given.pop()}: is not for setting.", "Remove it and run again.")
     try:
-        return Settings(**reduce(_merge, files.values()), env=env, project=project)
+        return Settings.model_validate({**reduce(_merge, layers.values()), "env": env, "project": project})
     except ValidationError as error:
-        raise UserError(_explain(error, files), "Mend this key and run again.") from None
-    except SettingsError as error:
-        section = str(error).split('"')[1].upper()
-        variables = ", ".join(name for name in _variables() if name.startswith(section))
-        raise UserError(f"environment variable {ENV_PREFIX}{variables}: not JSON.", "Mend it and run again.") from None
+        first = error.errors()[0]
+        keys, missing = [str(part) for part in first["loc"]], first["type"] == "missing"
+        places = [place for place, layer in layers.items() if _holds(layer, keys)] or list(layers)[:1]
+        given = "" if missing else f" (given: {first['input']!r})"
+        message = f"{places[-1]}: {'.'.join(keys)}: {first['msg']}{given}"
+        raise UserError(message, "Mend this key and run again.") from None
 
 
 def _find_project(start: Path) -> Path:
@@ -147,37 +139,19 @@ def _read(path: Path, project: Path) -> dict[str, Any]:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}", "Mend the file.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a mapping of keys to values.", "Mend the file.")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
-def _variables() -> list[str]:
-    """Names of the environment variables that are ours, upper case, without the prefix."""
-    return [name.upper().removeprefix(ENV_PREFIX) for name in os.environ if name.upper().startswith(ENV_PREFIX)]
-
-
-def _refuse_unknown_keys(files: Mapping[Path, dict[str, Any]]) -> None:
-    """Top-level keys, which pydantic-settings does not check in variables; `env` and `project` are not for setting."""
-    given = [(str(path), str(key)) for path, content in files.items() for key in content]
-    given += [(f"environment variable {ENV_PREFIX}{name}", name.partition("__")[0].lower()) for name in _variables()]
-    for where, key in given:
-        if key not in Settings.model_fields.keys() - {"env", "project"}:
-            raise UserError(f"{where}: {key}: not a key that can be set.", "Remove it and run again.")
+def _value(variable: str) -> Any:
+    try:
+        return yaml.safe_load(os.environ[variable])
+    except yaml.YAMLError:
+        raise UserError(f"environment variable {variable}: not YAML.", "Mend it and run again.") from None
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     both = {key for key in base.keys() & over.keys() if isinstance(base[key], dict) and isinstance(over[key], dict)}
     return {**base, **over, **{key: _merge(base[key], over[key]) for key in both}}
-
-
-def _explain(error: ValidationError, files: Mapping[Path, dict[str, Any]]) -> str:
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"]]
-    variable, missing = "__".join(keys).upper(), first["type"] == "missing"
-    holders = [str(path) for path, content in files.items() if _holds(content, keys)]
-    outside = f"environment variable {ENV_PREFIX}{variable}" if variable in _variables() else None
-    where = outside or (holders or [str(path) for path in files])[0 if missing or not holders else -1]
-    given = "" if missing else f" (given: {first['input']!r})"
-    return f"{where}: {'.'.join(keys)}: {first['msg']}{given}"
 
 
 def _holds(content: Any, keys: list[str]) -> bool:

@@ -90,7 +90,7 @@ def _search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(str(journal), grace_period=2)  # a killed process may have left it locked
+    lock = JournalFileOpenLock(str(journal), grace_period=3)  # a killed process may have left it locked
     study = optuna.create_study(
         study_name=name,
         storage=JournalStorage(JournalFileBackend(str(journal), lock)),
