@@ -19,6 +19,7 @@ import typer
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .deployment.comparison import Comparison
     from .workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -163,7 +164,7 @@ def check(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 
 
 @app.command()
-def compare(env: Env = "dev", version: Version = None) -> str:
+def compare(env: Env = "dev", version: Version = None) -> Comparison:
     """Measure a version against the champion; exit code 1 where it is worse than the margins allow."""
     from .console import say, step
     from .deployment.comparison import compare_versions
@@ -176,7 +177,7 @@ def compare(env: Env = "dev", version: Version = None) -> str:
     if done.objections:
         message = f"Version {number} is worse than the margins allow: {', '.join(done.objections)}."
         raise UserError(message, f"See {done.report}; the champion stays.")
-    return done.evidence
+    return done
 
 
 @app.command()
@@ -186,7 +187,8 @@ def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     from .deployment import transitions
 
     number = version_of(env, version)
-    if transitions.request(workspace_of(env), number, who, compare(env, number)):
+    done = compare(env, number)
+    if transitions.request(workspace_of(env), number, who, done.evidence, done.champion):
         say(f"[green]✓[/] Version {number} is the champion.")
     else:
         say(f"Version {number} waits for `approve` or `reject`.")
@@ -196,13 +198,15 @@ def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 def deploy(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     """Check, compare and request: all gates in one go, for a version that has not been through them."""
     from .console import say
+    from .deployment.transitions import settle
 
     number = version_of(env, version)
+    settle(workspace_of(env))
     tags = workspace_of(env).registry.version(number).tags
-    if tags["stage"] == "Production":
+    if tags.get("stage") == "Production":
         say(f"[green]✓[/] Version {number} is the champion already.")
-    elif tags["stage"] == "Archived":
-        why = tags.get("stage.why", "another took its place")
+    elif tags.get("stage") == "Archived":
+        why = tags.get("stage.why", "by hand")
         raise UserError(f"Version {number} is archived: {why}.", "Train another: `train` with a later --as-of.")
     else:
         check(env, number, who)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import narwhals as nw
 import polars as pl
 
 from .. import report
@@ -14,7 +15,7 @@ from ..errors import UserError
 from ..evaluation import calibration, compare, group_means
 from ..feature_store import training_set
 from ..metrics import record
-from ..registry import CHAMPION
+from ..registry import CHAMPION, Registry
 from ..settings import DeploymentSettings
 from ..workspace import Workspace
 
@@ -23,13 +24,18 @@ _DISAGREEMENTS = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """A challenger measured against `opponent` (a version, or the baseline), and what speaks against it."""
+    """A challenger measured against the champion (None: the baseline), and what speaks against it."""
 
     challenger: str
-    opponent: str
+    champion: str | None
     results: pl.DataFrame
     objections: list[str]
     report: Path
+
+    @property
+    def opponent(self) -> str:
+        """Whom it was measured against."""
+        return f"version {self.champion}" if self.champion else "the baseline"
 
     @property
     def evidence(self) -> str:
@@ -52,35 +58,43 @@ def compare_versions(workspace: Workspace, challenger: str) -> Comparison:
             the features that there are now.
     """
     registry, settings, model = workspace.registry, workspace.settings, workspace.problem.model
-    champion, tags = registry.aliased(CHAMPION), registry.version(challenger).tags
+    champion = registry.aliased(CHAMPION)
     start, end, train_start, train_end = (
-        datetime.fromisoformat(tags[tag]) for tag in ("holdout_start", "holdout_end", "train_start", "train_end")
+        _recorded(registry, challenger, tag) for tag in ("holdout_start", "holdout_end", "train_start", "train_end")
     )
     for number in filter(None, (challenger, champion)):
-        learned_until = datetime.fromisoformat(registry.version(number).tags["validation_end"])
+        learned_until = _recorded(registry, number, "validation_end")
         if learned_until > start:
             raise UserError(
                 f"The holdout begins on {start:%Y-%m-%d %H:%M}, but version {number} has learned from rows "
                 f"until {learned_until:%Y-%m-%d %H:%M}.",
                 "Train the challenger on a later --as-of, so that its holdout is new to both.",
             )
-    rows = training_set(workspace.lakehouse, workspace.problem, start if champion else train_start, end, {})
-    holdout = rows.filter(pl.col(PREDICTION_TIME) >= start)
-    ours = registry.load(challenger).predict(holdout)
-    if champion:
-        theirs = registry.load(champion).predict(holdout)
-    else:
-        learned = rows.filter(pl.col(PREDICTION_TIME) < train_end)
-        theirs = group_means(learned, holdout, model.baseline, model.target.label)
+    loaded = [registry.load(number) for number in (challenger, champion) if number]
+    features = dict.fromkeys(name for predictor in loaded for name in predictor.features)
+    problem = replace(workspace.problem, model=replace(model, features=tuple(features)))
+    try:
+        rows = training_set(workspace.lakehouse, problem, start if champion else train_start, end, {})
+    except nw.exceptions.ColumnNotFoundError as error:
+        message = f"Version {challenger} or {champion or 'the baseline'} needs what no table has: {error}"
+        raise UserError(message, "Keep a feature until a champion without it is in place.") from None
+    holdout, learned = rows.filter(pl.col(PREDICTION_TIME) >= start), rows.filter(pl.col(PREDICTION_TIME) < train_end)
+    ours, *others = (predictor.predict(holdout) for predictor in loaded)
+    theirs = others[0] if others else group_means(learned, holdout, model.baseline, model.target.label)
     results = compare(holdout, ours, theirs, model, settings.training.bootstrap_resamples, settings.seed)
-    opponent = f"version {champion}" if champion else "the baseline"
     judged = judge(results, settings.deployment)
-    record(workspace.lakehouse, judged, "comparison", f"version {challenger} against {opponent}", start, end)
     worse = judged.filter(status="worse").select(pl.format("{} {}", "metric", "slice").str.strip_chars()).to_series()
     page = settings.state / "reports" / f"comparison_{challenger}_{champion or 'baseline'}.html"
-    done = Comparison(challenger, opponent, results, worse.to_list(), page)
+    done = Comparison(challenger, champion, results, worse.to_list(), page)
+    record(workspace.lakehouse, judged, "comparison", f"version {challenger} against {done.opponent}", start, end)
     report.write(page, _page(done, holdout, ours, theirs, model))
     return done
+
+
+def _recorded(registry: Registry, number: str, tag: str) -> datetime:
+    if moment := registry.version(number).tags.get(tag):
+        return datetime.fromisoformat(moment)
+    raise UserError(f"Version {number} does not say what it has learned from (no tag {tag}).", "Retrain it: `train`.")
 
 
 def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
@@ -88,8 +102,9 @@ def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
 
     Overall the gain must surely be above minus the margin (non-inferiority); a slice, where intervals
     are wide, objects if its gain is below minus its margin and surely below 0. Margins are shares of the
-    opponent's metric.
+    opponent's metric. What could not be measured objects, too.
     """
+    results = results.with_columns(pl.col("gain", "gain_lower", "gain_upper").fill_nan(None))
     overall = pl.col("slice") == ""
     margin = pl.when(overall).then(settings.margin).otherwise(settings.slice_margin) * pl.col("reference").abs()
     sliced_worse = (pl.col("gain") < -margin) & (pl.col("gain_upper") < 0)

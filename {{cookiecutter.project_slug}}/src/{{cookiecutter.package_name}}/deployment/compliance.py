@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..evaluation import compare, group_means
 from ..feature_store import input_tables, training_set
 from ..registry import CHAMPION, TRAINING_ID, provenance
 from ..workspace import Workspace
-from .transitions import move
+from .transitions import move, settle
 
 _WINDOWS = ("train_start", "train_end", "validation_start", "validation_end", "holdout_start", "holdout_end")
 _TAGS = (TRAINING_ID, "as_of", "target", "data_versions", "git_commit", "lock_sha256", "source_sha256", *_WINDOWS)
@@ -68,12 +69,14 @@ class Candidate:
 
     @cached_property
     def alone(self) -> dict[str, Any]:
-        """`scores` of the input example and median `latency_ms` of one row, in a process without the project."""
+        """A process without the project: `scores` of the example and median `latency_ms` of a row, or `failure`."""
         command = [sys.executable, "-I", "-B", "-c", _CLEAN_PROCESS, str(self.folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"fails in a clean process: {last}", "Mend what the version is made of.")
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        except subprocess.CalledProcessError as error:
+            return {"failure": (error.stderr.strip().splitlines() or ["no message"])[-1]}
+        except subprocess.TimeoutExpired as error:
+            return {"failure": f"no answer in {error.timeout:g} s"}
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
     @cached_property
@@ -90,9 +93,13 @@ class Candidate:
 
 
 def _described(candidate: Candidate) -> str:
-    tags = candidate.version.tags | {"description": (candidate.version.description or "").strip()}
+    tags = candidate.version.tags | {"description": _own_description(candidate.version)}
     missing = [tag for tag in (*_TAGS, "description") if not tags.get(tag)]
     return f"without {', '.join(missing)}" if missing else ""
+
+
+def _own_description(version: ModelVersion) -> str:
+    return (version.description or "").partition(_SUMMARY)[0].strip()
 
 
 def _model_card(candidate: Candidate) -> str:
@@ -145,12 +152,14 @@ def _lock(candidate: Candidate) -> str:
 
 
 def _scores(candidate: Candidate) -> str:
+    if failure := candidate.alone.get("failure"):
+        return f"fails in a clean process: {failure}"
     scores = pl.Series(candidate.alone["scores"], dtype=pl.Float64)
     return "" if scores.len() and scores.is_finite().all() else f"scores its example as {scores.to_list()}"
 
 
 def _latency(candidate: Candidate) -> str:
-    taken, allowed = candidate.alone["latency_ms"], candidate.workspace.settings.deployment.max_latency_ms
+    taken, allowed = candidate.alone.get("latency_ms", inf), candidate.workspace.settings.deployment.max_latency_ms
     return "" if taken <= allowed else f"takes {taken:.1f} ms for a row, {allowed:g} are allowed"
 
 
@@ -197,6 +206,7 @@ def check(workspace: Workspace, number: str, who: str) -> dict[str, str]:
         UserError: The version is the champion, or there is no such version.
     """
     registry, version = workspace.registry, workspace.registry.version(number)
+    settle(workspace)
     if registry.aliased(CHAMPION) == number:
         raise UserError(f"Version {number} is the champion.", "Check another version.")
     candidate = Candidate(version, workspace)
@@ -205,8 +215,7 @@ def check(workspace: Workspace, number: str, who: str) -> dict[str, str]:
     summary = f"{len(outcomes) - len(failed)} of {len(outcomes)} compliance checks passed"
     why = "; ".join([summary, *(f"{name}: {reason}" for name, reason in failed.items())])
     tags = {f"compliance.{name}": f"fail: {wrong}" if wrong else "pass" for name, wrong in outcomes.items()}
-    before = (version.description or "").partition(_SUMMARY)[0].strip()
-    registry.annotate(number, tags, f"{before} {_SUMMARY} {why}.")
+    registry.annotate(number, tags, f"{_own_description(version)} {_SUMMARY} {why}.")
     move(workspace, "archive" if failed else "stage", number, who, why)
     return failed
 
@@ -216,5 +225,5 @@ def _outcome(examine: Callable[[Candidate], str], candidate: Candidate) -> str:
         return examine(candidate)
     except UserError as error:
         return str(error).partition("\n")[0]
-    except (KeyError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 whatever a version makes a check raise speaks against the version
         return f"cannot be examined: {type(error).__name__} {error}"

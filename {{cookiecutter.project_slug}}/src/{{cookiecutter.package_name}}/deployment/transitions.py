@@ -3,20 +3,22 @@
 None → Staging (`@challenger`) → Production (`@champion`), or Archived. A transition is first appended to
 the `transitions` table, on condition that nobody wrote since it was decided, and then carried out in
 the registry, where moving `@champion` is one call. A process killed in between leaves a last entry that
-is not carried out yet; every later transition begins by doing so. There is never more than one champion,
-and never none where there was one.
+is not carried out yet; whatever comes next begins by doing so (`settle`), and the same command run again
+finds its work done. There is never more than one champion, and never none where there was one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import narwhals as nw
 import polars as pl
 
 from ..contract import UTC_TIME, Table, polars_schema
 from ..errors import UserError
-from ..registry import CHALLENGER, CHAMPION
+from ..registry import CHALLENGER, CHAMPION, Registry
 from ..workspace import Workspace
 
 _TEXTS = ("action", "version", "from_stage", "to_stage", "champion", "who", "why")
@@ -41,47 +43,71 @@ def history(workspace: Workspace) -> pl.DataFrame:
     return pl.DataFrame(workspace.lakehouse.scan(TRANSITIONS).sort("sequence").collect("polars").to_native())
 
 
-def request(workspace: Workspace, version: str, who: str, evidence: str) -> bool:
-    """Ask for a promotion on the strength of a comparison; where policy decides, it is granted at once.
+def request(workspace: Workspace, version: str, who: str, evidence: str, champion: str | None = None) -> bool:
+    """Ask for the challenger's promotion; where policy decides, it is granted at once.
+
+    Args:
+        workspace: Holds the versions and the log.
+        version: The challenger.
+        who: Who asks.
+        evidence: What the comparison found.
+        champion: Whom it was compared with (None: the baseline).
 
     Returns:
         Whether the version is the champion now; else the request waits for a person.
+
+    Raises:
+        UserError: The version is not the challenger, the champion changed since the comparison, or
+            somebody else moved a version.
     """
-    move(workspace, "request", version, who, evidence)
-    if workspace.settings.deployment.approval == "policy":
-        move(workspace, "approve", version, "policy", evidence)
-    return workspace.registry.aliased(CHAMPION) == version
+    registry, (seen, left) = workspace.registry, settle(workspace)
+    if registry.aliased(CHALLENGER) != version:
+        raise UserError(f"Version {version} is not the challenger.", "Examine it first: `check`.")
+    if registry.aliased(CHAMPION) != champion:
+        raise UserError(f"The champion changed since version {version} was compared.", "Run `request` again.")
+    if left != ("request", version, who, evidence):
+        seen = _append(workspace, seen, "request", version, who, evidence)
+    granted = workspace.settings.deployment.approval == "policy"
+    if granted:
+        _append(workspace, seen, "approve", version, "policy", evidence)
+    return granted
 
 
 def decide(workspace: Workspace, who: str, why: str, *, approve: bool) -> str:
     """Grant or refuse the waiting request; returns the version.
 
     Raises:
-        UserError: Nothing waits, the champion or the challenger changed since the request, or the one who
-            asked may not decide.
+        UserError: Nothing waits, the champion or the challenger changed since the request, the one who
+            asked may not decide, the files are gone or changed, or somebody else moved a version.
     """
-    _carry_out_last(workspace)
-    waiting = history(workspace).tail(1).filter(action="request").rows(named=True)
-    if not waiting:
-        raise UserError("No request waits for a decision.", "Ask for one with `request`.")
-    version, asked_by, champion = (waiting[0][key] for key in ("version", "who", "champion"))
-    now = (workspace.registry.aliased(CHAMPION), workspace.registry.aliased(CHALLENGER))
-    if now != (champion, version):
-        message = f"The request for version {version} is stale: the champion or the challenger changed since."
-        raise UserError(message, "Compare again and ask anew: `request`.")
-    if approve and workspace.settings.deployment.four_eyes and who == asked_by:
-        raise UserError(f"{who} asked for this promotion and may not approve it.", "Have somebody else approve.")
-    move(workspace, "approve" if approve else "reject", version, who, why)
-    return str(version)
+    registry, (seen, left) = workspace.registry, settle(workspace)
+    action, decisions = "approve" if approve else "reject", ("request", "approve", "reject")
+    if left and left == (action, left[1], who, why):
+        return left[1]
+    waiting = history(workspace).filter(pl.col("action").is_in(decisions)).tail(1).filter(action="request")
+    for version, asked_by, champion in waiting.select("version", "who", "champion").iter_rows():
+        if (registry.aliased(CHAMPION), registry.aliased(CHALLENGER)) != (champion, version):
+            message = f"The request for version {version} is stale: the champion or the challenger changed since."
+            raise UserError(message, "Compare again and ask anew: `request`.")
+        if approve and workspace.settings.deployment.four_eyes and who == asked_by:
+            raise UserError(f"{who} asked for this promotion and may not approve it.", "Have somebody else approve.")
+        if approve:
+            registry.download(version)
+        _append(workspace, seen, action, version, who, why)
+        return str(version)
+    raise UserError("No request waits for a decision.", "Ask for one with `request`.")
 
 
 def rollback(workspace: Workspace, who: str, why: str) -> str:
     """Make the champion before this one the champion again; returns its number.
 
     Raises:
-        UserError: There is none to go back to, or its files are gone or changed.
+        UserError: There is none to go back to, its files are gone or changed, or somebody else moved a
+            version.
     """
-    _carry_out_last(workspace)
+    seen, left = settle(workspace)
+    if left and left == ("rollback", left[1], who, why):
+        return left[1]
     line: list[str] = []
     for action, version in history(workspace).select("action", "version").iter_rows():
         if action == "approve":
@@ -91,7 +117,7 @@ def rollback(workspace: Workspace, who: str, why: str) -> str:
     if len(line) < 2:
         raise UserError("There is no earlier champion to go back to.", "Train and promote another version.")
     workspace.registry.download(line[-2])
-    move(workspace, "rollback", line[-2], who, why)
+    _append(workspace, seen, "rollback", line[-2], who, why)
     return line[-2]
 
 
@@ -99,16 +125,41 @@ def move(workspace: Workspace, action: str, version: str, who: str, why: str) ->
     """Write a transition to the log and carry it out.
 
     Raises:
-        UserError: Somebody else wrote since this one was decided.
+        UserError: The version is the champion, or somebody else moved a version.
     """
-    _carry_out_last(workspace)
-    registry, seen = workspace.registry, workspace.lakehouse.version(TRANSITIONS)
+    seen, left = settle(workspace)
+    if left != (action, version, who, why):
+        if workspace.registry.aliased(CHAMPION) == version:
+            raise UserError(f"Version {version} is the champion.", "Choose another version.")
+        _append(workspace, seen, action, version, who, why)
+
+
+def settle(workspace: Workspace) -> tuple[int | None, tuple[str, ...]]:
+    """Bring the registry in line with the last transition; doing so again changes nothing.
+
+    Returns:
+        Delta version of the log, and the transition (action, version, who, why) that had been left over.
+    """
+    left: tuple[str, ...] = ()
+    while True:
+        seen = workspace.lakehouse.version(TRANSITIONS)
+        for entry in history(workspace).tail(1).iter_rows(named=True):
+            if workspace.registry.version(entry["version"]).tags.get("stage.when") != entry["at"].isoformat():
+                left = (entry["action"], entry["version"], entry["who"], entry["why"])
+            _carry_out(workspace.registry, entry)
+        if workspace.lakehouse.version(TRANSITIONS) == seen:  # else somebody was first, and may be overwritten
+            return seen, left
+
+
+def _append(workspace: Workspace, seen: int | None, action: str, version: str, who: str, why: str) -> int:
+    """Write a transition that was decided on the log as `seen`, carry it out; returns the log's version."""
+    registry, sequence = workspace.registry, 0 if seen is None else seen + 1
     entry = {
-        "sequence": 0 if seen is None else seen + 1,
+        "sequence": sequence,
         "at": datetime.now(UTC),
         "action": action,
         "version": version,
-        "from_stage": registry.version(version).tags["stage"],
+        "from_stage": registry.version(version).tags.get("stage", "None"),
         "to_stage": _STAGE_AFTER[action],
         "champion": registry.aliased(CHAMPION),
         "who": who,
@@ -118,27 +169,23 @@ def move(workspace: Workspace, action: str, version: str, who: str, why: str) ->
     if not workspace.lakehouse.append_if_unchanged(TRANSITIONS, nw.from_native(row), seen):
         message = f"Somebody else moved a version while this {action} was under way."
         raise UserError(message, "Look at `history` and run again.")
-    _carry_out_last(workspace)
+    settle(workspace)
+    return sequence
 
 
-def _carry_out_last(workspace: Workspace) -> None:
-    """Bring the registry in line with the last transition; doing so again changes nothing."""
-    registry = workspace.registry
-    for entry in history(workspace).tail(1).iter_rows(named=True):
-        version, stage, before = entry["version"], entry["to_stage"], entry["champion"]
-        if stage == "Production":
-            registry.point(CHAMPION, version)
-            if before not in (None, version):
-                registry.annotate(before, {"stage": "Archived"})
-        if stage == "Staging":
-            if (passed_over := registry.aliased(CHALLENGER)) not in (None, version):
-                registry.annotate(str(passed_over), {"stage": "Archived"})
-            registry.point(CHALLENGER, version)
-        elif registry.aliased(CHALLENGER) == version:
-            registry.point(CHALLENGER, None)
-        record = {
-            "stage.who": entry["who"],
-            "stage.when": f"{entry['at']:%Y-%m-%dT%H:%M:%SZ}",
-            "stage.why": entry["why"],
-        }
-        registry.annotate(version, {"stage": stage, **record})
+def _carry_out(registry: Registry, entry: Mapping[str, Any]) -> None:
+    version, stage = entry["version"], entry["to_stage"]
+    record = {"stage.who": entry["who"], "stage.why": entry["why"], "stage.when": entry["at"].isoformat()}
+    displaced = {**record, "stage": "Archived", "stage.why": f"version {version} took its place"}
+    if stage == "Production":
+        registry.point(CHAMPION, version)
+        if entry["champion"] not in (None, version):
+            registry.annotate(entry["champion"], displaced)
+    challenger = registry.aliased(CHALLENGER)
+    if stage == "Staging":
+        if challenger not in (None, version):
+            registry.annotate(str(challenger), displaced)
+        registry.point(CHALLENGER, version)
+    elif challenger == version:
+        registry.point(CHALLENGER, None)
+    registry.annotate(version, {"stage": stage, **record})  # `stage.when` is the last: it tells that all is done
