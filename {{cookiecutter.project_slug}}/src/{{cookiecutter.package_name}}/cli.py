@@ -19,7 +19,6 @@ import typer
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .deployment.comparison import Comparison
     from .workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -164,7 +163,7 @@ def check(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 
 
 @app.command()
-def compare(env: Env = "dev", version: Version = None) -> Comparison:
+def compare(env: Env = "dev", version: Version = None) -> tuple[str, str | None]:
     """Measure a version against the champion; exit code 1 where it is worse than the margins allow."""
     from .console import say, step
     from .deployment.comparison import compare_versions
@@ -177,7 +176,7 @@ def compare(env: Env = "dev", version: Version = None) -> Comparison:
     if done.objections:
         message = f"Version {number} is worse than the margins allow: {', '.join(done.objections)}."
         raise UserError(message, f"See {done.report}; the champion stays.")
-    return done
+    return done.evidence, done.champion
 
 
 @app.command()
@@ -187,8 +186,7 @@ def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     from .deployment import transitions
 
     number = version_of(env, version)
-    done = compare(env, number)
-    if transitions.request(workspace_of(env), number, who, done.evidence, done.champion):
+    if transitions.request(workspace_of(env), number, who, *compare(env, number)):
         say(f"[green]✓[/] Version {number} is the champion.")
     else:
         say(f"Version {number} waits for `approve` or `reject`.")
