@@ -1,28 +1,17 @@
-"""Self-contained HTML pages: Jinja templates, charts as inline SVG; nothing is loaded, no script runs."""
+"""Self-contained HTML pages: Jinja templates, Vega-Lite charts as inline SVG; nothing is loaded, no script runs."""
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import altair as alt
+import polars as pl
 import vl_convert
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-
-QUIET, OURS, THEIRS = "#7a8494", "#2f6fde", "#d9822b"
-_WIDTH = 560
-_CONFIG: dict[str, Any] = {
-    "background": None,
-    "font": "Arial, Helvetica, Liberation Sans, sans-serif",
-    "padding": {"left": 28, "top": 8, "right": 16, "bottom": 5},  # a reader's font may be wider than the one measured
-    "view": {"stroke": None},
-    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": QUIET},
-    "axisX": {"tickCount": 6},
-    "axisQuantitative": {"gridOpacity": 0.25},
-}
 
 
 def render(template: str, **context: Any) -> str:
@@ -66,41 +55,18 @@ def write(path: Path, page: str) -> None:
     partial.replace(path)
 
 
-def svg(chart: Any, description: str) -> Markup:
+def chart(name: str, rows: pl.DataFrame, title: str, **options: Any) -> dict[str, Any]:
+    """A Vega-Lite chart of the package's templates (intervals, calibration, contributions) over rows."""
+    spec, theme = render(f"{name}.vl.json.jinja", title=title, **options), render("theme.vl.json.jinja")
+    return {**json.loads(spec), "config": json.loads(theme), "data": {"values": rows.to_dicts()}}
+
+
+def svg(spec: dict[str, Any], description: str) -> Markup:
     """Draw a chart as SVG with a text alternative."""
-    drawing = vl_convert.vegalite_to_svg(chart.to_dict() | {"config": _CONFIG})
-    return Markup(drawing.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(description)}" ', 1))  # noqa: S704
+    label = f'<svg role="img" aria-label="{Markup.escape(description)}" '
+    return Markup(vl_convert.vegalite_to_svg(spec).replace("<svg ", label, 1))  # noqa: S704 drawn here, from numbers
 
 
-def png(chart: Any) -> bytes:
+def png(spec: dict[str, Any]) -> bytes:
     """Draw a chart as PNG on white, for places that show pictures only."""
-    return vl_convert.vegalite_to_png(chart.to_dict() | {"config": _CONFIG, "background": "white"}, scale=2)
-
-
-def interval_chart(rows: Any, category: str, title: str) -> Any:
-    """`value` with `lower` and `upper` by category, `reference` as a tick."""
-    base = alt.Chart(rows).encode(y=alt.Y(f"{category}:N", title=None, sort=None))
-    span = base.mark_rule(color=OURS, strokeWidth=2).encode(
-        x=alt.X("lower:Q", title=title, scale=alt.Scale(zero=False)), x2="upper:Q"
-    )
-    point = base.mark_point(color=OURS, filled=True, size=60).encode(x="value:Q")
-    tick = base.mark_tick(color=THEIRS, thickness=3, size=14).encode(x="reference:Q")
-    return alt.layer(span, point, tick).properties(width=_WIDTH)
-
-
-def calibration_chart(rows: Any, unit: str, by: str | None = None) -> Any:
-    """`observed` against `predicted`, a line for each value of `by`; a trustworthy model lies on the diagonal."""
-    base = alt.Chart(rows).encode(x=alt.X("predicted:Q", title=f"predicted: {unit}"))
-    color = (
-        alt.Color(f"{by}:N", title=None, sort=None, scale=alt.Scale(range=[OURS, THEIRS])) if by else alt.value(OURS)
-    )
-    points = base.mark_line(point={"filled": True, "size": 60}).encode(color=color)
-    diagonal = base.mark_line(color=QUIET, strokeDash=[4, 4]).encode(y="predicted:Q")
-    line = points.encode(y=alt.Y("observed:Q", title="observed"))
-    return alt.layer(diagonal, line).properties(width=_WIDTH, height=320)
-
-
-def bar_chart(rows: Any, category: str, value: str) -> Any:
-    """Horizontal bars, in the order given."""
-    y = alt.Y(f"{category}:N", title=None, sort=None, axis=alt.Axis(labelLimit=260))
-    return alt.Chart(rows).mark_bar(color=OURS).encode(y=y, x=f"{value}:Q").properties(width=_WIDTH)
+    return bytes(vl_convert.vegalite_to_png({**spec, "background": "white"}, scale=2))

@@ -133,7 +133,9 @@ def _page(done: Comparison, holdout: pl.DataFrame, ours: Array, theirs: Array, m
         done=done,
         unit=model.target.unit,
         overall=done.results.filter(slice="").rows(named=True),
-        slices=report.svg(report.interval_chart(sliced, "slice", model.target.metrics[0].name), "slices"),
-        calibration=report.svg(report.calibration_chart(both, model.target.unit, "model"), "calibration of both"),
+        slices=report.svg(report.chart("intervals", sliced, model.target.metrics[0].name), "slices"),
+        calibration=report.svg(
+            report.chart("calibration", both, model.target.unit, several=True), "calibration of both"
+        ),
         apart=apart.sort(distance, descending=True).head(_DISAGREEMENTS),
     )

@@ -32,31 +32,18 @@ _TOP_FEATURES, _EXAMPLE_ROWS, _EXPLAINED_ROWS = 20, 3, 2_000
 
 @dataclass(frozen=True)
 class Training:
-    """A finished training, before it is registered.
+    """A finished training, before it is registered."""
 
-    Attributes:
-        training_id: Equal inputs, equal id.
-        as_of: Moment until which everything was known.
-        windows: Train, validation, holdout.
-        versions: Delta version of each input table.
-        code: As `registry.provenance`.
-        seed: Of sampling, search and boosting.
-        rows: The training set.
-        predictor: The model.
-        params: Its parameters.
-        results: As `evaluation.compare`, on the holdout, against the baseline.
-    """
-
-    training_id: str
-    as_of: datetime
+    training_id: str  # equal inputs, equal id
+    as_of: datetime  # moment until which everything was known
     windows: Windows
-    versions: Mapping[str, int | None]
-    code: Mapping[str, str]
+    versions: Mapping[str, int | None]  # Delta version of each input table
+    code: Mapping[str, str]  # as `registry.provenance`
     seed: int
-    rows: pl.DataFrame
+    rows: pl.DataFrame  # the training set
     predictor: Predictor
-    params: Mapping[str, Any]
-    results: pl.DataFrame
+    params: Mapping[str, Any]  # LightGBM parameters of the predictor
+    results: pl.DataFrame  # as `evaluation.compare`: on the holdout, against the baseline
 
 
 def register(workspace: Workspace, training: Training, page: Path) -> str:
@@ -72,12 +59,10 @@ def register(workspace: Workspace, training: Training, page: Path) -> str:
         **training.code,
     }
     overall = training.results.filter(pl.col("slice") == "").rows(named=True)
-    values = {row["metric"]: row["value"] for row in overall} | {
-        f"{row['metric']}_gain": row["gain"] for row in overall
-    }
+    gains = {f"{row['metric']}_gain": row["gain"] for row in overall}
     with registry.run(training.training_id, tags) as run_id, tempfile.TemporaryDirectory() as scratch:
         mlflow.log_params({"seed": training.seed, **training.params})
-        mlflow.log_metrics(values)
+        mlflow.log_metrics({row["metric"]: row["value"] for row in overall} | gains)
         for name, version in training.versions.items():
             source = DeltaDatasetSource(path=workspace.lakehouse.place(name), delta_table_version=version)
             dataset = MetaDataset(source, name=name)  # type: ignore[abstract]
@@ -105,11 +90,10 @@ def _write_documents(folder: Path, training: Training, model: Model, name: str) 
     calibrated = calibration(holdout[model.target.label].to_numpy(), training.predictor.predict(holdout))
     contributions = _contributions(training.predictor, holdout, training.seed)
     overall, sliced = training.results.filter(pl.col("slice") == ""), training.results.filter(pl.col("slice") != "")
-    metric = overall["metric"][0]
     charts = {
-        "slices": report.interval_chart(sliced, "slice", metric),
-        "calibration": report.calibration_chart(calibrated, model.target.unit),
-        "contributions": report.bar_chart(contributions.head(_TOP_FEATURES), "feature", "contribution"),
+        "slices": report.chart("intervals", sliced, overall["metric"][0]),
+        "calibration": report.chart("calibration", calibrated, model.target.unit, several=False),
+        "contributions": report.chart("contributions", contributions.head(_TOP_FEATURES), "mean absolute contribution"),
     }
     windows = [(window, window.of(training.rows)[model.target.label]) for window in training.windows]
     context = {
