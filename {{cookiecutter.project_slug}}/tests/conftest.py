@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import narwhals as nw
@@ -19,6 +23,7 @@ import polars as pl
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
+from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.contract import (
     AVAILABLE_AT,
     KNOWN_AT,
@@ -29,22 +34,37 @@ from {{cookiecutter.package_name}}.contract import (
     Metric,
     Model,
     Problem,
+    Schema,
     Source,
     Target,
 )
 from {{cookiecutter.package_name}}.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.settings import ENV_PREFIX, Settings, load_settings
 
+if TYPE_CHECKING:
+    from {{cookiecutter.package_name}}.training.pipeline import Trained
+    from {{cookiecutter.package_name}}.workspace import Workspace
+
 with warnings.catch_warnings():  # it warns of its own type hints
     warnings.simplefilter("ignore")
     import mlflow.pyfunc  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # idle threads must not spin: two trainings run at once
 START = datetime(2020, 1, 1, tzinfo=UTC)
+Disturbed = tuple[Path, subprocess.Popen[str]]
+Run = Callable[..., tuple[int, str, str]]
 
 hypothesis.settings.register_profile("project", deadline=None, max_examples=60, database=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole pipelines make libraries warn of each other; warnings of our own fail the unit tests."""
+    for item in items:
+        if item.path.parent.name == "integration":
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +117,7 @@ def feed() -> pl.DataFrame:
 @pytest.fixture
 def toy(feed: pl.DataFrame) -> Problem:
     """Will an order be paid? An order is known at once, whether it was paid a day later."""
-    columns = {"order": nw.Int64, "shop": nw.String, "amount": nw.Float64}
+    columns: Schema = {"order": nw.Int64, "shop": nw.String, "amount": nw.Float64}
 
     def load(names: list[str], delay: timedelta) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
         published = feed.select(*names, pl.col(KNOWN_AT) + delay).lazy()
@@ -132,7 +152,7 @@ def toy(feed: pl.DataFrame) -> Problem:
         checks=check,
         max_rejected=0.1,
     )
-    paid = {"order": nw.Int64, "paid": nw.Float64}
+    paid: Schema = {"order": nw.Int64, "paid": nw.Float64}
     payments = Source(
         name="payments",
         raw=paid,
@@ -180,3 +200,106 @@ def toy(feed: pl.DataFrame) -> Problem:
         card="A toy.",
     )
     return Problem(sources=(orders, payments), feature_tables=(last,), model=model, begins=START, ends=None)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        for opened in [item for item in vars(cli).values() if hasattr(item, "cache_clear")]:
+            opened.cache_clear()
+        monkeypatch.setattr(sys, "argv", ["project", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    return command
+
+
+# Integration: the first weeks of the real data, through every step
+
+
+def copy_project(folder: Path) -> Path:
+    """A committed project of its own; its path has a space."""
+    for name in ("conf", "requirements", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / ".gitignore", folder)
+    git = ("git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "As rendered")):
+        subprocess.run([*git, *command], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def as_of() -> datetime:
+    """Late enough for the test environment's windows."""
+    from {{cookiecutter.package_name}}.problem import PROBLEM
+
+    return PROBLEM.begins + timedelta(days=45)
+
+
+@pytest.fixture(scope="session")
+def disturbed(tmp_path_factory: pytest.TempPathFactory, as_of: datetime) -> Iterator[Disturbed]:
+    """Another project, in the background, whose steps are killed again and again until they end."""
+    log = "_delta_log/*.json"
+    plan = [
+        ("ingest", f"lakehouse/raw_*/{log}", 2),
+        ("ingest", "", 0),
+        ("prepare", f"lakehouse/quarantine_*/{log}", 1),
+        ("prepare", f"lakehouse/prepared_*/{log}", 3),
+        ("prepare", "", 0),
+        ("features", f"lakehouse/features_*/{log}", 2),
+        ("features", "", 0),
+        ("train", "mlflow.db*", 1),
+        ("train", "studies.log", 1),
+        ("train", f"lakehouse/metrics/{log}", 1),
+        ("train", "artifacts/**/MLmodel", 1),
+        ("train", "", 0),
+    ]
+    script = ROOT / "tests" / "integration" / "killer.py"
+    project = copy_project(tmp_path_factory.mktemp("disturbed") / "my project")
+    with subprocess.Popen(
+        [sys.executable, str(script), as_of.isoformat(), json.dumps(plan)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield project, process
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, as_of: datetime, disturbed: object) -> tuple[Workspace, Trained]:
+    """A project in which every step has run, and what its training returned."""
+    from {{cookiecutter.package_name}}.features.build import build_features
+    from {{cookiecutter.package_name}}.features.ingest import ingest
+    from {{cookiecutter.package_name}}.features.prepare import prepare
+    from {{cookiecutter.package_name}}.problem import PROBLEM
+    from {{cookiecutter.package_name}}.training.pipeline import train
+    from {{cookiecutter.package_name}}.workspace import Workspace
+
+    folder = copy_project(tmp_path_factory.mktemp("sample") / "my project")
+    workspace = Workspace(load_settings("test", folder), PROBLEM)
+    lakehouse, reports = workspace.lakehouse, workspace.settings.state / "reports"
+    ingest(lakehouse, PROBLEM.sources, as_of)
+    prepare(lakehouse, PROBLEM.sources, as_of, reports)
+    build_features(lakehouse, PROBLEM, as_of)
+    return workspace, train(workspace, as_of)
+
+
+@pytest.fixture
+def workspace(trained: tuple[Workspace, Trained]) -> Workspace:
+    """The project in which every step has run."""
+    return trained[0]
+
+
+@pytest.fixture
+def holdout(workspace: Workspace, as_of: datetime) -> pl.DataFrame:
+    """The labelled rows that the model was judged by."""
+    from {{cookiecutter.package_name}}.feature_store import training_set
+    from {{cookiecutter.package_name}}.training.dataset import windows_until
+
+    window = windows_until(as_of, workspace.settings.training)[-1]
+    return training_set(workspace.lakehouse, workspace.problem, window.start, as_of, {})

@@ -17,21 +17,6 @@ from {{cookiecutter.package_name}}.problem import PROBLEM
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: exit code, standard output, standard error."""
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        for opened in [item for item in vars(cli).values() if hasattr(item, "cache_clear")]:
-            opened.cache_clear()
-        monkeypatch.setattr(sys, "argv", ["project", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0), *capsys.readouterr()
-
-    return command
-
-
 @pytest.mark.parametrize(
     ("text", "moment"),
     [

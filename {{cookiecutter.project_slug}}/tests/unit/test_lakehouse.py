@@ -18,7 +18,7 @@ from {{cookiecutter.package_name}}.errors import UserError
 from {{cookiecutter.package_name}}.lakehouse import Lakehouse
 
 TABLE = Table("things", {"id": nw.Int64, "value": nw.Float64, "at": UTC_TIME}, ("id",), "at")
-SCHEMA = pl.Schema({"id": pl.Int64, "value": pl.Float64, "at": pl.Datetime("us", "UTC")})
+SCHEMA = {"id": pl.Int64(), "value": pl.Float64(), "at": pl.Datetime("us", "UTC")}
 KEYLESS = Table("loose", TABLE.schema, (), "at")
 DAY = timedelta(days=1)
 NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)

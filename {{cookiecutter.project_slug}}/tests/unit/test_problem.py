@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from {{cookiecutter.package_name}}.contract import AVAILABLE_AT, KNOWN_AT, UTC_TIME, FeatureTable, Metric, Source
+from {{cookiecutter.package_name}}.contract import AVAILABLE_AT, KNOWN_AT, UTC_TIME, FeatureTable, Metric, Schema, Source
 from {{cookiecutter.package_name}}.errors import UserError
 from {{cookiecutter.package_name}}.features.build import build_features
 from {{cookiecutter.package_name}}.lakehouse import Lakehouse
@@ -90,7 +90,7 @@ def test_local_time_comes_back_as_utc(minute: int, zone: str) -> None:
 
 # Files
 
-DECLARED = {"id": nw.Int64, "name": nw.String}
+DECLARED: Schema = {"id": nw.Int64, "name": nw.String}
 
 
 def test_a_file_is_read_as_declared_and_na_is_null(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""An arena: a registered model and a log of transitions of its own, over the tables that are there already."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+
+from {{cookiecutter.package_name}} import problem as declared
+from {{cookiecutter.package_name}}.contract import Frame, Model
+from {{cookiecutter.package_name}}.deployment import transitions
+from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.registry import ARTIFACT_DIGEST, artifact_digest
+from {{cookiecutter.package_name}}.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.training.pipeline import Trained, train
+from {{cookiecutter.package_name}}.workspace import Workspace, open_workspace
+
+MODEL, LABEL = PROBLEM.model, PROBLEM.model.target.label
+REVERSED = MODEL.slices[-1]
+_arenas = count()
+
+Breed = Callable[[str], ModelVersion]
+Add = Callable[..., str]
+Configure = Callable[..., Workspace]
+
+
+def joined(change: Callable[[Frame], Frame]) -> Model:
+    """The model with a change to its joined rows, label included."""
+    return replace(MODEL, on_demand=lambda rows: change(MODEL.on_demand(rows)))
+
+
+def shuffled(rows: Frame) -> Frame:
+    native = rows.to_native()
+    return nw.from_native(native.with_columns(pl.col(LABEL).shuffle(seed=0))) if LABEL in native.columns else rows
+
+
+def reversed_on_a_slice(rows: Frame) -> Frame:
+    opposite = 1 - nw.col(LABEL) if MODEL.target.classes else -nw.col(LABEL)
+    return rows.with_columns(nw.when(nw.col(REVERSED) == "LGA").then(opposite).otherwise(LABEL).alias(LABEL))
+
+
+def with_input(name: str, value: nw.Expr) -> Model:
+    return replace(joined(lambda rows: rows.with_columns(value.alias(name))), features=(*MODEL.features, name))
+
+
+MODELS: dict[str, Model] = {
+    "good": MODEL,
+    "old": MODEL,
+    "leaky": with_input("hint", nw.col(LABEL)),
+    "forbidden": with_input(MODEL.forbidden[-1], nw.lit(1.0)),
+    "shuffled": joined(lambda rows: nw.from_native(rows.to_native().with_columns(pl.col(LABEL).shuffle(seed=0)))),
+    "constant": replace(MODEL, params={**MODEL.params, "min_gain_to_split": 1e12}),
+    "reversed": replace(joined(reversed_on_a_slice), monotone={}),
+}
+
+
+@pytest.fixture(scope="session")
+def breed(trained: tuple[Workspace, Trained], as_of: datetime, tmp_path_factory: pytest.TempPathFactory) -> Breed:
+    """Train a model by name, once; the version belongs to no arena."""
+    home = trained[0]
+    mounts = dict.fromkeys(("raw_*", "prepared_*", "features_*"), home.lakehouse.root)
+
+    @cache
+    def version(name: str) -> ModelVersion:
+        if name == "good":
+            return home.registry.versions()[0]
+        settings = home.settings.model_copy(
+            update={
+                "state": tmp_path_factory.mktemp(name),
+                "threads": 1,
+                "lakehouse": home.settings.lakehouse.model_copy(
+                    update={"root": str(tmp_path_factory.mktemp("tables")), "mounts": mounts}
+                ),
+                "mlflow": home.settings.mlflow.model_copy(update={"model": f"bred-{name}"}),
+            }
+        )
+        breeder = Workspace(settings, replace(PROBLEM, model=MODELS[name]))
+        train(breeder, as_of - timedelta(days=7 if name == "old" else 0))
+        return breeder.registry.versions()[0]
+
+    return version
+
+
+@pytest.fixture
+def configure(
+    trained: tuple[Workspace, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Configure:
+    """Open a new arena, for the command line too; settings as in environment variables."""
+    home = trained[0]
+    monkeypatch.chdir(home.settings.project)
+
+    def opened(**settings: str) -> Workspace:
+        name = f"arena-{next(_arenas)}"
+        mounts = dict.fromkeys(("raw_*", "prepared_*", "features_*"), home.lakehouse.root)
+        own = {"STATE": tmp_path / name, "LAKEHOUSE__ROOT": tmp_path / name / "tables", "MLFLOW__MODEL": name}
+        for key, value in {**own, "LAKEHOUSE__MOUNTS": json.dumps(mounts), **settings}.items():
+            monkeypatch.setenv(f"{ENV_PREFIX}{key}", str(value))
+        return open_workspace("test")
+
+    return opened
+
+
+@pytest.fixture
+def arena(configure: Configure) -> Workspace:
+    """A new arena as the test environment has it."""
+    return configure()
+
+
+@pytest.fixture
+def take_for_problem(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make the command line believe that the problem declares the model of that name."""
+
+    def change(name: str) -> None:
+        monkeypatch.setattr(declared, "PROBLEM", replace(PROBLEM, model=MODELS[name]))
+
+    return change
+
+
+@pytest.fixture
+def add(breed: Breed) -> Add:
+    """Register a model in an arena, like or unlike how it was registered first."""
+
+    def registered(
+        arena: Workspace,
+        name: str = "good",
+        tags: Mapping[str, str | None] | None = None,
+        folder: Path | None = None,
+        **changes: Any,
+    ) -> str:
+        version, client = breed(name), arena.registry.client
+        given = {key: value for key, value in version.tags.items() if not key.startswith(("stage.", "compliance."))}
+        digest = {ARTIFACT_DIGEST: artifact_digest(folder)} if folder else {}
+        kept = {key: value for key, value in {**given, "stage": "None", **digest, **(tags or {})}.items() if value}
+        source = {"source": str(folder) if folder else version.source, "run_id": version.run_id}
+        own = {**source, "description": version.description, **changes}
+        return str(client.create_model_version(arena.settings.mlflow.model, **own, tags=kept).version)
+
+    return registered
+
+
+def promote(arena: Workspace, number: str) -> str:
+    """Make a version the champion without asking."""
+    transitions.move(arena, "stage", number, "me", "it is good")
+    transitions.move(arena, "approve", number, "you", "indeed")
+    return number
+
+
+def stages(arena: Workspace) -> dict[str, str]:
+    """Stage by version."""
+    return {version.version: version.tags["stage"] for version in arena.registry.versions()}
+
+
+@pytest.fixture(scope="session")
+def measured() -> dict[str, Any]:
+    """What clean processes printed, by the digest of the files that they scored with."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def scored_once(measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same files need not score in a clean process again: it takes seconds to start."""
+    start = subprocess.run
+
+    def run(command: Any, **options: Any) -> Any:
+        if "-I" not in command:
+            return start(command, **options)
+        digest = artifact_digest(Path(command[-1]))
+        if digest not in measured:
+            measured[digest] = start(command, **options)
+        return measured[digest]
+
+    monkeypatch.setattr(subprocess, "run", run)

@@ -1,0 +1,92 @@
+"""How the trained model behaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.scoring import Predictor
+from {{cookiecutter.package_name}}.training.pipeline import Trained
+from {{cookiecutter.package_name}}.workspace import Workspace
+
+MODEL, TARGET = PROBLEM.model, PROBLEM.model.target
+ELSEWHERE = """
+import json, sys
+sys.modules["{package}"] = None
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model(sys.argv[1])
+print(json.dumps([float(value) for value in model.predict(pd.read_parquet(sys.argv[2]))]))
+"""
+
+
+@pytest.fixture
+def predictor(workspace: Workspace) -> Predictor:
+    return workspace.registry.load(workspace.registry.versions()[0].version)
+
+
+@pytest.fixture
+def inputs(holdout: pl.DataFrame) -> pl.DataFrame:
+    return holdout.select(MODEL.features)
+
+
+def test_features_earn_their_keep(trained: tuple[Workspace, Trained]) -> None:
+    results = trained[1].results
+    assert results is not None
+    first = results.row(0, named=True)
+    assert (first["slice"], first["metric"]) == ("", TARGET.metrics[0].name)
+    assert first["gain_lower"] > 0
+
+
+def test_it_predicts_the_same_where_the_project_is_unknown(
+    workspace: Workspace, predictor: Predictor, inputs: pl.DataFrame, tmp_path: Path
+) -> None:
+    rows = inputs.head(500).with_columns(pl.col(set(MODEL.features) - set(MODEL.categorical)).cast(pl.Float64))
+    rows.write_parquet(tmp_path / "rows.parquet")
+    package = Workspace.__module__.partition(".")[0]
+    command = [sys.executable, "-I", "-W", "ignore", "-c", ELSEWHERE.replace("{package}", package)]
+    model = workspace.registry.download(workspace.registry.versions()[0].version)
+    arguments = [str(model), str(tmp_path / "rows.parquet")]
+    done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == predictor.predict(rows).tolist()
+
+
+def test_predictions_are_plausible(predictor: Predictor, holdout: pl.DataFrame) -> None:
+    predicted, label = predictor.predict(holdout), holdout[TARGET.label].to_numpy()
+    assert np.isfinite(predicted).all()
+    assert label.min() <= predicted.min() < predicted.max() <= label.max()
+    assert abs(predicted.mean() - label.mean()) < label.std()
+
+
+@pytest.mark.parametrize("rise", [1.0, 30.0])
+def test_a_rise_of_what_may_only_raise_it_never_lowers_a_prediction(
+    predictor: Predictor, inputs: pl.DataFrame, rise: float
+) -> None:
+    before = predictor.predict(inputs)
+    after = predictor.predict(inputs.with_columns(pl.col(name) + sign * rise for name, sign in MODEL.monotone.items()))
+    assert (after >= before - 1e-12).all()
+    assert after.mean() > before.mean()
+
+
+def test_unseen_categories_score(predictor: Predictor, inputs: pl.DataFrame) -> None:
+    unseen = inputs.with_columns(pl.lit("never seen").alias(name) for name in MODEL.categorical)
+    missing = inputs.with_columns(pl.lit(None, pl.String).alias(name) for name in MODEL.categorical)
+    assert np.isfinite(predictor.predict(unseen)).all()
+    assert (predictor.predict(unseen) == predictor.predict(missing)).all()
+
+
+def test_a_row_of_nulls_scores(predictor: Predictor, inputs: pl.DataFrame) -> None:
+    nulls = inputs.head(2).select(pl.lit(None).alias(name) for name in MODEL.features)
+    assert np.isfinite(predictor.predict(nulls)).all()
+
+
+def test_a_row_scores_alone_as_among_others(predictor: Predictor, inputs: pl.DataFrame) -> None:
+    together = predictor.predict(inputs.head(20))
+    alone = [predictor.predict(inputs.slice(index, 1))[0] for index in range(20)]
+    assert alone == together.tolist()

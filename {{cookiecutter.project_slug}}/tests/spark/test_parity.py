@@ -1,0 +1,122 @@
+"""Spark computes what polars computes, to 1e-9, with the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from pyspark.sql import SparkSession
+
+from {{cookiecutter.package_name}}.contract import (
+    AVAILABLE_AT,
+    KNOWN_AT,
+    PREDICTION_TIME,
+    UTC_TIME,
+    FeatureTable,
+    Frame,
+    Source,
+)
+from {{cookiecutter.package_name}}.feature_store import point_in_time_join
+from {{cookiecutter.package_name}}.problem import PROBLEM
+
+Both = dict[str, tuple[Frame, Frame]]
+BEGINS = {"spring": datetime(2013, 2, 20, tzinfo=UTC), "autumn": datetime(2013, 10, 20, tzinfo=UTC)}
+ROWS, DAYS = 1_500, 30
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    builder = SparkSession.builder.master("local[2]").appName("parity")
+    options = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.ui.enabled": "false",
+    }
+    session = builder.config(map=options).getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+def random_rows(source: Source, begin: datetime, seed: int) -> pl.DataFrame:
+    """Prepared rows with few entities, a tenth of nulls, and times across the change of the clocks."""
+    rng = np.random.default_rng(seed)
+    entities = {key for feature in PROBLEM.feature_tables for key in feature.keys}
+    minutes = np.sort(rng.choice(DAYS * 24 * 60, ROWS, replace=False))
+    moments = pl.Series([begin + timedelta(minutes=int(minute)) for minute in minutes])
+    columns = {}
+    for name, kind in source.prepared_table.schema.items():
+        if kind == UTC_TIME:
+            values = moments
+        elif kind == nw.String:
+            values = pl.Series(rng.choice(["a", "b", "c"], ROWS))
+        elif kind == nw.Boolean:
+            values = pl.Series(rng.random(ROWS) < 0.1)
+        else:
+            values = pl.Series(rng.integers(-60, 200, ROWS)).cast(pl.Float64 if kind == nw.Float64 else pl.Int64)
+        kept = pl.Series(rng.random(ROWS) > 0.1) | (name in {*source.keys, *entities, KNOWN_AT})
+        columns[name] = pl.select(pl.when(kept).then(values)).to_series().alias(name)
+    return pl.DataFrame(columns).unique(list(source.keys), maintain_order=True)
+
+
+@pytest.fixture(scope="module", params=BEGINS)
+def frames(request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    """The same prepared tables on polars and on Spark."""
+    folder, both = tmp_path_factory.mktemp("tables"), {}
+    for seed, source in enumerate(PROBLEM.sources):
+        path = folder / f"{source.name}.parquet"
+        random_rows(source, BEGINS[request.param], seed).write_parquet(path)
+        both[source.name] = (nw.from_native(pl.scan_parquet(path)), on_spark(spark, path))
+    return both
+
+
+def on_spark(spark: SparkSession, path: Path) -> Frame:
+    frame: Frame = nw.from_native(spark.read.parquet(str(path)))
+    return frame
+
+
+def built(feature: FeatureTable, frames: Both, engine: int) -> Frame:
+    return feature.build({name: both[engine] for name, both in frames.items()})
+
+
+def assert_equal(polars: Frame, spark: Frame, keys: list[str]) -> None:
+    expected = pl.DataFrame(polars.collect("polars").to_native()).sort(keys)
+    found = pl.DataFrame(spark.collect("polars").to_native()).select(expected.columns).sort(keys)
+    assert expected.height > 2
+    assert_frame_equal(found.cast(expected.schema), expected, rel_tol=0, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("feature", PROBLEM.feature_tables, ids=lambda feature: feature.name)
+def test_a_feature_table_is_the_same(frames: Both, feature: FeatureTable) -> None:
+    assert_equal(built(feature, frames, 0), built(feature, frames, 1), list(feature.table.keys))
+
+
+@pytest.mark.parametrize("feature", PROBLEM.feature_tables, ids=lambda feature: feature.name)
+def test_a_point_in_time_join_is_the_same(
+    frames: Both, feature: FeatureTable, spark: SparkSession, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(7)
+    rows = pl.DataFrame(built(feature, frames, 0).collect("polars").to_native())
+    drawn = rows.select(*feature.keys, AVAILABLE_AT).sample(500, with_replacement=True, seed=7)
+    shift = pl.Series(rng.choice([-90, -1, 0, 1, 45], 500))
+    spine = drawn.select(
+        pl.Series("row", range(500)),
+        *(pl.when(pl.Series(rng.random(500) > 0.05)).then(key).alias(key) for key in feature.keys),
+        (pl.col(AVAILABLE_AT) + pl.duration(minutes=pl.lit(shift))).alias(PREDICTION_TIME),
+    )
+    spine.write_parquet(tmp_path / "spine.parquet")
+    spines: tuple[Frame, Frame] = (nw.from_native(spine.lazy()), on_spark(spark, tmp_path / "spine.parquet"))
+    joined = [
+        point_in_time_join(spines[engine], built(feature, frames, engine), tuple(feature.keys), tuple(feature.values))
+        for engine in (0, 1)
+    ]
+    assert_equal(joined[0], joined[1], ["row"])
