@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .console import err, say, step, table
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def moment_of(env: str, as_of: str | None) -> datetime:
     Raises:
         UserError: It lies before the data begin, or is not a moment.
     """
-    from .console import say
-
     problem, moment = workspace_of(env).problem, parse_moment(as_of) if as_of else datetime.now(UTC)
     if moment <= problem.begins:
         message = f"--as-of {moment:%Y-%m-%d %H:%M} is not after the data begin, {problem.begins:%Y-%m-%d}."
@@ -94,7 +93,6 @@ def version_of(env: str, version: str | None) -> str:
 @app.command()
 def ingest(env: Env = "dev", as_of: AsOf = None) -> None:
     """Append to the raw tables what became known until the as-of."""
-    from .console import step
     from .features.ingest import ingest
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
@@ -105,7 +103,6 @@ def ingest(env: Env = "dev", as_of: AsOf = None) -> None:
 @app.command()
 def prepare(env: Env = "dev", as_of: AsOf = None) -> None:
     """Check and shape raw rows; those that fail go to quarantine."""
-    from .console import step
     from .features.prepare import prepare
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
@@ -120,7 +117,6 @@ def prepare(env: Env = "dev", as_of: AsOf = None) -> None:
 @app.command()
 def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
     """Build the feature tables."""
-    from .console import step
     from .features.build import build_features
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
@@ -132,7 +128,6 @@ def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
 @app.command()
 def train(env: Env = "dev", as_of: AsOf = None) -> None:
     """Tune, fit, evaluate and register a model."""
-    from .console import say, table
     from .report import number
     from .training.pipeline import train
 
@@ -150,7 +145,6 @@ def train(env: Env = "dev", as_of: AsOf = None) -> None:
 @app.command()
 def check(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     """Examine a version: it becomes the challenger, or is archived (exit code 1)."""
-    from .console import step
     from .deployment.compliance import CHECKS, check
 
     number = version_of(env, version)
@@ -165,7 +159,6 @@ def check(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 @app.command()
 def compare(env: Env = "dev", version: Version = None) -> tuple[str, str | None]:
     """Measure a version against the champion; exit code 1 where it is worse than the margins allow."""
-    from .console import say, step
     from .deployment.comparison import compare_versions
 
     number = version_of(env, version)
@@ -182,7 +175,6 @@ def compare(env: Env = "dev", version: Version = None) -> tuple[str, str | None]
 @app.command()
 def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     """Compare a challenger and ask for its promotion; granted at once where policy decides."""
-    from .console import say
     from .deployment import transitions
 
     number = version_of(env, version)
@@ -195,7 +187,6 @@ def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 @app.command()
 def deploy(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
     """Check, compare and request: all gates in one go, for a version that has not been through them."""
-    from .console import say
     from .deployment.transitions import settle
 
     number = version_of(env, version)
@@ -224,7 +215,6 @@ def reject(why: Why, env: Env = "dev", who: Who = ME) -> None:
 
 
 def _decide(env: str, who: str, why: str, *, approve: bool) -> None:
-    from .console import say
     from .deployment.transitions import decide
 
     version = decide(workspace_of(env), who, why, approve=approve)
@@ -234,7 +224,6 @@ def _decide(env: str, who: str, why: str, *, approve: bool) -> None:
 @app.command()
 def rollback(why: Why, env: Env = "dev", who: Who = ME) -> None:
     """Make the champion before this one the champion again."""
-    from .console import say
     from .deployment.transitions import rollback
 
     say(f"[green]✓[/] Version {rollback(workspace_of(env), who, why)} is the champion again.")
@@ -243,7 +232,6 @@ def rollback(why: Why, env: Env = "dev", who: Who = ME) -> None:
 @app.command()
 def history(env: Env = "dev") -> None:
     """Show who moved which version, when and why."""
-    from .console import table
     from .deployment.transitions import history
 
     columns = ("at", "action", "version", "to_stage", "who", "why")
@@ -256,7 +244,6 @@ def predict(
     env: Env = "dev", as_of: AsOf = None, source: Input = None, query: Query = "", output: Output = None
 ) -> None:
     """Score what is due, or the rows of a file or query, with the champion."""
-    from .console import step
     from .inference import batch
     from .inference.requests import read
 
@@ -301,7 +288,6 @@ def run(env: Env = "dev", as_of: AsOf = None) -> None:
 @app.command()
 def status(env: Env = "dev") -> None:
     """Show the tables and model versions of an environment."""
-    from .console import table
     from .deployment.transitions import TRANSITIONS
     from .metrics import METRICS
 
@@ -328,8 +314,6 @@ def main() -> None:
         app()
     except UserError as error:
         from rich.markup import escape
-
-        from .console import err
 
         err.print(f"[bold red]✗[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
