@@ -116,7 +116,7 @@ def feed() -> pl.DataFrame:
 
 @pytest.fixture
 def toy(feed: pl.DataFrame) -> Problem:
-    """Will an order be paid? An order is known at once, whether it was paid a day later."""
+    """Will an order be paid? Asked an hour after it was made; known a day after."""
     columns: Schema = {"order": nw.Int64, "shop": nw.String, "amount": nw.Float64}
 
     def load(names: list[str], delay: timedelta) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
@@ -130,17 +130,19 @@ def toy(feed: pl.DataFrame) -> Problem:
     def check(rows: pb.Validate) -> pb.Validate:
         return rows.col_vals_between("amount", 0, 100, brief="A plausible amount")
 
-    def score(label: Array, prediction: Array, weight: Array) -> float:
-        return float(np.average((label - prediction) ** 2, weights=weight))
+    def score(label: Array, prediction: Array, weights: Array) -> Array:
+        return np.asarray((weights * (label - prediction) ** 2).sum(-1) / weights.sum(-1))
 
-    def one_minus(label: Array, prediction: Array, weight: Array) -> float:
-        return 1 - score(label, prediction, weight)
+    def one_minus(label: Array, prediction: Array, weights: Array) -> Array:
+        return 1 - score(label, prediction, weights)
 
     def space(trial: optuna.Trial) -> dict[str, object]:
         return {"num_leaves": trial.suggest_int("num_leaves", 2, 31), "eta": trial.suggest_float("eta", 0.05, 0.3)}
 
     def spine(frames: Frames) -> nw.LazyFrame[pl.LazyFrame]:
-        return frames["orders"].rename({KNOWN_AT: PREDICTION_TIME})
+        return frames["orders"].rename({KNOWN_AT: PREDICTION_TIME}).with_columns(
+            nw.col(PREDICTION_TIME).dt.offset_by("1h")
+        )
 
     orders = Source(
         name="orders",
@@ -167,9 +169,9 @@ def toy(feed: pl.DataFrame) -> Problem:
         keys={"shop": nw.String},
         values={"last_amount": nw.Float64},
         build=lambda frames: frames["orders"].select(
-            "shop", nw.col(KNOWN_AT).dt.offset_by("1h").alias(AVAILABLE_AT), nw.col("amount").alias("last_amount")
+            "shop", nw.col(KNOWN_AT).dt.offset_by("2h").alias(AVAILABLE_AT), nw.col("amount").alias("last_amount")
         ),
-        lookback=timedelta(hours=1),
+        lookback=timedelta(hours=2),
     )
     target = Target(
         label="paid",

@@ -97,10 +97,14 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of predictions."""
+    """A measure of predictions.
+
+    `score` takes labels and predictions, shape (rows,), and weights, shape (..., rows): how often a
+    bootstrap drew each row. It gives a value per draw, shape (...).
+    """
 
     name: str
-    score: Callable[[Array, Array, Array], float]  # labels, predictions, row weights (counts of a bootstrap draw)
+    score: Callable[[Array, Array, Array], Array]
     higher_is_better: bool
     too_good: float  # a better value is taken for a leak
 

@@ -84,22 +84,18 @@ def _day_weights(times: pl.Series, resamples: int, seed: int) -> Array:
 
 def _measure(metric: Metric, label: Array, predicted: Array, reference: Array, draws: Array) -> dict[str, Any]:
     sign = 1 if metric.higher_is_better else -1
-    pairs = np.array(
-        [
-            (metric.score(label, predicted, weight), metric.score(label, reference, weight))
-            for weight in (np.ones_like(label), *draws)
-        ]
-    )
-    gains = sign * (pairs[:, 0] - pairs[:, 1])
-    lower, upper = np.nanpercentile(pairs[1:, 0], [2.5, 97.5])
+    weights = np.vstack([np.ones_like(label), draws])
+    ours, theirs = (metric.score(label, scores, weights) for scores in (predicted, reference))
+    gains = sign * (ours - theirs)
+    lower, upper = np.nanpercentile(ours[1:], [2.5, 97.5])
     gain_lower, gain_upper = np.nanpercentile(gains[1:], [2.5, 97.5])
     return {
         "metric": metric.name,
         "rows": len(label),
-        "value": pairs[0, 0],
+        "value": ours[0],
         "lower": lower,
         "upper": upper,
-        "reference": pairs[0, 1],
+        "reference": theirs[0],
         "gain": gains[0],
         "gain_lower": gain_lower,
         "gain_upper": gain_upper,

@@ -80,9 +80,7 @@ class Lakehouse:
 
     def complete_until(self, table: Table) -> datetime | None:
         """The newest `until` that a write recorded; None before the first."""
-        delta = self._open(table)
-        recorded = delta.transaction_version(_COMPLETE_UNTIL) if delta else None
-        return None if recorded is None else _EPOCH + recorded * _MICROSECOND
+        return _complete_until(self._open(table))
 
     def require(self, table: Table, as_of: datetime) -> None:
         """Refuse to build on a table that is not complete until `as_of`.
@@ -104,11 +102,12 @@ class Lakehouse:
         Raises:
             UserError: A table that is not ours, wrong schema, bad keys, or an unwritable root.
         """
-        done = self.complete_until(table)
+        seen = self._open(table)
+        done = _complete_until(seen)
         if done is not None and done >= until:
             return 0
         with self._staged(table, rows) as staged:
-            self._commit(table, staged, until=until)
+            self._commit(table, staged, seen, until)
             return _count(staged)
 
     def append_if_unchanged(self, table: Table, rows: Frame, version: int | None) -> bool:
@@ -138,14 +137,14 @@ class Lakehouse:
         Raises:
             UserError: As `append`; also a row outside the interval.
         """
-        start = since or datetime(1, 1, 1, tzinfo=UTC)
+        seen, start = self._open(table), since or datetime(1, 1, 1, tzinfo=UTC)
         inside = (pl.col(table.time) > start) & (pl.col(table.time) <= until)
         with self._staged(table, rows) as staged:
             if stray := pl.scan_parquet(staged).filter(~inside).select(pl.len()).collect().item():
                 message = f"{table.name}: {stray} rows have `{table.time}` outside ({since}, {until}]."
                 raise UserError(message, "Nothing was committed; write rows of the interval only.")
             bounds = (f"{table.time} {sign} '{at:%Y-%m-%dT%H:%M:%S.%fZ}'" for sign, at in ((">", start), ("<=", until)))
-            self._commit(table, staged, until=until, replace=" AND ".join(bounds))
+            self._commit(table, staged, seen, until, replace=" AND ".join(bounds))
             return _count(staged)
 
     def merge(self, table: Table, rows: Frame, until: datetime | None = None, *, update: bool = True) -> int:
@@ -157,7 +156,7 @@ class Lakehouse:
             UserError: As `append`.
         """
         self._accept(table, rows)
-        new, existing = rows.to_native(), self.scan(table).to_native()
+        seen, new, existing = self._open(table), rows.to_native(), self.scan(table).to_native()
         if table.time in table.keys:
             time = pl.col(table.time)
             low, high = new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
@@ -165,11 +164,11 @@ class Lakehouse:
         same = list(table.schema if update else table.keys)
         changed = new.join(existing, on=same, how="anti", nulls_equal=True)
         with self._staged(table, nw.from_native(changed)) as staged:
-            count, done, staged_keys = _count(staged), self.complete_until(table), pl.scan_parquet(staged)
+            count, done, staged_keys = _count(staged), _complete_until(seen), pl.scan_parquet(staged)
             if not existing.join(staged_keys, on=list(table.keys), how="semi").head(1).collect().is_empty():
                 self._update(table, staged, until)
             elif count or (until is not None and (done is None or done < until)):
-                self._commit(table, staged, until=until)
+                self._commit(table, staged, seen, until)
             return count
 
     def _open(self, table: Table) -> DeltaTable | None:
@@ -210,13 +209,18 @@ class Lakehouse:
             _enforce_keys(table, pl.scan_parquet(path))
             yield path
 
-    def _commit(self, table: Table, staged: Path, until: datetime | None, replace: str | None = None) -> None:
-        exists = self._open(table) is not None
-        how: dict[str, Any] = {"mode": "overwrite", "predicate": replace} if exists and replace else {"mode": "append"}
-        options, properties = dict(self.storage_options), _commit_properties(until)
+    def _commit(
+        self, table: Table, staged: Path, seen: DeltaTable | None, until: datetime | None, replace: str | None = None
+    ) -> None:
+        """Write on the table as `seen`, so that of two who record how complete it is, one is refused."""
+        how: dict[str, Any] = {"mode": "overwrite", "predicate": replace} if seen and replace else {"mode": "append"}
         with self._writing(table):
             write_deltalake(
-                self.place(table.name), _reader(staged), **how, storage_options=options, commit_properties=properties
+                seen or self.place(table.name),
+                _reader(staged),
+                **(how if seen else {"mode": "error"}),
+                storage_options=dict(self.storage_options),
+                commit_properties=_commit_properties(until),
             )
 
     def _update(self, table: Table, staged: Path, until: datetime | None) -> None:
@@ -267,6 +271,11 @@ def _enforce_keys(table: Table, rows: pl.LazyFrame) -> None:
     for problem, found in (("null", nulls), ("repeated", repeated)):
         if bad := found.head(1).collect().rows(named=True):
             raise UserError(f"{table.name}: {problem} key {bad[0]}.", "Nothing was committed; mend the rows.")
+
+
+def _complete_until(delta: DeltaTable | None) -> datetime | None:
+    recorded = delta.transaction_version(_COMPLETE_UNTIL) if delta else None
+    return None if recorded is None else _EPOCH + recorded * _MICROSECOND
 
 
 def _commit_properties(until: datetime | None) -> CommitProperties | None:

@@ -12,6 +12,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
+from sklearn import metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -211,7 +212,7 @@ def test_features_built_step_by_step_equal_features_built_at_once(filled: Lakeho
     end = BEGIN + timedelta(days=39)
     at_once = Lakehouse(str(tmp_path / "at once"), mounts={"prepared_*": filled.root})
     build_features(at_once, PROBLEM, end)
-    steps: Sequence[float] = (8.02, 20.51, 37.3, 39.0)
+    steps: Sequence[float] = (8.02, 20.5, 37.3, 39.0)
     for days in steps:
         build_features(filled, PROBLEM, BEGIN + timedelta(days=days))
     for feature in PROBLEM.feature_tables:
@@ -259,6 +260,27 @@ def test_no_delay_feature_is_left_unconstrained() -> None:
     assert MODEL.monotone
     for name in MODEL.features:
         assert MODEL.monotone.get(name, 0) == int("late_share" in name or "_delay_" in name)
+
+
+REFERENCES = {
+    "roc_auc": metrics.roc_auc_score,
+    "average_precision": metrics.average_precision_score,
+    "log_loss": metrics.log_loss,
+    "brier": metrics.brier_score_loss,
+    "rmse": metrics.root_mean_squared_error,
+    "mae": metrics.mean_absolute_error,
+    "r2": metrics.r2_score,
+}
+
+
+@pytest.mark.parametrize("metric", TARGET.metrics, ids=lambda metric: metric.name)
+def test_a_metric_agrees_with_scikit_learn_on_every_draw_at_once(metric: Metric) -> None:
+    rng = np.random.default_rng(2)
+    label = (rng.random(500) < 0.3).astype(float)
+    tied = rng.integers(1, 20, 500) / 20
+    draws = rng.integers(0, 4, (5, 500)).astype(float)
+    expected = [REFERENCES[metric.name](label, tied, sample_weight=weights) for weights in draws]
+    assert metric.score(label, tied, draws) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("metric", TARGET.metrics, ids=lambda metric: metric.name)

@@ -167,19 +167,23 @@ def _file(folder: Path, name: str) -> pl.DataFrame:
     return with_times(rows.lazy(), _file(folder, AIRPORTS).lazy()).collect() if name == FLIGHTS else rows
 
 
+FROM_THE_BEGINNING = pl.lit(DATA_BEGINS).cast(pl.Datetime("us", "UTC"))
+
+
 def feed(name: str, raw: Schema, known_at: pl.Expr) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
-    """Play the live feed of a file whose rows became known at `known_at`."""
+    """Play the live feed of a file whose rows became known at `known_at`.
+
+    A row whose times cannot be read comes first, for the checks to catch.
+    """
+    known = known_at.fill_null(FROM_THE_BEGINNING)
 
     def load(since: datetime | None, until: datetime) -> pl.LazyFrame:
-        known = (
-            _file(data_folder(), name).lazy().select(*raw, known_at.alias(KNOWN_AT)).filter(pl.col(KNOWN_AT) <= until)
-        )
-        return known if since is None else known.filter(pl.col(KNOWN_AT) > since)
+        rows = _file(data_folder(), name).lazy().select(*raw, known.alias(KNOWN_AT)).filter(pl.col(KNOWN_AT) <= until)
+        return rows if since is None else rows.filter(pl.col(KNOWN_AT) > since)
 
     return load
 
 
-FROM_THE_BEGINNING = pl.lit(DATA_BEGINS).cast(pl.Datetime("us", "UTC"))
 HOUR_AFTER = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC").dt.offset_by("1h")
 WEEK_AHEAD = pl.col("scheduled_departure").dt.offset_by("-7d")
 AT_LANDING = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay").fill_null(0))

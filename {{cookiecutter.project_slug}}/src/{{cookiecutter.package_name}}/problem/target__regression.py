@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import narwhals as nw
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+import numpy as np
 
 from ..contract import Array, Metric, Target
 
 
-def rmse(label: Array, prediction: Array, weight: Array) -> float:
+def _mean(values: Array, weights: Array) -> Array:
+    return np.asarray((weights * values).sum(-1) / weights.sum(-1))
+
+
+def rmse(label: Array, prediction: Array, weights: Array) -> Array:
     """Root mean squared error, minutes."""
-    return float(root_mean_squared_error(label, prediction, sample_weight=weight))
+    return np.asarray(np.sqrt(_mean((prediction - label) ** 2, weights)))
 
 
-def mae(label: Array, prediction: Array, weight: Array) -> float:
+def mae(label: Array, prediction: Array, weights: Array) -> Array:
     """Mean absolute error, minutes."""
-    return float(mean_absolute_error(label, prediction, sample_weight=weight))
+    return _mean(np.abs(prediction - label), weights)
 
 
-def r2(label: Array, prediction: Array, weight: Array) -> float:
+def r2(label: Array, prediction: Array, weights: Array) -> Array:
     """Share of the variance explained; 0 is what predicting the mean gives."""
-    return float(r2_score(label, prediction, sample_weight=weight))
+    variance = _mean(label**2, weights) - _mean(label, weights) ** 2
+    return np.asarray(1 - _mean((prediction - label) ** 2, weights) / variance)
 
 
 TARGET = Target(
