@@ -55,7 +55,7 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 Disturbed = tuple[Path, subprocess.Popen[str]]
 Run = Callable[..., tuple[int, str, str]]
 
-hypothesis.settings.register_profile("project", deadline=None, max_examples=60, database=None, derandomize=True)
+hypothesis.settings.register_profile("project", deadline=None, max_examples=40, database=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
 
@@ -140,9 +140,8 @@ def toy(feed: pl.DataFrame) -> Problem:
         return {"num_leaves": trial.suggest_int("num_leaves", 2, 31), "eta": trial.suggest_float("eta", 0.05, 0.3)}
 
     def spine(frames: Frames) -> nw.LazyFrame[pl.LazyFrame]:
-        return frames["orders"].rename({KNOWN_AT: PREDICTION_TIME}).with_columns(
-            nw.col(PREDICTION_TIME).dt.offset_by("1h")
-        )
+        asked = nw.col(KNOWN_AT).dt.offset_by("1h").alias(PREDICTION_TIME)
+        return frames["orders"].with_columns(asked).drop(KNOWN_AT)
 
     orders = Source(
         name="orders",

@@ -94,7 +94,7 @@ def test_training_set_has_the_rows_of_its_window_in_order(filled: Lakehouse, toy
     start, as_of = toy.begins + 5 * DAY, toy.begins + 20 * DAY
     rows = training_set(filled, toy, start, as_of, {})
     assert rows.columns == ["order", PREDICTION_TIME, "shop", "amount", "last_amount", "paid"]
-    assert rows[PREDICTION_TIME].is_between(start, as_of - DAY).all()
+    assert rows[PREDICTION_TIME].is_between(start, as_of - timedelta(hours=23)).all()
     assert rows.height == 10 * 14 + 1
     assert rows.equals(rows.sort(PREDICTION_TIME, "order"))
     assert rows.select("paid", "shop").null_count().sum_horizontal().item() == 0
@@ -107,6 +107,13 @@ def test_training_set_never_contains_a_label_known_after_the_as_of(filled: Lakeh
     before = training_set(filled, toy, toy.begins, as_of, {})
     after = training_set(filled, toy, toy.begins, as_of + timedelta(microseconds=1), {})
     assert set(after["order"]) - set(before["order"]) == {100}
+
+
+def test_training_set_never_contains_a_prediction_after_the_as_of(filled: Lakehouse, toy: Problem) -> None:
+    as_of = toy.begins + timedelta(hours=24)
+    early = pl.DataFrame({"order": [8, 9, 10], "paid": [1.0] * 3, KNOWN_AT: [toy.begins] * 3})
+    filled.merge(toy.sources[1].prepared_table, nw.from_native(early.cast({KNOWN_AT: MOMENT}).lazy()))
+    assert training_set(filled, toy, toy.begins, as_of, {})["order"].to_list() == [8, 9]
 
 
 def test_training_set_of_a_past_as_of_does_not_change_when_more_becomes_known(toy: Problem, tmp_path: Path) -> None:
