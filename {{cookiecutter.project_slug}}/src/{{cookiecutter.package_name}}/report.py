@@ -57,7 +57,7 @@ def write(path: Path, page: str) -> None:
 
 def chart(name: str, rows: pl.DataFrame, title: str, **options: Any) -> dict[str, Any]:
     """A Vega-Lite chart of the package's templates (intervals, calibration, contributions) over rows."""
-    spec, theme = render(f"{name}.vl.json.jinja", title=title, **options), render("theme.vl.json.jinja")
+    spec, theme = render(f"{name}.vl.json.jinja", title=title, **options), render("theme.json")
     return {**json.loads(spec), "config": json.loads(theme), "data": {"values": rows.to_dicts()}}
 
 
