@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from {{cookiecutter.package_name}}.evaluation import group_means
+from {{cookiecutter.package_name}}.feature_store import training_set
 from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.scoring import Predictor
+from {{cookiecutter.package_name}}.training.dataset import windows_until
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 from {{cookiecutter.package_name}}.workspace import Workspace
 
@@ -42,6 +46,17 @@ def test_features_earn_their_keep(trained: tuple[Workspace, Trained]) -> None:
     first = results.row(0, named=True)
     assert (first["slice"], first["metric"]) == ("", TARGET.metrics[0].name)
     assert first["gain_lower"] > 0
+
+
+def test_the_baseline_knows_the_training_window_only(
+    workspace: Workspace, trained: tuple[Workspace, Trained], as_of: datetime, holdout: pl.DataFrame
+) -> None:
+    train, *_ = windows_until(as_of, workspace.settings.training)
+    known = train.of(training_set(workspace.lakehouse, PROBLEM, train.start, as_of, {}))
+    guess = group_means(known, holdout, MODEL.baseline, TARGET.label)
+    expected = TARGET.metrics[0].score(holdout[TARGET.label].to_numpy(), guess, np.ones(holdout.height))
+    assert trained[1].results is not None
+    assert trained[1].results["reference"][0] == pytest.approx(float(expected))
 
 
 def test_it_predicts_the_same_where_the_project_is_unknown(

@@ -105,14 +105,20 @@ def test_rows_with_a_repeated_or_null_key_go_to_quarantine(
 
 
 def test_too_many_failures_stop_it_and_commit_nothing(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
-    bad = edited(orders, amount(dict.fromkeys(range(1, 21), 999.0)))
+    bad = edited(orders, amount(dict.fromkeys(range(1, 12), 999.0)))
     ingest(lakehouse, [bad], TEN_DAYS)
-    message = r"20 of 100 rows of orders fail .*10\.0%; most often: A plausible amount \(20\)(?s:.*)checks_orders\.html"
+    message = r"11 of 100 rows of orders fail .*10\.0%; most often: A plausible amount \(11\)(?s:.*)checks_orders\.html"
     with pytest.raises(UserError, match=message):
         prepare(lakehouse, [bad], TEN_DAYS, tmp_path / "new folder")
     assert (tmp_path / "new folder" / "checks_orders.html").exists()
     assert lakehouse.version(bad.prepared_table) is None
     assert lakehouse.version(bad.quarantine_table) is None
+
+
+def test_as_many_failures_as_allowed_do_not_stop_it(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
+    bad = edited(orders, amount(dict.fromkeys(range(1, 11), 999.0)))
+    ingest(lakehouse, [bad], TEN_DAYS)
+    assert prepare(lakehouse, [bad], TEN_DAYS, tmp_path) == {"orders": (90, 10)}
 
 
 def test_all_rows_in_quarantine_stop_it(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:

@@ -166,6 +166,20 @@ def test_an_interrupted_search_is_resumed_and_ends_the_same(
     assert (text(resumed), resumed_params) == (text(whole), params)
 
 
+def test_every_trial_tries_something_else(
+    rows: pl.DataFrame, windows: Windows, toy: Problem, small: Settings, tmp_path: Path
+) -> None:
+    tried = []
+
+    def noted(trial: optuna.Trial) -> dict[str, Any]:
+        tried.append(toy.model.search_space(trial))
+        return tried[-1]
+
+    _, params = fitted(rows, windows, toy, small, tmp_path / "journal", search_space=noted)
+    assert len({trial["eta"] for trial in tried}) == len(tried) == BUDGET.trials
+    assert {name: params[name] for name in tried[0]} in tried
+
+
 def test_a_finished_search_is_not_run_again(
     rows: pl.DataFrame, windows: Windows, toy: Problem, small: Settings, tmp_path: Path
 ) -> None:
