@@ -18,14 +18,7 @@ RESULTS = {"slice": pl.String, "metric": pl.String, "rows": pl.Int64} | dict.fro
 
 
 def compare(
-    rows: pl.DataFrame,
-    predicted: Array,
-    reference: Array,
-    model: Model,
-    resamples: int,
-    seed: int,
-    *,
-    first_only: bool = False,
+    rows: pl.DataFrame, predicted: Array, reference: Array, model: Model, resamples: int, seed: int
 ) -> pl.DataFrame:
     """Measure predictions, and how much better they are than a reference on the same rows.
 
@@ -40,7 +33,6 @@ def compare(
         model: Metrics and slices.
         resamples: Bootstrap draws.
         seed: Of the draws.
-        first_only: Leave it at the first metric on all rows.
 
     Returns:
         slice (empty: all rows), metric, rows, value with lower and upper, reference, and gain (positive:
@@ -49,14 +41,13 @@ def compare(
     """
     label = rows[model.target.label].to_numpy()
     draws = _day_weights(rows[PREDICTION_TIME], resamples, seed)
-    metrics, slices = (model.target.metrics[:1], ()) if first_only else (model.target.metrics, model.slices)
-    results = [{"slice": "", **_measure(metric, label, predicted, reference, draws)} for metric in metrics]
-    for name in slices:
+    results = [{"slice": "", **_measure(metric, label, predicted, reference, draws)} for metric in model.target.metrics]
+    for name in model.slices:
         for value in rows[name].drop_nulls().unique().sort():
             inside = (rows[name] == value).fill_null(value=False).to_numpy()
             if inside.sum() >= MIN_SLICE_ROWS and len(np.unique(label[inside])) > 1:
                 parts = (label[inside], predicted[inside], reference[inside], draws[:, inside])
-                results.append({"slice": f"{name}={value}", **_measure(metrics[0], *parts)})
+                results.append({"slice": f"{name}={value}", **_measure(model.target.metrics[0], *parts)})
     return pl.DataFrame(results, schema=RESULTS)
 
 
@@ -85,7 +76,8 @@ def _day_weights(times: pl.Series, resamples: int, seed: int) -> Array:
 def _measure(metric: Metric, label: Array, predicted: Array, reference: Array, draws: Array) -> dict[str, Any]:
     sign = 1 if metric.higher_is_better else -1
     weights = np.vstack([np.ones_like(label), draws])
-    ours, theirs = (metric.score(label, scores, weights) for scores in (predicted, reference))
+    with np.errstate(invalid="ignore"):  # a draw of a small slice may show one label only; it is left out
+        ours, theirs = (metric.score(label, scores, weights) for scores in (predicted, reference))
     gains = sign * (ours - theirs)
     lower, upper = np.nanpercentile(ours[1:], [2.5, 97.5])
     gain_lower, gain_upper = np.nanpercentile(gains[1:], [2.5, 97.5])

@@ -89,7 +89,7 @@ class Candidate:
         guess = group_means(learned, holdout, model.baseline, model.target.label)
         predicted, settings = workspace.registry.load(self.version.version).predict(holdout), workspace.settings
         resamples = settings.training.bootstrap_resamples
-        return compare(holdout, predicted, guess, model, resamples, settings.seed, first_only=True).row(0, named=True)
+        return compare(holdout, predicted, guess, model, resamples, settings.seed).row(0, named=True)
 
 
 def _described(candidate: Candidate) -> str:
