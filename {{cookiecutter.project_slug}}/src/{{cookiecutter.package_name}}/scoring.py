@@ -46,7 +46,7 @@ def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[st
             codes = dict(zip(categories[name], range(len(categories[name])), strict=True))
             column = column.replace_strict(codes, default=None, return_dtype=nw.Float32)
         matrix[:, index] = column.cast(nw.Float32).to_numpy()
-    return matrix
+    return np.ascontiguousarray(matrix)  # LightGBM scores row by row
 
 
 @dataclass(frozen=True)
