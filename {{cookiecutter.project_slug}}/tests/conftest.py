@@ -55,7 +55,7 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 Disturbed = tuple[Path, subprocess.Popen[str]]
 Run = Callable[..., tuple[int, str, str]]
 
-hypothesis.settings.register_profile("project", deadline=None, max_examples=40, database=None, derandomize=True)
+hypothesis.settings.register_profile("project", deadline=None, max_examples=30, database=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
 

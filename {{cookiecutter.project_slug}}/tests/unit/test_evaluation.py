@@ -8,7 +8,13 @@ import polars as pl
 import pytest
 
 from {{cookiecutter.package_name}}.contract import PREDICTION_TIME, Array, Problem
-from {{cookiecutter.package_name}}.evaluation import MIN_SLICE_ROWS, RESULTS, calibration, compare, group_means
+from {{cookiecutter.package_name}}.evaluation import (
+    MIN_SLICE_ROWS,
+    RESULTS,
+    calibration,
+    compare,
+    group_means,
+)
 from {{cookiecutter.package_name}}.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.metrics import METRICS, record
 
