@@ -17,36 +17,34 @@ import mlflow
 import narwhals as nw
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from narwhals.typing import IntoDataFrame
 
 BOOSTER, ENCODING = "booster.txt", "encoding.json"
-Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Predictions = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Matrix:
-    """Turn rows into the matrix that a booster is fit on.
+def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Turn rows into the numbers that a booster is fit on.
 
     Args:
         frame: Any eager frame that holds the features.
         features: Columns in the booster's order.
-        categories: Known values of each categorical column; others and null become missing.
+        categories: Known values of each categorical column; others and null become null.
 
     Returns:
-        Shape (rows, features); missing is NaN.
+        The features as float32, null where missing.
     """
-    rows = nw.from_native(frame, eager_only=True)
-    matrix = np.empty((len(rows), len(features)), dtype=np.float32, order="F")
-    for index, name in enumerate(features):
-        column = rows[name]
-        if column.is_null().all():  # such a column may have lost its type
-            matrix[:, index] = np.nan
-            continue
-        if name in categories:
+    rows, columns = nw.from_native(frame, eager_only=True), []
+    for name in features:
+        column = nw.col(name)
+        if rows[name].is_null().all():  # such a column may have lost its type
+            column = nw.lit(None, dtype=nw.Float32).alias(name)
+        elif name in categories:
             codes = dict(zip(categories[name], range(len(categories[name])), strict=True))
             column = column.replace_strict(codes, default=None, return_dtype=nw.Float32)
-        matrix[:, index] = column.cast(nw.Float32).to_numpy()
-    return np.ascontiguousarray(matrix)  # LightGBM scores row by row
+        columns.append(column.cast(nw.Float32))
+    return rows.with_columns(*columns).select(*features).to_arrow()
 
 
 @dataclass(frozen=True)
