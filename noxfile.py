@@ -42,10 +42,16 @@ def render(session: nox.Session, folder: Path) -> Path:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format of the generator (the rendered project checks itself)."""
+    """Check style, format and workflows of the generator (the rendered project checks itself)."""
     prepare(session, "lint")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+    # Of the template as it stands, too: nothing in its workflows is rendered.
+    for folder in (ROOT / ".github", PROJECT_REQUIREMENTS.parent / ".github"):
+        config = [f"--config={path}" for path in folder.glob("zizmor.yml")]
+        session.run("zizmor", "--offline", "--pedantic", "--quiet", "--no-progress", *config, str(folder))
+        files = [str(path) for path in sorted(folder.glob("workflows/*.yml"))]
+        session.run("check-jsonschema", "--quiet", "--builtin-schema", "vendor.github-workflows", *files)
 
 
 @nox.session

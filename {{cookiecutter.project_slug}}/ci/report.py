@@ -1,0 +1,115 @@
+"""The report of a merge request: `python3 -m ci.report RESULTS REPORT`.
+
+Reads JUnit files and `comparison.json` from the folder RESULTS and how the jobs ended from the variable
+NEEDS; writes Markdown to the file REPORT and to the summary of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import jobs
+from .errors import CiError, append_to, run
+
+MARKER = "<!-- report of the merge request -->"
+_SHOWN_FAILURES = 20
+_SPECIAL = re.compile(r"([\\`*_\[\]<>&~|@#])")
+
+
+def main(arguments: list[str]) -> None:
+    """Write the report.
+
+    Raises:
+        CiError: Arguments, or a file that cannot be read.
+    """
+    if len(arguments) != 2:
+        raise CiError("Usage: python3 -m ci.report RESULTS REPORT")
+    folder, page = Path(arguments[0]), Path(arguments[1])
+    found = sorted(folder.rglob("comparison.json"))
+    comparison = json.loads(found[0].read_text(encoding="utf-8")) if found else None
+    text = compose(jobs.results(), read_suites(folder), comparison, os.environ.get("RUN", ""))
+    page.write_text(text, encoding="utf-8")
+    append_to("GITHUB_STEP_SUMMARY", text)
+
+
+def compose(
+    results: Mapping[str, str], suites: Mapping[str, ET.Element], comparison: Mapping[str, Any] | None, link: str
+) -> str:
+    """The report: a sentence, how the jobs ended, tests passed and failed, the model beside the target branch's."""
+    red = [name for name, result in results.items() if result not in ("success", "skipped")]
+    headline = f"## ❌ Not ready to merge: {', '.join(red)}" if red else "## ✅ Ready to merge"
+    lines = [MARKER, headline, "", *jobs.table(dict(results)), "", *_tests(suites), "### Model", ""]
+    lines += _model(comparison) if comparison else ["No model was compared: the jobs before did not pass.", ""]
+    if link:
+        lines.append(f"[Logs, test results and predictions]({link})")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def read_suites(folder: Path) -> dict[str, ET.Element]:
+    """JUnit files by name.
+
+    Raises:
+        CiError: One is not XML.
+    """
+    suites = {}
+    for path in sorted(folder.rglob("*.xml")):
+        try:
+            suites[path.stem] = ET.fromstring(path.read_text(encoding="utf-8"))  # noqa: S314 pytest wrote it
+        except ET.ParseError as error:
+            raise CiError(f"{path.name} is no JUnit file: {error}") from None
+    return suites
+
+
+def _tests(suites: Mapping[str, ET.Element]) -> Iterator[str]:
+    yield from ("### Tests", "")
+    if not suites:
+        yield from ("None ran.", "")
+        return
+    yield from ("| suite | passed | failed | skipped |", "|---|--:|--:|--:|")
+    failures = []
+    for name, root in suites.items():
+        cases = list(root.iter("testcase"))
+        failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+        skipped = sum(case.find("skipped") is not None for case in cases)
+        yield f"| {plain(name)} | {len(cases) - len(failed) - skipped} | {len(failed)} | {skipped} |"
+        failures += [f"- {plain(name)}: {plain(_name(case))}" for case in failed]
+    yield ""
+    yield from failures[:_SHOWN_FAILURES]
+    if len(failures) > _SHOWN_FAILURES:
+        yield f"- and {len(failures) - _SHOWN_FAILURES} more"
+    if failures:
+        yield ""
+
+
+def _name(case: ET.Element) -> str:
+    return ".".join(filter(None, (case.get("classname"), case.get("name"))))
+
+
+def _model(comparison: Mapping[str, Any]) -> Iterator[str]:
+    mark = {"better": "📈", "worse": "❌"}.get(comparison["verdict"], "✅")
+    yield from (f"{mark} {plain(comparison['sentence'])}", "")
+    yield "| metric | this merge request | target branch | gain |"
+    yield "|---|---|---|---|"
+    for row in comparison["metrics"]:
+        cells = (_interval(row["head"]), _interval(row["base"]), _interval(row["gain"]))
+        yield f"| {plain(row['metric'])} | {' | '.join(cells)} |"
+    yield from ("", plain(comparison["method"]), "")
+
+
+def _interval(value: list[float]) -> str:
+    return "{:.4f} ({:.4f} to {:.4f})".format(*value)
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is; names of tests may come from anybody."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))[:300]
+
+
+if __name__ == "__main__":
+    run(main)
