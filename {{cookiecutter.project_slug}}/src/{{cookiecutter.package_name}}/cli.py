@@ -312,8 +312,12 @@ def main() -> None:
     """Run the command line; what a user can mend ends in one message and exit code 1."""
     try:
         app()
-    except UserError as error:
+    except Exception as error:
+        from polars.exceptions import ComputeError
         from rich.markup import escape
 
-        err.print(f"[bold red]✗[/] {escape(str(error))}", soft_wrap=True)
+        if not isinstance(error, UserError | OSError | ComputeError):
+            raise
+        cause = str(error) if isinstance(error, UserError) else f"Cannot read or write: {error}".partition("\n")[0]
+        err.print(f"[bold red]✗[/] {escape(cause)}", soft_wrap=True)
         sys.exit(1)
