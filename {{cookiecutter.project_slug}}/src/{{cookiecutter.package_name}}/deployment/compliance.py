@@ -80,8 +80,8 @@ class Candidate:
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
     @cached_property
-    def result(self) -> dict[str, Any]:
-        """First metric on its holdout against the baseline, recomputed from the data that it recorded."""
+    def results(self) -> list[dict[str, Any]]:
+        """Metrics on its holdout against the baseline, recomputed from the data that it recorded."""
         workspace, model, times = self.workspace, self.workspace.problem.model, self.times
         versions, time = json.loads(self.version.tags["data_versions"]), pl.col(PREDICTION_TIME)
         rows = training_set(workspace.lakehouse, workspace.problem, times["train_start"], times["as_of"], versions)
@@ -89,7 +89,7 @@ class Candidate:
         guess = group_means(learned, holdout, model.baseline, model.target.label)
         predicted, settings = workspace.registry.load(self.version.version).predict(holdout), workspace.settings
         resamples = settings.training.bootstrap_resamples
-        return compare(holdout, predicted, guess, model, resamples, settings.seed).row(0, named=True)
+        return compare(holdout, predicted, guess, model, resamples, settings.seed).rows(named=True)
 
 
 def _described(candidate: Candidate) -> str:
@@ -124,9 +124,11 @@ def _no_outcome(candidate: Candidate) -> str:
 
 
 def _plausible(candidate: Candidate) -> str:
-    metric, value = candidate.workspace.problem.model.target.metrics[0], candidate.result["value"]
-    leaks = value > metric.too_good if metric.higher_is_better else value < metric.too_good
-    return f"{metric.name} {value:.3f} is too good to be true: an input tells the outcome" if leaks else ""
+    for metric, result in zip(candidate.workspace.problem.model.target.metrics, candidate.results, strict=False):
+        value = result["value"]
+        if value > metric.too_good if metric.higher_is_better else value < metric.too_good:
+            return f"{metric.name} {value:.3f} is too good to be true: an input tells the outcome"
+    return ""
 
 
 def _in_its_time(candidate: Candidate) -> str:
@@ -170,7 +172,7 @@ def _size(candidate: Candidate) -> str:
 
 
 def _better_than_baseline(candidate: Candidate) -> str:
-    result, floor = candidate.result, candidate.workspace.settings.deployment.min_gain
+    result, floor = candidate.results[0], candidate.workspace.settings.deployment.min_gain
     sure = f"gain in {result['metric']} over the baseline may be {result['gain_lower']:.4f}, not above {floor:g}"
     return "" if result["gain_lower"] > floor else sure
 

@@ -1,0 +1,286 @@
+"""Every fault is rejected by the check that exists for it, and the champion stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+
+from {{cookiecutter.package_name}}.deployment.compliance import CHECKS
+from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.registry import ARTIFACT_DIGEST, CHALLENGER, CHAMPION, TRAINING_ID, Registry
+from {{cookiecutter.package_name}}.scoring import BOOSTER
+from {{cookiecutter.package_name}}.workspace import Workspace
+
+Run = Callable[..., tuple[int, str, str]]
+Breed = Callable[[str], ModelVersion]
+Add = Callable[..., str]
+Promote = Callable[[Workspace, str], str]
+READ_FILES = "signature no_outcome_among_inputs scores_in_clean_process latency size plausible better_than_baseline"
+UNREADABLE = frozenset(READ_FILES.split())
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is planted, the check that must reject it, what it says, and which others cannot help but fail too."""
+
+    check: str
+    why: str
+    also: frozenset[str] = frozenset()
+    model: str = "good"
+    problem: str = "good"
+    tags: Callable[[Mapping[str, str]], Mapping[str, str | None]] = field(default=lambda tags: {})
+    files: Callable[[Path], object] | None = None  # changed before registration
+    after: Callable[[Path], object] | None = None  # changed after it
+    settings: Mapping[str, str] = field(default_factory=dict)
+    description: str | None = None
+    run: Callable[[Registry], str] | None = None
+
+
+def later(tags: Mapping[str, str], name: str, days: int) -> str:
+    return (datetime.fromisoformat(tags[name]) + timedelta(days=days)).isoformat()
+
+
+def without_a_table(tags: Mapping[str, str]) -> dict[str, str | None]:
+    versions = json.loads(tags["data_versions"])
+    versions.popitem()
+    return {"data_versions": json.dumps(versions)}
+
+
+def signature(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], object]:
+    """Rewrite the inputs of a model's signature."""
+
+    def rewritten(folder: Path) -> None:
+        path = folder / "MLmodel"
+        lines = path.read_text(encoding="utf-8").splitlines()
+        (place,) = (number for number, line in enumerate(lines) if line.strip().startswith("inputs: "))
+        start = lines[place].index("'") + 1
+        end = next(number for number in range(place, len(lines)) if lines[number].endswith("'"))
+        inputs = json.loads(
+            "".join([lines[place][start:], *(line.strip() for line in lines[place + 1 : end + 1])])[:-1]
+        )
+        change(inputs)
+        lines[place : end + 1] = [f"{lines[place][:start]}{json.dumps(inputs)}'"]
+        path.write_text("\n".join(lines), encoding="utf-8")
+
+    return rewritten
+
+
+def renamed(inputs: list[dict[str, Any]]) -> None:
+    inputs[-1]["name"] = "unknown"
+
+
+def without_example(folder: Path) -> None:
+    path = folder / "MLmodel"
+    lines, kept, inside = path.read_text(encoding="utf-8").splitlines(), [], False
+    for line in lines:
+        inside = line.startswith("saved_input_example_info:") or (inside and line.startswith(" "))
+        kept += [] if inside else [line]
+    path.write_text("\n".join(kept), encoding="utf-8")
+
+
+def scoring(body: str) -> Callable[[Path], object]:
+    """Let the scoring code do something else first."""
+
+    def rewritten(folder: Path) -> None:
+        path = folder / "scoring.py"
+        code = path.read_text(encoding="utf-8")
+        path.write_text(code.replace("        return self.predictor.predict(model_input)", body), encoding="utf-8")
+
+    return rewritten
+
+
+def kept(folder: Path) -> None:
+    """Nothing is changed before registration."""
+
+
+def edited(folder: Path) -> None:
+    path = folder / "artifacts" / BOOSTER
+    path.write_text(path.read_text(encoding="utf-8").replace("leaf_value=", "leaf_value=9", 1), encoding="utf-8")
+
+
+def empty_run(registry: Registry) -> str:
+    return str(registry.client.create_run(registry.experiment).info.run_id)
+
+
+def empty_card(registry: Registry) -> str:
+    run = empty_run(registry)
+    registry.client.log_text(run, "\n", "evaluation/model_card.md")
+    return run
+
+
+FAULTS = {
+    "an input tells the outcome": Fault("plausible", "too good to be true", model="leaky", problem="leaky"),
+    "an input has a forbidden name": Fault(
+        "no_outcome_among_inputs", PROBLEM.model.forbidden[-1], model="forbidden", problem="forbidden"
+    ),
+    "labels were shuffled": Fault("better_than_baseline", "not above 0", model="shuffled"),
+    "it predicts a constant": Fault("better_than_baseline", "not above 0", model="constant"),
+    "its holdout begins in its training window": Fault(
+        "in_its_time", "windows overlap", tags=lambda tags: {"holdout_start": later(tags, "train_end", -1)}
+    ),
+    "its windows reach beyond the as-of": Fault(
+        "in_its_time", "beyond the as-of", tags=lambda tags: {"as_of": later(tags, "holdout_end", -1)}
+    ),
+    "a window is not a moment": Fault(
+        "in_its_time",
+        "cannot be examined",
+        frozenset({"plausible", "better_than_baseline"}),
+        tags=lambda tags: {"holdout_start": "soon"},
+    ),
+    **{
+        f"it has no {tag}": Fault("described", f"without {tag}", tags=lambda tags, tag=tag: {tag: None})  # type: ignore[misc]
+        for tag in (TRAINING_ID, "target", "git_commit", "source_sha256")
+    },
+    "its description is blank": Fault("described", "without description", description="  "),
+    "it has no description": Fault("described", "without description", description=""),
+    "it has no model card": Fault("model_card", "no model card", run=empty_run),
+    "its model card is empty": Fault("model_card", "is empty", run=empty_card),
+    "its inputs have another order": Fault(
+        "signature", "their order", files=signature(lambda inputs: inputs.reverse())
+    ),
+    "an input has another name": Fault(
+        "signature", "unknown", frozenset({"scores_in_clean_process", "latency"}), files=signature(renamed)
+    ),
+    "it has no input example": Fault(
+        "signature", "no input example", frozenset({"scores_in_clean_process", "latency"}), files=without_example
+    ),
+    "a table's version was not recorded": Fault("data_versions", "no version recorded", tags=without_a_table),
+    "a table's version is gone": Fault(
+        "data_versions",
+        "no version recorded, or left",
+        frozenset({"plausible", "better_than_baseline"}),
+        tags=lambda tags: {"data_versions": json.dumps(dict.fromkeys(json.loads(tags["data_versions"]), 10**6))},
+    ),
+    "data versions are not a mapping": Fault(
+        "data_versions",
+        "cannot be examined",
+        frozenset({"plausible", "better_than_baseline"}),
+        tags=lambda tags: {"data_versions": "[]"},
+    ),
+    **{
+        f"git_dirty is {state}": Fault(
+            "clean_code",
+            f"git_dirty: {state}",
+            tags=lambda tags, state=state: {"git_dirty": state},  # type: ignore[misc]
+            settings={"DEPLOYMENT__CLEAN_GIT": "true"},
+        )
+        for state in ("true", "unknown")
+    },
+    "it was trained with another lock": Fault(
+        "lock", "another requirements", tags=lambda tags: {"lock_sha256": "0" * 64}
+    ),
+    "it raises": Fault(
+        "scores_in_clean_process",
+        "fails in a clean process: ValueError: broken",
+        frozenset({"latency"}),
+        files=scoring("        raise ValueError('broken')"),
+    ),
+    "it predicts NaN": Fault(
+        "scores_in_clean_process", "nan", files=scoring("        return np.full(len(model_input), np.nan)")
+    ),
+    "it is too slow": Fault("latency", "0.001 are allowed", settings={"DEPLOYMENT__MAX_LATENCY_MS": "0.001"}),
+    "it is too big": Fault("size", "0.001 are allowed", settings={"DEPLOYMENT__MAX_SIZE_MB": "0.001"}),
+    "its booster was edited": Fault("digest", "digest differs", UNREADABLE, files=kept, after=edited),
+    "its files were deleted": Fault("digest", "has lost its files", UNREADABLE, files=kept, after=shutil.rmtree),
+    "its digest was not recorded": Fault(
+        "digest", "digest differs", UNREADABLE, tags=lambda tags: {ARTIFACT_DIGEST: None}
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+def test_each_fault_is_rejected_by_its_own_check(
+    fault: Fault,
+    configure: Callable[..., Workspace],
+    breed: Breed,
+    add: Add,
+    promote: Promote,
+    take_for_problem: Callable[[str], None],
+    tmp_path: Path,
+    run: Run,
+) -> None:
+    arena = configure(**fault.settings)
+    champion = promote(arena, add(arena, "old"))
+    folder = None
+    if fault.files:
+        folder = shutil.copytree(mlflow.artifacts.download_artifacts(breed(fault.model).source), tmp_path / "files")
+        fault.files(folder)
+    changes = {} if fault.description is None else {"description": fault.description}
+    changes |= {} if fault.run is None else {"run_id": fault.run(arena.registry)}
+    number = add(arena, fault.model, fault.tags(breed(fault.model).tags), folder, **changes)
+    if fault.after and folder:
+        fault.after(folder)
+    take_for_problem(fault.problem)
+
+    code, _, err = run("check", "--env", "test", "--version", number, "--who", "me")
+
+    version = arena.registry.version(number)
+    failed = {name for name in CHECKS if version.tags[f"compliance.{name}"] != "pass"}
+    assert failed == {fault.check, *fault.also}
+    assert version.tags[f"compliance.{fault.check}"].startswith("fail: ")
+    assert fault.why in version.tags[f"compliance.{fault.check}"]
+    assert fault.why in str(version.description)
+    assert (code, err.startswith(f"✗ Version {number} is archived"), "Traceback" in err) == (1, True, False)
+    assert fault.why in err
+    assert (version.tags["stage"], version.tags["stage.who"]) == ("Archived", "me")
+    assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == (champion, None)
+    assert arena.registry.version(champion).tags["stage"] == "Production"
+
+
+def test_a_good_version_passes_every_check_and_becomes_the_challenger(
+    arena: Workspace, add: Add, promote: Promote, run: Run
+) -> None:
+    champion, number = promote(arena, add(arena, "old")), add(arena)
+    code, out, err = run("check", "--env", "test", "--version", number, "--who", "me")
+    assert (code, err, f"version {number} passed {len(CHECKS)} of {len(CHECKS)}" in out) == (0, "", True)
+    version = arena.registry.version(number)
+    assert {name: version.tags[f"compliance.{name}"] for name in CHECKS} == dict.fromkeys(CHECKS, "pass")
+    summary = f"{len(CHECKS)} of {len(CHECKS)} compliance checks passed"
+    assert summary in str(version.description)
+    assert PROBLEM.model.target.unit in str(version.description)
+    assert [version.tags[f"stage{part}"] for part in ("", ".who", ".why")] == ["Staging", "me", summary]
+    assert (arena.registry.aliased(CHALLENGER), arena.registry.aliased(CHAMPION)) == (number, champion)
+
+
+def test_each_check_has_a_fault_that_it_exists_for() -> None:
+    assert {fault.check for fault in FAULTS.values()} == set(CHECKS)
+
+
+def test_a_version_registered_by_hand_is_archived(arena: Workspace, breed: Breed, run: Run) -> None:
+    client, name = arena.registry.client, arena.settings.mlflow.model
+    number = str(client.create_model_version(name, str(breed("good").source)).version)
+    code, _, err = run("deploy", "--env", "test", "--version", number)
+    assert (code, "Traceback" in err) == (1, False)
+    assert arena.registry.version(number).tags["stage"] == "Archived"
+
+
+def test_a_version_that_never_answers_is_rejected(
+    arena: Workspace, add: Add, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, start = add(arena), subprocess.run
+
+    def hang(command: Any, **options: Any) -> Any:
+        if "-I" in command:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    code, _, err = run("check", "--env", "test", "--version", number)
+    assert (code, "scores_in_clean_process: fails in a clean process: no answer in 300 s" in err) == (1, True)
+
+
+def test_a_fault_stays_a_fault_when_the_version_is_checked_again(arena: Workspace, add: Add, run: Run) -> None:
+    number = add(arena, description="")
+    for _ in range(2):
+        code, _, err = run("check", "--env", "test", "--version", number)
+        assert (code, "described: without description" in err) == (1, True)
