@@ -17,7 +17,13 @@ from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.deployment.compliance import CHECKS
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.registry import ARTIFACT_DIGEST, CHALLENGER, CHAMPION, TRAINING_ID, Registry
+from {{cookiecutter.package_name}}.registry import (
+    ARTIFACT_DIGEST,
+    CHALLENGER,
+    CHAMPION,
+    TRAINING_ID,
+    Registry,
+)
 from {{cookiecutter.package_name}}.scoring import BOOSTER
 from {{cookiecutter.package_name}}.workspace import Workspace
 
