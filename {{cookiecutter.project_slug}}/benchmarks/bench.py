@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -21,14 +22,18 @@ import polars as pl
 
 from {{ cookiecutter.package_name }}.console import step, table
 from {{ cookiecutter.package_name }}.contract import AVAILABLE_AT, PREDICTION_TIME, Frame
-from {{ cookiecutter.package_name }}.feature_store import point_in_time_join, prepared
+from {{ cookiecutter.package_name }}.feature_store import point_in_time_join, prepared, training_set
 from {{ cookiecutter.package_name }}.lakehouse import Lakehouse
 from {{ cookiecutter.package_name }}.problem import PROBLEM
+from {{ cookiecutter.package_name }}.registry import CHAMPION
+from {{ cookiecutter.package_name }}.scoring import encode
 from {{ cookiecutter.package_name }}.settings import ENV_PREFIX, load_settings
+from {{ cookiecutter.package_name }}.workspace import open_workspace
 
 PROJECT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "{{ cookiecutter.package_name }}")
 REPEATS = 5
+SCORED_ROWS = (1_000_000, 20_000_000)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,41 @@ def bench_join() -> Iterator[Row]:
         yield Row(f"join {item.name} / join_asof", _best(portable) / _best(native), 4.0, "x")
 
 
-BENCHES: tuple[Callable[[], Iterator[Row]], ...] = (bench_help, bench_size, bench_loop, bench_join)
+def bench_scoring() -> Iterator[Row]:
+    """The champion on a year of joined rows, encoding included, against the bare booster on the ready matrix."""
+    workspace = open_workspace("dev")
+    champion = str(workspace.registry.aliased(CHAMPION))
+    ends = datetime.fromisoformat(workspace.registry.version(champion).tags["as_of"])
+    rows = training_set(workspace.lakehouse, PROBLEM, PROBLEM.begins, ends, {})
+    predictor = workspace.registry.load(champion)
+    matrix = encode(rows, predictor.features, predictor.categories)
+    bare, whole = _best(lambda: predictor.booster.predict(matrix)), _best(lambda: predictor.predict(rows))
+    yield Row("champion / bare booster, time", whole / bare, 1 / 0.9, "x")
+
+
+def bench_memory() -> Iterator[Row]:
+    """Peak memory of scoring a file of replicated requests into a file, as the file grows."""
+    workspace = open_workspace("dev")
+    requests = _frame(workspace.lakehouse.scan(PROBLEM.requests.prepared_table).select(*PROBLEM.requests.prepared))
+    peaks = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        source, scored = Path(folder) / "requests.parquet", Path(folder) / "scored.parquet"
+        for rows in SCORED_ROWS:
+            copies = [requests.lazy()] * (rows // requests.height + 1)
+            pl.concat(copies).head(rows).sink_parquet(source)
+            peaks.append(_call("predict", "--input", str(source), "--output", str(scored)).peak)
+    few, many = (f"{rows / 1e6:g} M" for rows in SCORED_ROWS)
+    yield Row(f"peak memory, {many} / {few} rows", peaks[1] / peaks[0], 1.2, "x")
+
+
+BENCHES: tuple[Callable[[], Iterator[Row]], ...] = (
+    bench_help,
+    bench_size,
+    bench_loop,
+    bench_join,
+    bench_scoring,
+    bench_memory,
+)
 """In this order: what follows the loop works on the tables that it left."""
 
 

@@ -17,23 +17,23 @@ import mlflow
 import narwhals as nw
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from narwhals.typing import IntoDataFrame
 
 BOOSTER, ENCODING = "booster.txt", "encoding.json"
+Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Predictions = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> pa.Table:
+def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Matrix:
     """Turn rows into the numbers that a booster is fit on.
 
     Args:
         frame: Any eager frame that holds the features.
         features: Columns in the booster's order.
-        categories: Known values of each categorical column; others and null become null.
+        categories: Known values of each categorical column; others and null become missing.
 
     Returns:
-        The features as float32, null where missing.
+        Shape (rows, features), row by row as LightGBM reads it; missing is NaN.
     """
     rows, columns = nw.from_native(frame, eager_only=True), []
     for name in features:
@@ -44,7 +44,7 @@ def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[st
             codes = dict(zip(categories[name], range(len(categories[name])), strict=True))
             column = column.replace_strict(codes, default=None, return_dtype=nw.Float32)
         columns.append(column.cast(nw.Float32))
-    return rows.with_columns(*columns).select(*features).to_arrow()
+    return np.ascontiguousarray(rows.with_columns(*columns).select(*features).to_numpy(), dtype=np.float32)
 
 
 @dataclass(frozen=True)

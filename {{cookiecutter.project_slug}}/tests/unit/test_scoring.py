@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pytest
-from narwhals.typing import IntoDataFrame
 
-from {{cookiecutter.package_name}} import scoring
-from {{cookiecutter.package_name}}.scoring import Predictor
+from {{cookiecutter.package_name}}.scoring import Predictor, encode
 
 FEATURES = ("shop", "amount", "count", "new")
 CATEGORIES = {"shop": ["a", "b"]}
@@ -24,13 +21,6 @@ ROWS = pl.DataFrame(
     }
 )
 EXPECTED = [[1, 1.5, 1, 1], [0, np.nan, 2, 0], [np.nan, np.nan, np.nan, np.nan], [np.nan, -2, 4, 1]]
-
-
-def encode(frame: IntoDataFrame, features: Sequence[str], categories: dict[str, list[str]]) -> scoring.Predictions:
-    """What the booster gets, as a matrix with NaN where it is missing."""
-    table = scoring.encode(frame, features, categories)
-    assert {str(kind) for kind in table.schema.types} == {"float"}
-    return np.column_stack([column.to_numpy() for column in table.columns])
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ LATE_MINUTES = 15
 """A flight is late when it arrives more than so many minutes after its scheduled time."""
 
 _DELAY_WINDOWS = {"3h": 3, "24h": 24, "7d": 7 * 24}
-_MEASURES = ("flights", "late", "departure_delay", "arrival_delay")
-_MEANS = {"late_share": "late", "departure_delay": "departure_delay", "arrival_delay": "arrival_delay"}
+_MEASURES = ("flights", "late", "arrival_delay")
+_MEANS = {"late_share": "late", "arrival_delay": "arrival_delay"}
 
 
 def rolling_sums(events: Frame, keys: Sequence[str], measures: Sequence[str], windows: Mapping[str, int]) -> Frame:
@@ -52,8 +52,8 @@ def rolling_sums(events: Frame, keys: Sequence[str], measures: Sequence[str], wi
 
 
 def delay_statistics(flights: Frame, name: str, keys: Sequence[str], windows: Mapping[str, int]) -> Frame:
-    """Flights that landed in each window, the share of them that was late and their mean delays (minutes)."""
-    flown = flights.drop_nulls(["arrival_delay", "departure_delay"]).with_columns(
+    """Flights that landed in each window, the share of them that was late, and their mean delay (minutes)."""
+    flown = flights.drop_nulls("arrival_delay").with_columns(
         nw.lit(1).cast(nw.Int64).alias("flights"),
         (nw.col("arrival_delay") > LATE_MINUTES).cast(nw.Int64).alias("late"),
     )
