@@ -16,6 +16,9 @@ nox.options.sessions = ["tests"]
 
 ROOT = Path(__file__).parent
 PROJECT_REQUIREMENTS = ROOT / "{{cookiecutter.project_slug}}" / "requirements"
+# What executes workflows, and what checks their shell lines.
+GO_TOOLS = ("github.com/nektos/act@v0.2.89", "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12")
+GO_ADVICE = "Debian and Ubuntu: apt-get install golang-go; others: https://go.dev/doc/install."
 # What each lock is made from. The widest comes first: the others are held to its choices.
 LOCKS = {
     "dev": ("bootstrap.in", "dev.in", "lint.in", "render.in", "test.in", "types.in"),
@@ -73,7 +76,7 @@ def types(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """Test the rendering: hooks, answers, structure, updates."""
     prepare(session, "test")
-    session.run("pytest", "-m", "not run", *session.posargs)
+    session.run("pytest", "-m", "not run and not act", *session.posargs)
 
 
 @nox.session
@@ -81,6 +84,21 @@ def integration(session: nox.Session) -> None:
     """Render every variant and run its own checks: lint, format, types, unit, integration."""
     prepare(session, "test")
     session.run("pytest", "-m", "run", *session.posargs)
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Execute the workflows of a rendered project with act, red and green (needs Go)."""
+    if shutil.which("go") is None:
+        session.error(f"act is built with Go, and none is on the PATH. {GO_ADVICE}")
+    prepare(session, "test")
+    tools = Path(session.cache_dir).resolve() / "go"
+    for package in GO_TOOLS:
+        session.run_install("go", "install", package, env={"GOBIN": str(tools)}, external=True)
+    for folder in (ROOT, PROJECT_REQUIREMENTS.parent):
+        files = [str(path) for path in sorted((folder / ".github" / "workflows").glob("*.yml"))]
+        session.run(str(tools / "actionlint"), *files, external=True)
+    session.run("pytest", "-m", "act", *session.posargs, env={"ACT": str(tools / "act")})
 
 
 @nox.session(venv_backend="none")

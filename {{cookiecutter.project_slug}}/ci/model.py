@@ -129,11 +129,11 @@ def judge(head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float, s
     first = metrics[0]
     gain, lower, upper = first["gain"]
     if upper < 0 and gain < -margin * abs(first["base"][0]):
-        verdict, says = "worse", "The model of this merge request is worse than that of the target branch"
+        verdict, says = "worse", "The model is worse than that of the target branch"
     elif lower > 0:
-        verdict, says = "better", "The model of this merge request is better than that of the target branch"
+        verdict, says = "better", "The model is better than that of the target branch"
     else:
-        verdict, says = "alike", "The model of this merge request is no worse than that of the target branch"
+        verdict, says = "alike", "As far as this sample can tell, the model is as good as that of the target branch"
     values = f"{first['metric']} {first['head'][0]:.4f} against {first['base'][0]:.4f}"
     return {
         "verdict": verdict,

@@ -1,0 +1,278 @@
+"""A stage on which workflows run: act in host mode, stand-ins for actions, a GitHub that answers on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+from support import execute
+
+PARTS = Path(__file__).with_name("stage")
+REPOSITORY = "acme/flight-delays"
+TOKEN = "the-token-of-the-job"  # noqa: S105 of the stage's own server
+# What of an action's inputs its stand-in reads, and with what it runs.
+STAND_INS: dict[str, tuple[str, dict[str, str]]] = {
+    "actions/checkout": ("bash -euo pipefail checkout.sh", {"PATH": "path:.", "REF": "ref"}),
+    "actions/setup-python": ("bash -euo pipefail python.sh", {"VERSION": "python-version"}),
+    "actions/cache": ("true", {}),
+    "actions/upload-artifact": (
+        "python3 upload.py",
+        {"NAME": "name", "PATH": "path", "NONE": "if-no-files-found:warn"},
+    ),
+    "actions/download-artifact": (
+        "python3 download.py",
+        {"NAME": "name", "PATH": "path:.", "PATTERN": "pattern", "RUN": "run-id", "TOKEN": "github-token"},
+    ),
+    "actions/attest-build-provenance": ("bash -euo pipefail attest.sh", {"SUBJECT": "subject-path"}),
+}
+
+
+@dataclass
+class GitHub:
+    """What a repository's interface knows, and what it was asked that it does not understand."""
+
+    issues: list[dict[str, Any]] = field(default_factory=list)
+    comments: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    approvals: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[tuple[str, str]] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
+        """The answer to a request, or nothing where GitHub would refuse it."""
+        routes: dict[tuple[str, str], Callable[..., Any]] = {
+            ("GET", r"/issues"): lambda: [issue for issue in self.issues if issue["state"] == query["state"][0]],
+            ("POST", r"/issues"): lambda: self.open(body),
+            ("PATCH", r"/issues/(\d+)"): lambda number: self.close(int(number), body),
+            ("GET", r"/issues/(\d+)/comments"): lambda number: self.comments.get(int(number), []),
+            ("POST", r"/issues/(\d+)/comments"): lambda number: self.comment(int(number), body),
+            ("PATCH", r"/issues/comments/(\d+)"): lambda number: self.edit(int(number), body),
+            ("GET", r"/actions/workflows/staging\.yml/runs"): lambda: self.passed(query),
+            ("GET", r"/actions/runs/(\d+)/approvals"): lambda _: self.approvals,
+        }
+        for (verb, pattern), reply in routes.items():
+            if verb == method and (found := re.fullmatch(f"/repos/{REPOSITORY}{pattern}", path)):
+                if method != "GET":
+                    self.changes.append((method, path.removeprefix(f"/repos/{REPOSITORY}")))
+                return reply(*found.groups())
+        raise KeyError(path)
+
+    def open(self, body: Any) -> Any:
+        assert set(body) == {"title", "body"}
+        self.issues.append({"number": 100 + len(self.issues), "state": "open", **body})
+        return self.issues[-1]
+
+    def close(self, number: int, body: Any) -> Any:
+        assert body == {"state": "closed"}
+        (issue,) = (issue for issue in self.issues if issue["number"] == number)
+        issue.update(body)
+        return issue
+
+    def comment(self, number: int, body: Any) -> Any:
+        assert set(body) == {"body"}
+        comments = self.comments.setdefault(number, [])
+        comments.append({"id": 1000 * number + len(comments), "user": {"type": "Bot"}, **body})
+        return comments[-1]
+
+    def edit(self, number: int, body: Any) -> Any:
+        assert set(body) == {"body"}
+        (comment,) = (found for found in self.comments[number // 1000] if found["id"] == number)
+        comment.update(body)
+        return comment
+
+    def passed(self, query: dict[str, list[str]]) -> Any:
+        wanted = {"head_sha": query["head_sha"][0], "event": query["event"][0], "conclusion": query["status"][0]}
+        return {"workflow_runs": [run for run in reversed(self.runs) if wanted.items() <= run.items()]}
+
+
+def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
+    """Serve it over HTTP; what is not as GitHub wants it is refused and remembered."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def reply(self) -> None:
+            parts = urlsplit(self.path)
+            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            try:
+                assert self.headers["Authorization"] == f"Bearer {TOKEN}", "wrong token"
+                assert self.headers["Accept"] == "application/vnd.github+json", "no media type"
+                body = json.loads(content) if content else None
+                query = parse_qs(parts.query)
+                answer = github.answer(self.command, parts.path, query, body)
+                if int(query.get("page", ["1"])[0]) > 1:
+                    answer = []
+            except (AssertionError, KeyError, ValueError) as error:
+                github.complaints.append(f"{self.command} {self.path}: {error!r}")
+                self.send_response(422)
+                answer = {"message": str(error)}
+            else:
+                self.send_response(201 if self.command == "POST" else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        do_GET = do_POST = do_PATCH = reply  # noqa: N815 names of the base class
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a workflow ended: the result of each job that ran, and all that was printed."""
+
+    id: int
+    jobs: dict[str, str]
+    output: str
+
+
+@dataclass
+class Stage:
+    """A repository with branches, a runner, and a GitHub."""
+
+    folder: Path
+    act: Path
+    github: GitHub = field(default_factory=GitHub)
+    port: int = 0
+    count: int = 0
+
+    @property
+    def work(self) -> Path:
+        """Where the stage itself changes and commits files."""
+        return self.folder / "work"
+
+    def build(self, project: Path) -> None:
+        """Put the project into a repository, and the stand-ins and the server in place."""
+        shutil.copytree(project, self.work, ignore=shutil.ignore_patterns(".git"))
+        execute("git", "init", "--quiet", "--bare", self.folder / "origin.git", cwd=self.folder)
+        self.git("init", "--quiet")
+        self.git("remote", "add", "origin", str(self.folder / "origin.git"))
+        for action, (command, inputs) in STAND_INS.items():
+            place = self.folder / "actions" / action
+            place.mkdir(parents=True)
+            (place / "action.yml").write_text(json.dumps(stand_in(action, command, inputs)), encoding="utf-8")
+        (self.folder / "bin").mkdir()
+        shutil.copy(PARTS / "gh", self.folder / "bin" / "gh")
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self.github))
+        self.port = server.server_port
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def git(self, *arguments: str) -> str:
+        """Run git in the work folder."""
+        return execute("git", *arguments, cwd=self.work).strip()
+
+    def commit(self, branch: str, message: str, **changed: str) -> str:
+        """Write files (path and text) and push all that changed to a branch; returns the commit."""
+        self.git("symbolic-ref", "HEAD", f"refs/heads/{branch}")
+        for name, text in changed.items():
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.work / name).write_text(text, encoding="utf-8")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        self.git("push", "--quiet", "--force", "origin", branch)
+        return self.git("rev-parse", "HEAD")
+
+    def branch(self, name: str, start: str) -> None:
+        """Make a branch at a commit, push it, and stand on it."""
+        self.git("checkout", "--quiet", "--force", "-B", name, start)
+        self.git("push", "--quiet", "--force", "origin", name)
+
+    def edit(self, name: str, before: str, after: str) -> None:
+        """Replace text that is there once in a file."""
+        text = (self.work / name).read_text(encoding="utf-8")
+        assert text.count(before) == 1, f"{before!r} in {name}"
+        (self.work / name).write_text(text.replace(before, after), encoding="utf-8")
+
+    def run(self, workflow: str, event: str, payload: Mapping[str, Any], actor: str, *options: str) -> Run:
+        """Run a workflow of the work folder's commit."""
+        self.count += 1
+        event_file = self.folder / "event.json"
+        event_file.write_text(json.dumps(payload), encoding="utf-8")
+        environment = {
+            "STAGE": str(self.folder),
+            "GITHUB_API_URL": f"http://127.0.0.1:{self.port}",
+            "GITHUB_REPOSITORY": REPOSITORY,
+            "GITHUB_RUN_ID": str(self.count),
+            "MYPY_CACHE_DIR": str(self.folder / "mypy"),
+            "UV_VENV_RELOCATABLE": "1",
+        }
+        pins = {
+            found[1]: found[2]
+            for path in (self.work / ".github").rglob("*.yml")
+            for found in re.finditer(r"uses: (actions/[\w-]+)@(\w+)", path.read_text(encoding="utf-8"))
+        }
+        command = [
+            *(self.act, event, "--directory", self.work, "--workflows", f".github/workflows/{workflow}.yml"),
+            *("--platform", "ubuntu-latest=-self-hosted", "--platform", "self-hosted=-self-hosted"),
+            *("--eventpath", event_file, "--actor", actor, "--secret", f"GITHUB_TOKEN={TOKEN}"),
+            *("--no-skip-checkout", "--concurrent-jobs", "1", "--no-cache-server", "--json"),
+            *("--action-cache-path", self.folder / "act"),
+            *(part for name, value in environment.items() for part in ("--env", f"{name}={value}")),
+            *(
+                part
+                for action, pin in pins.items()
+                for part in ("--local-repository", f"{action}@{pin}={self.folder / 'actions' / action}")
+            ),
+            *options,
+        ]
+        paths = os.pathsep.join((str(self.folder / "bin"), os.environ["PATH"]))
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "VIRTUAL_ENV"))}
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=clean | {"PATH": paths},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        jobs: dict[str, str] = {}
+        output = []
+        for line in done.stdout.splitlines():
+            entry = json.loads(line) if line.startswith("{") else {"msg": line}
+            output.append(f"{entry.get('jobID', '')}: {entry.get('msg', '').rstrip()}")
+            if result := entry.get("jobResult"):
+                failed = jobs.get(entry["jobID"]) == "failure"  # one of a matrix is enough
+                jobs[entry["jobID"]] = "failure" if failed else result
+        text = "\n".join(output) + done.stderr
+        (self.folder / f"run-{self.count}-{workflow}.log").write_text(text, encoding="utf-8")
+        assert self.github.complaints == [], text
+        assert jobs, text
+        return Run(self.count, jobs, text)
+
+
+def stand_in(action: str, command: str, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a composite action that runs a script of the stage."""
+    named = {variable: text.partition(":")[::2] for variable, text in inputs.items()}
+    program, *rest = command.split()
+    script = " ".join([program, *rest[:-1], f'"{PARTS / rest[-1]}"']) if rest else program
+    return {
+        "name": action,
+        "description": f"Stands in for {action}",
+        "inputs": {name: {"description": name, "default": default} for name, default in named.values()},
+        "runs": {
+            "using": "composite",
+            "steps": [
+                {
+                    "shell": "bash",
+                    "run": script,
+                    "env": {f"INPUT_{key}": f"${{{{ inputs.{name} }}}}" for key, (name, _) in named.items()},
+                }
+            ],
+        },
+    }
+
+
+def jobs_of(project: Path, workflow: str) -> set[str]:
+    """Names of a workflow's jobs."""
+    return set(yaml.safe_load((project / f".github/workflows/{workflow}.yml").read_text(encoding="utf-8"))["jobs"])
