@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from {{cookiecutter.package_name}}.contract import Problem
+
 from ci import alert, approver, comment, errors, jobs, model, report, wheel
 from ci.errors import CiError
 from ci.github import GitHub, connect
-from {{cookiecutter.package_name}}.contract import Problem
 
 Answer = Callable[[str, str, Any], Any]
 Sent = list[tuple[str, str, Any]]
