@@ -7,7 +7,6 @@ Validated once, here; everything else receives a frozen `Settings`. What each ke
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,13 +106,18 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     names = sorted(path.stem for path in (project / "conf").glob("*.yml") if path.stem != "base")
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
-    layers = {str(path): _read(path, project) for path in (project / "conf" / f"{it}.yml" for it in ("base", env))}
+    layers: dict[str, dict[str, Any]] = {
+        str(path): _read(path, project) for path in (project / "conf" / f"{it}.yml" for it in ("base", env))
+    }
     for name in filter(lambda name: name.upper().startswith(ENV_PREFIX), os.environ):
         keys = name.upper().removeprefix(ENV_PREFIX).lower().split("__")
-        layers[f"environment variable {name}"] = reduce(lambda inner, key: {key: inner}, reversed(keys), _value(name))
+        value = _value(name)
+        for key in reversed(keys):
+            value = {key: value}
+        layers[f"environment variable {name}"] = value
     for place, layer in layers.items():
-        if given := layer.keys() & {"env", "project"}:
-            raise UserError(f"{place}: {given.pop()}: is not for setting.", "Remove it and run again.")
+        if fixed := layer.keys() & {"env", "project"}:
+            raise UserError(f"{place}: {fixed.pop()}: is not for setting.", "Remove it and run again.")
     try:
         return Settings.model_validate({**reduce(_merge, layers.values()), "env": env, "project": project})
     except ValidationError as error:
@@ -149,7 +153,7 @@ def _value(variable: str) -> Any:
         raise UserError(f"environment variable {variable}: not YAML.", "Mend it and run again.") from None
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     both = {key for key in base.keys() & over.keys() if isinstance(base[key], dict) and isinstance(over[key], dict)}
     return {**base, **over, **{key: _merge(base[key], over[key]) for key in both}}
 

@@ -23,7 +23,7 @@ _REPORT_EVERY = 10
 def fit(
     train: pl.DataFrame, validation: pl.DataFrame, model: Model, settings: Settings, study_name: str, journal: Path
 ) -> tuple[Predictor, dict[str, Any]]:
-    """Search parameters on a sample of the training window, then fit on all of it; returns the model and its parameters.
+    """Search parameters on a sample of the training window, then fit on all of it; returns model and parameters.
 
     Args:
         train: Rows to learn from.
