@@ -7,7 +7,6 @@ Validated once, here; everything else receives a frozen `Settings`. What each ke
 from __future__ import annotations
 
 import os
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,11 +114,13 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
         for key in reversed(keys):
             value = {key: value}
         layers[f"environment variable {name}"] = value
+    merged: dict[str, Any] = {}
     for place, layer in layers.items():
+        merged = _merge(merged, layer)
         if fixed := layer.keys() & {"env", "project"}:
             raise UserError(f"{place}: {fixed.pop()}: is not for setting.", "Remove it and run again.")
     try:
-        return Settings.model_validate({**reduce(_merge, layers.values()), "env": env, "project": project})
+        return Settings.model_validate({**merged, "env": env, "project": project})
     except ValidationError as error:
         first = error.errors()[0]
         keys, missing = [str(part) for part in first["loc"]], first["type"] == "missing"
