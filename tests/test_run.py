@@ -19,6 +19,15 @@ NAMES = {
     "long": NASTY | {"project_slug": "x", "package_name": "x_" * 19 + "yz"},
     "short": {"project_slug": "a-" * 19 + "bc", "package_name": "a"},
 }
+UNPINNED = """\
+on: push
+permissions: {}
+jobs:
+  extra:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@main
+"""
 ENVIRONMENTS = ROOT / ".nox" / "rendered"
 
 
@@ -70,6 +79,8 @@ def test_lint_catches_what_it_is_there_for(rendered: dict[str, Path], tmp_path: 
             package / "problem" / "extra.py",
             '"""Doc."""\n\nfrom ..lakehouse import Lakehouse\n\nX = Lakehouse\n',
         ),
+        "zizmor": (project / ".github" / "workflows" / "extra.yml", UNPINNED),
+        "check-jsonschema": (project / ".github" / "actions" / "extra" / "action.yml", "name: Extra\n"),
         "nbstripout": (project / "notebooks" / "extra.ipynb", notebook_with_output()),
     }
     for tool, (path, text) in faults.items():
