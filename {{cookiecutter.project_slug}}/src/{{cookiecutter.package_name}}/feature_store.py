@@ -83,8 +83,7 @@ def training_set(
     model, time = problem.model, nw.col(PREDICTION_TIME)
     frames = prepared(lakehouse, problem, as_of, versions)
     spine = model.spine(frames).filter(time >= start, time < as_of)
-    labels = model.labels(frames).drop(KNOWN_AT)
+    labelled = spine.join(model.labels(frames).drop(KNOWN_AT), on=list(model.keys), how="inner")
     kept = (*model.keys, PREDICTION_TIME, *model.slices, *model.baseline, *model.features, model.target.label)
-    joined = with_features(lakehouse, problem, spine, as_of, versions)  # labels come last: no feature can see them
-    rows = joined.join(labels, on=list(model.keys), how="inner").select(*dict.fromkeys(kept))
+    rows = with_features(lakehouse, problem, labelled, as_of, versions).select(*dict.fromkeys(kept))
     return pl.DataFrame(rows.sort(PREDICTION_TIME, *model.keys).collect("polars").to_native())
