@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import uvicorn
+from cryptography.fernet import Fernet
+from mlflow import MlflowClient
+from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
+from standardwebhooks import Webhook
+
+from {{cookiecutter.package_name}}.deployment.webhook import receiver
+
+SECRET, MODEL, PATIENCE = "only for tests", "ours", 90.0
+CREATED = {"entity": "model_version", "action": "created", "data": {"name": MODEL, "version": "7"}}
+
+
+class Receiver(NamedTuple):
+    address: str
+    started: list[str]
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[Receiver]:
+    started: list[str] = []
+    application = receiver(SECRET, MODEL, tmp_path / "deliveries", started.append)
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert wait_for(lambda: server.started)
+    yield Receiver(f"http://127.0.0.1:{port}/", started)
+    server.should_exit = True
+    thread.join()
+
+
+def deliver(
+    to: Receiver, event: object = CREATED, *, key: str = SECRET, name: str = "one", age: timedelta = timedelta(0)
+) -> int:
+    """Send what a registry would send; returns the HTTP status."""
+    body, moment = json.dumps(event), datetime.now(UTC) - age
+    headers = {
+        "X-MLflow-Delivery-Id": name,
+        "X-MLflow-Timestamp": str(int(moment.timestamp())),
+        "X-MLflow-Signature": Webhook(key.encode()).sign(name, moment, body),
+    }
+    return send(to, body, headers)
+
+
+def send(to: Receiver, body: str, headers: dict[str, str]) -> int:
+    request = urllib.request.Request(to.address, body.encode(), headers, method="POST")  # noqa: S310 loopback
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 loopback
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_created_version_starts_its_deployment(listening: Receiver) -> None:
+    assert deliver(listening) == 202
+    assert listening.started == ["7"]
+
+
+def test_a_forged_delivery_is_refused(listening: Receiver) -> None:
+    assert deliver(listening, key="a guess") == 401
+    assert listening.started == []
+
+
+def test_an_unsigned_delivery_is_refused(listening: Receiver) -> None:
+    assert send(listening, json.dumps(CREATED), {}) == 401
+    assert listening.started == []
+
+
+@pytest.mark.parametrize("age", [timedelta(minutes=10), timedelta(minutes=-10)])
+def test_a_delivery_out_of_its_time_is_refused(listening: Receiver, age: timedelta) -> None:
+    assert deliver(listening, age=age) == 401
+    assert listening.started == []
+
+
+def test_a_replayed_delivery_is_refused(listening: Receiver) -> None:
+    assert deliver(listening, name="same") == 202
+    assert deliver(listening, name="same") == 409
+    assert listening.started == ["7"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**CREATED, "action": "deleted"},
+        {**CREATED, "data": {"name": "another", "version": "7"}},
+    ],
+)
+def test_other_events_are_left_alone(listening: Receiver, event: object) -> None:
+    assert deliver(listening, event) == 200
+    assert listening.started == []
+
+
+def test_a_real_registry_starts_it(listening: Receiver, tmp_path: Path) -> None:
+    # given an MLflow server that knows of the receiver
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    store = ("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path))
+    settings = {
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    log = tmp_path / "server.log"
+    with log.open("w") as said:
+        server = subprocess.Popen(
+            [*command, *store], env={**os.environ, **settings}, cwd=tmp_path, stdout=said, stderr=said
+        )
+    try:
+        assert wait_for(lambda: answers(f"{address}/health")), log.read_text(encoding="utf-8")
+        client = MlflowClient(address, address)
+        event = WebhookEvent(WebhookEntity.MODEL_VERSION, WebhookAction.CREATED)
+        client.create_webhook("deploy", listening.address, [event], secret=SECRET)
+        client.create_registered_model(MODEL)
+        # when a version is created
+        training = client.create_run("0").info
+        version = client.create_model_version(MODEL, f"{training.artifact_uri}/model", training.run_id)
+        # then its deployment starts
+        assert wait_for(lambda: listening.started == [str(version.version)]), log.read_text(encoding="utf-8")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 loopback
+            return bool(answer.status == 200)
+    except OSError:
+        return False
