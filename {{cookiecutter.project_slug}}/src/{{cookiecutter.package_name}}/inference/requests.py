@@ -75,7 +75,10 @@ def _query(uri: str, query: str, rows: int) -> Iterator[pl.DataFrame]:
     if scheme not in _DRIVERS:
         raise UserError(f"No driver for {scheme}:// addresses.", f"Use one of: {', '.join(_DRIVERS)}.")
     address = uri.removeprefix("sqlite:///") if scheme == "sqlite" else uri
-    dbapi = import_module(f"{_DRIVERS[scheme]}.dbapi")
+    try:
+        dbapi = import_module(f"{_DRIVERS[scheme]}.dbapi")
+    except ModuleNotFoundError:
+        raise UserError(f"The driver {_DRIVERS[scheme]} is not installed.", "Declare it in pyproject.toml.") from None
     with dbapi.connect(address) as connection, connection.cursor() as cursor:
         cursor.execute(query)
         waiting: list[pa.RecordBatch] = []
