@@ -130,6 +130,13 @@ def spark(session: nox.Session) -> None:
 
 
 @nox.session
+def postgres(session: nox.Session) -> None:
+    """Render the default project into demo/ and test its requests from PostgreSQL (needs PostgreSQL)."""
+    project = render(session, ROOT / "demo")
+    session.run("python", str(project / "bootstrap.py"), "postgres", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Lock the generator's and the template's requirements; `-- --upgrade` takes the newest."""
     for name, sources in LOCKS.items():

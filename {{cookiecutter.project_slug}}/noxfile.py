@@ -151,6 +151,14 @@ def spark(session: nox.Session) -> None:
     session.run("pytest", "tests/spark", *session.posargs)
 
 
+@nox.session
+def postgres(session: nox.Session) -> None:
+    """Test that rows to score can come from PostgreSQL, on a server of its own (needs PostgreSQL's programs)."""
+    programs = require_postgres(session)
+    prepare(session, "test")
+    session.run("pytest", "tests/postgres", *session.posargs, env={"POSTGRES_PROGRAMS": programs})
+
+
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Run the whole loop on the sample data, in `.venv`."""
@@ -206,3 +214,12 @@ def require_java(session: nox.Session) -> None:
     found = re.search(r'version "(?:1\.)?(\d+)', said)
     if found is None or int(found[1]) < OLDEST_JAVA:
         session.error(f"{advice}; {java} is Java {found[1] if found else 'of no known version'}.")
+
+
+def require_postgres(session: nox.Session) -> str:
+    """The folder of PostgreSQL's programs, which Debian keeps off the PATH; stop with advice if there is none."""
+    debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))
+    found = shutil.which("initdb") or next(reversed(debian), None)
+    if found is None:
+        session.error("PostgreSQL is needed (Debian and Ubuntu: apt-get install postgresql); no initdb was found.")
+    return str(Path(found).parent)

@@ -52,7 +52,7 @@ class Lakehouse:
         """Rows of a table at a version (default: newest), lazily; none where it was never written.
 
         Raises:
-            UserError: No such version, or not readable as a Delta table.
+            UserError: No such version, not readable as a Delta table, or without a declared column.
         """
         delta = self._open(table)
         if delta is None:
@@ -62,6 +62,10 @@ class Lakehouse:
                 delta.load_as_version(version)
             except (DeltaError, OSError) as error:
                 raise _unreadable(f"{self.place(table.name)} at version {version}", error) from None
+        held = {field.name for field in delta.schema().fields}
+        if missing := [name for name in table.schema if name not in held]:
+            message = f"{self.place(table.name)} has no column {', '.join(missing)}, which is declared."
+            raise UserError(message, "Remove its folder to rebuild it, or take back the declaration.")
         return nw.from_native(self._scan_files(delta).select(*table.schema))
 
     def version(self, table: Table) -> int | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import narwhals as nw
 import polars as pl
@@ -61,7 +60,7 @@ def predict(
         complete: The tables hold all predictions until `as_of` afterwards.
 
     Raises:
-        UserError: No champion, files that were tampered with, features that the champion does not know,
+        UserError: No champion, files that were tampered with, features that are not those of its training,
             a null key, or features that are not built until `as_of`.
     """
     lakehouse, problem, registry = workspace.lakehouse, workspace.problem, workspace.registry
@@ -76,15 +75,15 @@ def predict(
     versions = {table.name: lakehouse.version(table) for table in input_tables(problem)}
     constants = {"model_version": champion, "feature_versions": json.dumps(versions, sort_keys=True)}
     count = 0
-    with _opened(output) as write:
+    with _opened(output, problem.predictions) as write:
         for chunk in chunks:
             rows = score(workspace, predictor, chunk, as_of, versions)
             rows = rows.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
             if write:
-                write(rows.select(*problem.predictions.schema))
+                write(_as(rows, problem.predictions))
             else:
-                lakehouse.merge(problem.inference_log, _as(rows, problem.inference_log), update=False)
-                lakehouse.merge(problem.predictions, _as(rows, problem.predictions))
+                for table, update in ((problem.inference_log, False), (problem.predictions, True)):
+                    lakehouse.merge(table, nw.from_native(_as(rows, table).lazy()), update=update)
             count += rows.height
     if complete and output is None:
         lakehouse.append(problem.predictions, nw.from_native(problem.predictions.empty()), as_of)
@@ -100,42 +99,31 @@ def score(
         raise UserError(f"A row to score has no {' or no '.join(keys)}.", "Give every row its keys.")
     started = time.perf_counter()
     lazy = with_features(workspace.lakehouse, workspace.problem, nw.from_native(spine.lazy()), as_of, versions)
-    known = lazy.collect_schema().names()
-    if missing := [name for name in predictor.features if name not in known]:
-        raise UserError(
-            f"The champion needs {', '.join(missing)}, which no feature table has.", "Roll back, or retrain."
-        )
+    known, texts = lazy.collect_schema(), predictor.categories
+    if wrong := [it for it in predictor.features if it not in known or (known[it] == nw.String) != (it in texts)]:
+        message = f"The champion needs {', '.join(wrong)}, which no feature table has as it was in training."
+        raise UserError(message, "Roll back, or retrain.")
     rows = pl.DataFrame(lazy.select(*dict.fromkeys([*keys, *predictor.features])).collect("polars").to_native())
     predictions = predictor.predict(rows)
     latency = 1000 * (time.perf_counter() - started) / max(rows.height, 1)
     return rows.with_columns(prediction=predictions, latency_ms=pl.lit(latency))
 
 
-def _as(rows: pl.DataFrame, table: Table) -> Any:
-    wanted = polars_schema(table.schema)
-    return nw.from_native(rows.lazy().select(pl.col(name).cast(kind) for name, kind in wanted.items()))
+def _as(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
+    return rows.select(pl.col(name).cast(kind) for name, kind in polars_schema(table.schema).items())
 
 
 @contextmanager
-def _opened(path: Path | None) -> Iterator[Callable[[pl.DataFrame], None] | None]:
+def _opened(path: Path | None, table: Table) -> Iterator[Callable[[pl.DataFrame], None] | None]:
     """A function that appends rows to a file, which gets its name when all is written."""
     if path is None:
         yield None
         return
-    partial = path.with_name(f".{path.name}.partial")
-    writers: list[Any] = []
-
-    def write(rows: pl.DataFrame) -> None:
-        arrow = rows.to_arrow()
-        if not writers:
-            writers.append(_WRITERS[path.suffix](partial, arrow.schema))
-        writers[0].write_table(arrow)
-
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial, schema = path.with_name(f".{path.name}.partial"), table.empty().collect().to_arrow().schema
     try:
-        yield write
-    finally:
-        for writer in writers:
-            writer.close()
-    if writers:
+        with _WRITERS[path.suffix](partial, schema) as writer:
+            yield lambda rows: writer.write_table(rows.to_arrow().cast(schema))
         partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

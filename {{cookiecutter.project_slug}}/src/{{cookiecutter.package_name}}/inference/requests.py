@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from adbc_driver_manager import Error
 
 from ..contract import Schema, polars_schema
 from ..errors import UserError
 from ..workspace import Workspace
 
+_PARSE: dict[pl.DataType, Callable[[Any], pl.Expr]] = {
+    pl.Datetime("us", "UTC"): lambda texts: texts.to_datetime(time_unit="us", time_zone="UTC"),
+    pl.Boolean(): lambda texts: texts.to_lowercase().replace_strict({"true": True, "false": False}),
+}
 _DRIVERS = {"postgresql": "adbc_driver_postgresql", "sqlite": "adbc_driver_sqlite"}
 _SCANS = {".parquet": pl.scan_parquet, ".csv": lambda path: pl.scan_csv(path, infer_schema=False)}
+# The driver quotes parts of an address that it cannot read, and its password may be among them.
+_PART, _VALUE = r"([^:/?@%\s]|%[0-9A-Fa-f]{2})*", r"([^&=@%\s]|%[0-9A-Fa-f]{2})*"
+_ADDRESS = re.compile(rf"\w+://({_PART}(:{_PART})?@)?[^@?%\s]*(\?\w+={_VALUE}(&\w+={_VALUE})*)?")
 
 
 def read(workspace: Workspace, source: str, query: str) -> Iterator[pl.DataFrame]:
@@ -30,10 +39,13 @@ def read(workspace: Workspace, source: str, query: str) -> Iterator[pl.DataFrame
         UserError: A kind of source that is not known, not readable, or without the declared columns.
     """
     schema, rows = workspace.problem.requests.prepared, workspace.settings.inference.chunk_rows
-    chunks = _query(source, query, rows) if "://" in source else _scan(Path(source), rows)
+    database = "://" in source
+    chunks = _query(source, query, rows) if database else _scan(Path(source), rows)
     try:
         for chunk in chunks:
-            yield conform(chunk, schema, source.partition("?")[0].rpartition("@")[2])
+            conformed = conform(chunk, schema, "The query" if database else source)
+            if not conformed.is_empty():
+                yield conformed
     except (OSError, pl.exceptions.PolarsError, Error) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"Cannot read the rows to score: {reason}", "Mend the source or the query.") from None
@@ -49,43 +61,55 @@ def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
     if missing := [name for name in wanted if name not in rows.columns]:
         raise UserError(f"{where} has no column {', '.join(missing)}.", "It needs the columns of the prepared table.")
     for name, kind in wanted.items():
-        column, given = pl.col(name), rows.schema[name]
-        if isinstance(kind, pl.Datetime) and given == pl.String:
-            column = column.str.to_datetime(time_unit="us", time_zone="UTC")
-        elif isinstance(kind, pl.Datetime) and isinstance(given, pl.Datetime) and given.time_zone is None:
-            column = column.dt.replace_time_zone("UTC")
-        elif kind == pl.String and given not in (pl.String, pl.Null):
+        column, given, values = pl.col(name), rows.schema[name], rows[name]
+        if values.null_count() == rows.height:  # such a column may have lost its type
+            column = pl.lit(None).alias(name)
+        elif given == pl.String and kind in _PARSE:
+            column = _PARSE[kind](column.str)
+        elif given != pl.String and (_family(given) != _family(kind) or _loses(values, kind)):
             raise UserError(f"{where}: {name} is {given}, declared {kind}.", "Restore the column's type.")
+        elif isinstance(given, pl.Datetime) and given.time_zone is None:
+            column = column.dt.replace_time_zone("UTC")
         columns.append(column.cast(kind))
     try:
-        return rows.select(columns)
+        return rows.with_columns(columns).select(*wanted)
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{where} does not hold the declared types: {reason}", "Restore the columns' types.") from None
 
 
+def _family(kind: pl.DataType) -> str:
+    return "time" if kind.is_temporal() else "number" if kind.is_numeric() or kind == pl.Boolean else str(kind)
+
+
+def _loses(values: pl.Series, kind: pl.DataType) -> bool:
+    back = values.cast(kind, strict=False).cast(values.dtype, strict=False) if values.dtype.is_numeric() else values
+    return not back.equals(values)
+
+
 def _scan(path: Path, rows: int) -> Iterator[pl.DataFrame]:
     if path.suffix not in _SCANS:
         raise UserError(f"{path} is neither .parquet nor .csv.", "Convert it to one of these.")
-    yield from _SCANS[path.suffix](path).collect_batches(chunk_size=rows, maintain_order=True)
+    scan = _SCANS[path.suffix](path)
+    yield from chain([scan.head(0).collect()], scan.collect_batches(chunk_size=rows, maintain_order=True))
 
 
 def _query(uri: str, query: str, rows: int) -> Iterator[pl.DataFrame]:
     scheme = uri.partition(":")[0]
     if scheme not in _DRIVERS:
         raise UserError(f"No driver for {scheme}:// addresses.", f"Use one of: {', '.join(_DRIVERS)}.")
-    address = uri.removeprefix("sqlite:///") if scheme == "sqlite" else uri
-    try:
-        dbapi = import_module(f"{_DRIVERS[scheme]}.dbapi")
-    except ModuleNotFoundError:
-        raise UserError(f"The driver {_DRIVERS[scheme]} is not installed.", "Declare it in pyproject.toml.") from None
+    address, options = uri, {}
+    if scheme == "sqlite":
+        address = uri.removeprefix("sqlite:///")
+        Path(address).stat()  # SQLite would make it
+        options = {"adbc.sqlite.query.batch_rows": rows}  # rows that show the types of columns
+    elif not _ADDRESS.fullmatch(uri):
+        message = "The address of the database is not written as a URI."
+        raise UserError(message, "Percent-encode what is special in its user and password: %40 for @.")
+    dbapi = import_module(f"{_DRIVERS[scheme]}.dbapi")
     with dbapi.connect(address) as connection, connection.cursor() as cursor:
+        cursor.adbc_statement.set_options(**options)
         cursor.execute(query)
-        waiting: list[pa.RecordBatch] = []
-        for batch in cursor.fetch_record_batch():
-            waiting.append(batch)
-            if sum(part.num_rows for part in waiting) >= rows:
-                yield pl.DataFrame(pa.Table.from_batches(waiting))
-                waiting = []
-        if waiting:
-            yield pl.DataFrame(pa.Table.from_batches(waiting))
+        batches = cursor.fetch_record_batch()
+        yield pl.DataFrame(batches.schema.empty_table())
+        yield from map(pl.DataFrame, batches)
