@@ -39,14 +39,19 @@ def receiver(secret: str, model: str, seen: Path, start: Callable[[str], None]) 
             event = Webhook(secret.encode()).verify(await request.body(), headers)
         except (WebhookVerificationError, ValueError) as error:
             return JSONResponse({"refused": str(error)}, 401)
+        mark = seen / hashlib.sha256(headers["webhook-id"].encode()).hexdigest()
         try:
-            (seen / hashlib.sha256(headers["webhook-id"].encode()).hexdigest()).touch(exist_ok=False)
+            mark.touch(exist_ok=False)
         except FileExistsError:
             return JSONResponse({"refused": "received before"}, 409)
         created = event.get("entity") == "model_version" and event.get("action") == "created"
         if not created or event["data"]["name"] != model:
             return JSONResponse({"started": None}, 200)
-        start(str(event["data"]["version"]))
+        try:
+            start(str(event["data"]["version"]))
+        except OSError:
+            mark.unlink()  # the registry tries again
+            raise
         return JSONResponse({"started": event["data"]["version"]}, 202)
 
     return Starlette(routes=[Route("/", receive, methods=["POST"])])

@@ -57,7 +57,7 @@ def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
     Raises:
         UserError: A column is missing, or holds what its declared type cannot.
     """
-    wanted, columns = polars_schema(schema), []
+    wanted = polars_schema(schema)
     if missing := [name for name in wanted if name not in rows.columns]:
         raise UserError(f"{where} has no column {', '.join(missing)}.", "It needs the columns of the prepared table.")
     for name, kind in wanted.items():
@@ -70,12 +70,13 @@ def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
             raise UserError(f"{where}: {name} is {given}, declared {kind}.", "Restore the column's type.")
         elif isinstance(given, pl.Datetime) and given.time_zone is None:
             column = column.dt.replace_time_zone("UTC")
-        columns.append(column.cast(kind))
-    try:
-        return rows.with_columns(columns).select(*wanted)
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{where} does not hold the declared types: {reason}", "Restore the columns' types.") from None
+        try:
+            rows = rows.with_columns(column.cast(kind))
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).partition("\n")[0]
+            message = f"{where} does not hold the declared types: {name} is to be {kind}: {reason}"
+            raise UserError(message, "Restore the column's type.") from None
+    return rows.select(*wanted)
 
 
 def _family(kind: pl.DataType) -> str:
