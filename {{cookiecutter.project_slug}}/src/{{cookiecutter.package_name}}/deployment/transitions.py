@@ -46,6 +46,8 @@ def history(workspace: Workspace) -> pl.DataFrame:
 def request(workspace: Workspace, version: str, who: str, evidence: str, champion: str | None = None) -> bool:
     """Ask for the challenger's promotion; where policy decides, it is granted at once.
 
+    What waits already is not asked again: whoever asked first remains the one who may not approve.
+
     Args:
         workspace: Holds the versions and the log.
         version: The challenger.
@@ -60,12 +62,12 @@ def request(workspace: Workspace, version: str, who: str, evidence: str, champio
         UserError: The version is not the challenger, the champion changed since the comparison, or
             somebody else moved a version.
     """
-    registry, (seen, left) = workspace.registry, settle(workspace)
+    registry, (seen, _) = workspace.registry, settle(workspace)
     if registry.aliased(CHALLENGER) != version:
         raise UserError(f"Version {version} is not the challenger.", "Examine it first: `check`.")
     if registry.aliased(CHAMPION) != champion:
         raise UserError(f"The champion changed since version {version} was compared.", "Run `request` again.")
-    if left != ("request", version, who, evidence):
+    if (version, champion) not in _waiting(workspace):
         seen = _append(workspace, seen, "request", version, who, evidence)
     granted = workspace.settings.deployment.approval == "policy"
     if granted:
@@ -81,11 +83,10 @@ def decide(workspace: Workspace, who: str, why: str, *, approve: bool) -> str:
             asked may not decide, the files are gone or changed, or somebody else moved a version.
     """
     registry, (seen, left) = workspace.registry, settle(workspace)
-    action, decisions = "approve" if approve else "reject", ("request", "approve", "reject")
+    action = "approve" if approve else "reject"
     if left and left == (action, left[1], who, why):
         return left[1]
-    waiting = history(workspace).filter(pl.col("action").is_in(decisions)).tail(1).filter(action="request")
-    for version, asked_by, champion in waiting.select("version", "who", "champion").iter_rows():
+    for (version, champion), asked_by in _waiting(workspace).items():
         if (registry.aliased(CHAMPION), registry.aliased(CHALLENGER)) != (champion, version):
             message = f"The request for version {version} is stale: the champion or the challenger changed since."
             raise UserError(message, "Compare again and ask anew: `request`.")
@@ -94,8 +95,15 @@ def decide(workspace: Workspace, who: str, why: str, *, approve: bool) -> str:
         if approve:
             registry.download(version)
         _append(workspace, seen, action, version, who, why)
-        return str(version)
+        return version
     raise UserError("No request waits for a decision.", "Ask for one with `request`.")
+
+
+def _waiting(workspace: Workspace) -> dict[tuple[str, str | None], str]:
+    """The request that nobody has decided on: version and the champion it was compared with, and who asked."""
+    decisions = history(workspace).filter(pl.col("action").is_in(("request", "approve", "reject")))
+    waiting = decisions.tail(1).filter(action="request").select("version", "champion", "who")
+    return {(version, champion): who for version, champion, who in waiting.iter_rows()}
 
 
 def rollback(workspace: Workspace, who: str, why: str) -> str:

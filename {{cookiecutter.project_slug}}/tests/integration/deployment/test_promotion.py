@@ -196,6 +196,18 @@ def test_a_comparison_with_a_former_champion_is_no_evidence(arena: Workspace, ad
     assert arena.registry.aliased(CHAMPION) == "2"
 
 
+def test_what_waits_is_not_asked_again(waiting: Callable[[], Workspace]) -> None:
+    # given a request of the asker, who may not approve it
+    arena = waiting()
+    before = state(arena)
+    # when somebody else asks for the same
+    assert not transitions.request(arena, "3", "webhook", "better, as measured again", "2")
+    # then nothing changed, and it still was the asker
+    assert state(arena) == before
+    with pytest.raises(UserError, match="asker asked for this promotion and may not approve it"):
+        transitions.decide(with_deployment(arena, four_eyes=True), "asker", "mine", approve=True)
+
+
 def test_files_changed_while_a_request_waits_are_not_approved(
     configure: Configure, add: Add, breed: Breed, tmp_path: Path
 ) -> None:
