@@ -31,7 +31,7 @@ class GitHub:
     token: str = field(repr=False)
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request below `/repos/OWNER/NAME`; returns the answer's JSON.
+        """Send a request below `/repos/OWNER/NAME`; returns the answer's JSON, or None where it has none.
 
         Raises:
             CiError: No answer, or a refusal.
@@ -49,9 +49,9 @@ class GitHub:
         )
         try:
             with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_S) as answer:
-                return json.load(answer)
+                return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
-            advice = " Does the job's `permissions` allow it?" if error.code in (401, 403, 404) else ""
+            advice = " Does the token allow it (a job's: its `permissions`)?" if error.code in (401, 403, 404) else ""
             raise CiError(f"GitHub refused {method} {path} with {error.code} {error.reason}.{advice}") from None
         except (OSError, ValueError) as error:
             raise CiError(f"GitHub at {self.api} does not answer {method} {path}: {error}") from None

@@ -6,6 +6,7 @@ Heavy imports wait until a verb runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ Who = Annotated[str, typer.Option("--who", help="Who acts, for the record.", sho
 Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
 Input = Annotated[str | None, typer.Option("--input", help="File (.parquet, .csv) or database URI.")]
 Query = Annotated[str, typer.Option("--query", help="What to read from the database.")]
+Start = Annotated[str, typer.Option("--start", help="Command instead of `deploy`; the version is its last argument.")]
 Output = Annotated[Path | None, typer.Option("--output", help="File (.parquet, .csv) to write instead of the tables.")]
 
 
@@ -258,8 +260,8 @@ def predict(
 
 
 @app.command()
-def webhook(env: Env = "dev", host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Listen for the registry's webhooks; a new version starts `deploy`."""
+def webhook(env: Env = "dev", host: str = "127.0.0.1", port: int = 8000, start: Start = "") -> None:
+    """Listen for the registry's webhooks; a new version starts `deploy`, or another command."""
     import uvicorn
 
     from .deployment.webhook import receiver
@@ -268,11 +270,15 @@ def webhook(env: Env = "dev", host: str = "127.0.0.1", port: int = 8000) -> None
     if not (secret := os.environ.get(SECRET_VARIABLE)):
         raise UserError(f"{SECRET_VARIABLE} is not set.", "Set it to the secret that the registry signs with.")
 
-    def start(version: str) -> None:
-        arguments = ["deploy", "--env", env, "--version", version, "--who", "webhook"]
-        subprocess.Popen([sys.executable, "-m", str(__package__), *arguments])
+    deployment = [sys.executable, "-m", str(__package__), "deploy", "--env", env, "--who", "webhook", "--version"]
+    command = start.split() or deployment
+    if shutil.which(command[0]) is None:
+        raise UserError(f"--start: there is no command '{command[0]}'.", "Name one that is on the PATH.")
 
-    application = receiver(secret, settings.mlflow.model, settings.state / "deliveries", start)
+    def launch(version: str) -> None:
+        subprocess.Popen([*command, version])
+
+    application = receiver(secret, settings.mlflow.model, settings.state / "deliveries", launch)
     uvicorn.run(application, host=host, port=port, log_level="warning")
 
 

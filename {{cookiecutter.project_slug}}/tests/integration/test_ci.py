@@ -16,12 +16,15 @@ class Api(BaseHTTPRequestHandler):
     """Answers by path; remembers nothing."""
 
     def do_GET(self) -> None:
-        status = {"moved": 302, "refused": 403, "gone": 404}.get(self.path.rpartition("/")[2], 200)
-        content = b"<html>" if self.path.endswith("html") else json.dumps(dict(self.headers)).encode()
+        name = self.path.rpartition("/")[2]
+        status = {"moved": 302, "refused": 403, "gone": 404, "dispatches": 204}.get(name, 200)
+        content = {"html": b"<html>", "dispatches": b""}.get(name, json.dumps(dict(self.headers)).encode())
         self.send_response(status)
         self.send_header("Location", "http://127.0.0.2/elsewhere")
         self.end_headers()
         self.wfile.write(content)
+
+    do_POST = do_GET  # noqa: N815 name of the base class
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -40,6 +43,10 @@ def test_a_request_carries_the_token(api: GitHub) -> None:
     assert headers["Authorization"] == "Bearer secret"
 
 
+def test_an_answer_without_content_is_none(api: GitHub) -> None:
+    assert api.request("POST", "/dispatches", {"event_type": "any"}) is None
+
+
 def test_a_redirect_is_not_followed(api: GitHub) -> None:
     with pytest.raises(CiError, match="refused GET /moved with 302"):
         api.request("GET", "/moved")
@@ -47,7 +54,7 @@ def test_a_redirect_is_not_followed(api: GitHub) -> None:
 
 @pytest.mark.parametrize("path", ["/refused", "/gone"])
 def test_a_refusal_points_to_permissions(api: GitHub, path: str) -> None:
-    with pytest.raises(CiError, match="Does the job's `permissions` allow it"):
+    with pytest.raises(CiError, match=r"Does the token allow it \(a job's: its `permissions`\)"):
         api.request("GET", path)
 
 

@@ -108,3 +108,15 @@ def test_the_command_line_is_there_before_heavy_imports() -> None:
     paths = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"), [("", "WEBHOOK_SECRET is not set"), ("any", "--start: there is no command 'no-such-command'")]
+)
+def test_a_receiver_that_could_do_nothing_does_not_start(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, secret: str, said: str
+) -> None:
+    monkeypatch.setenv(cli.SECRET_VARIABLE, secret)
+    code, out, err = run("webhook", "--env", "test", "--start", "no-such-command now")
+    assert (code, out) == (1, "")
+    assert said in err
