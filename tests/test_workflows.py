@@ -123,7 +123,15 @@ def test_training_and_scoring_of_production_never_overlap(project: Path) -> None
         for name, job, content in jobs(project / ".github")
         if "concurrency" in content
     }
-    assert groups == dict.fromkeys([("release", "candidate"), ("production", "score")], "production-tables")
+    writers = [("release", "candidate"), ("release", "announced"), ("production", "score")]
+    assert groups == dict.fromkeys(writers, "production-tables")
+
+
+def test_a_rollback_does_not_wait_behind_a_release_that_waits_for_an_approval(project: Path) -> None:
+    release = workflows(project / ".github")["release"]
+    assert release["concurrency"]["group"] == "release-${{ github.event_name }}"
+    assert set(triggers(release)) == {"push", "repository_dispatch", "workflow_dispatch"}
+    assert "concurrency" not in release["jobs"]["decide"]
 
 
 def test_shells_stop_at_the_first_error(github: Path) -> None:
@@ -160,7 +168,7 @@ def test_verbs_that_workflows_call_exist(project: Path) -> None:
     called = set(re.findall(r"bootstrap\.py cli (\w+)", shells))
     release = workflows(project / ".github")["release"]
     called |= set(triggers(release)["workflow_dispatch"]["inputs"]["action"]["options"])
-    assert len(called) > 8
+    assert {"train", "check", "compare", "request", "deploy", "approve", "reject", "rollback", "predict"} <= called
     assert called <= verbs
 
 
@@ -200,14 +208,43 @@ def test_nothing_of_a_fork_gets_a_secret_or_a_token_that_writes(github: Path) ->
 def test_whatever_decides_in_production_waits_for_an_approval(project: Path) -> None:
     release = workflows(project / ".github")["release"]["jobs"]
     environments = {name: job["environment"] for name, job in release.items()}
-    assert environments == {"candidate": "production", "promote": "promotion", "decide": "production"}
+    assert environments == {
+        "candidate": "production",
+        "announced": "production-schedule",
+        "promote": "promotion",
+        "decide": "production",
+    }
     assert release["promote"]["needs"] == "candidate"
+    granted = "needs.candidate.result == 'success' || inputs.action == 'approve'"
+    assert release["promote"]["if"] == f"${{{{ !cancelled() && ({granted}) }}}}"
+    assert release["decide"]["if"] == "github.event_name == 'workflow_dispatch' && inputs.action != 'approve'"
     verbs = {
         name: re.findall(r"cli (\S+)", " ".join(step.get("run", "") for step in job["steps"]))
         for name, job in release.items()
     }
-    assert "approve" not in verbs["candidate"]
+    assert "approve" not in {*verbs["candidate"], *verbs["announced"]}
     assert verbs["promote"] == ["approve"]
+
+
+def test_the_event_of_the_registry_is_the_one_that_is_sent(project: Path) -> None:
+    event = triggers(workflows(project / ".github")["release"])["repository_dispatch"]
+    sender = (project / "ci" / "dispatch.py").read_text(encoding="utf-8")
+    assert re.findall(r'^EVENT = "(.+)"$', sender, re.MULTILINE) == event["types"]
+
+
+def test_a_job_that_runs_verbs_says_in_its_summary_what_to_do(project: Path) -> None:
+    advice = (project / "ci" / "jobs.py").read_text(encoding="utf-8")
+    for name, job, content in jobs(project / ".github"):
+        verbs = [step for step in content["steps"] if "bootstrap.py cli" in step.get("run", "")]
+        if not verbs:
+            continue
+        summary = content["steps"][-1]
+        assert summary["run"] == "python3 -m ci.summary", f"{name}/{job}"
+        assert summary["if"] == "${{ !cancelled() }}", f"{name}/{job}"
+        assert summary["env"]["STEPS"] == "${{ toJSON(steps) }}", f"{name}/{job}"
+        assert [step["id"] for step in verbs if f'"{step["id"]}": ' not in advice] == [], f"{name}/{job}"
+        reports = [step["with"]["name"] for step in content["steps"] if step.get("id") == "reports"]
+        assert bool(reports) == ("REPORTS" in summary["env"]) == (job not in ("promote", "decide")), f"{name}/{job}"
 
 
 def test_later_jobs_of_a_merge_request_wait_for_the_earlier(project: Path) -> None:

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     """
     if len(arguments) != 1:
         raise CiError("Usage: python3 -m ci.alert TITLE")
-    keep(connect(), arguments[0], jobs.results(), variable("RUN"))
+    keep(connect(), arguments[0], jobs.results("NEEDS"), variable("RUN"))
 
 
 def keep(github: GitHub, title: str, results: Mapping[str, str], link: str) -> None:
@@ -32,7 +32,7 @@ def keep(github: GitHub, title: str, results: Mapping[str, str], link: str) -> N
         for issue in github.every("/issues?state=open")
         if issue["title"] == title and "pull_request" not in issue
     ]
-    text = "\n".join([f"[This run]({link})", "", *jobs.table(dict(results))])
+    text = "\n".join([f"[This run]({link})", "", *jobs.table(results)])
     if red and open_ones:
         github.request("POST", f"/issues/{open_ones[0]}/comments", {"body": f"Still red. {text}"})
     elif red:

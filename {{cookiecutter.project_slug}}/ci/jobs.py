@@ -1,8 +1,10 @@
-"""How the jobs before this one ended, and what to do about those that failed."""
+"""How jobs or steps ended, and what to do about those that failed."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Literal
 
 from .errors import CiError, variable
 
@@ -13,28 +15,43 @@ ADVICE = {
     "integration": "`python3 bootstrap.py integration`; `-k NAME` runs one test",
     "model": "the comparison below; without one, the job's log says which training failed",
     "build": "`python3 bootstrap.py build`",
-    "loop": "the failed step's command runs here as well, with `--env dev`",
-    "score": "the failed step names the cause; run again, it goes on where it stopped",
+    "loop": "the summary of the run names the step; its command runs on your machine as well, with `--env dev`",
+    "score": "the summary of the run names the step; run again, it goes on where it stopped",
+    "wheel": "only a commit that staging has passed is released: push it to `main` first",
+    "ingest": "the log names the source; run again, it goes on where it stopped",
+    "prepare": "the log names the check; the reports show the rows that failed it",
+    "features": "the log names the table; run again, it goes on where it stopped",
+    "train": "the log names what is missing, often days of data",
+    "check": "the log names the checks that the version failed; mend the cause and train again",
+    "compare": "the version is worse than the champion: the report shows on which slices",
+    "request": "as for `compare`; or the champion changed meanwhile: run again",
+    "deploy": "the log names the gate; the report shows the numbers",
+    "approval": "give the environment `promotion` required reviewers, then run this job again",
+    "decide": "the log names the reason; `cli history` shows who moved which version",
+    "predict": "without a champion nothing is scored: promote a version; else run again",
+    "monitor": "notices are kept and sent again by the next run: are the receivers within reach?",
+    "retrain": "the champion serves as before; run again, it goes on where it stopped",
 }
 _MARKS = {"success": "✅", "failure": "❌", "cancelled": "⏹️", "skipped": "⏭️"}
 
 
-def results() -> dict[str, str]:
-    """Result of each job: success, failure, cancelled or skipped; from the variable NEEDS, `toJSON(needs)`.
+def results(name: Literal["NEEDS", "STEPS"]) -> dict[str, str]:
+    """Result of each job or step: success, failure, cancelled or skipped; from the variable of this name.
 
     Raises:
-        CiError: The variable holds something else.
+        CiError: The variable does not hold `toJSON(needs)` or `toJSON(steps)`.
     """
+    key = {"NEEDS": "result", "STEPS": "outcome"}[name]
     try:
-        return {str(name): str(job["result"]) for name, job in json.loads(variable("NEEDS")).items()}
+        return {str(part): str(ended[key]) for part, ended in json.loads(variable(name)).items()}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise CiError("NEEDS is not what `toJSON(needs)` gives.") from None
+        raise CiError(f"{name} is not what `toJSON({name.lower()})` gives.") from None
 
 
-def table(jobs: dict[str, str]) -> list[str]:
-    """Lines of a Markdown table; a failed job with what to do."""
+def table(results: Mapping[str, str], head: str = "job") -> list[str]:
+    """Lines of a Markdown table; what failed with what to do."""
     rows = [
         f"| {name} | {_MARKS.get(result, '')} {result} | {ADVICE.get(name, '') if result == 'failure' else ''} |"
-        for name, result in jobs.items()
+        for name, result in results.items()
     ]
-    return ["| job | result | what to do |", "|---|---|---|", *rows]
+    return [f"| {head} | result | what to do |", "|---|---|---|", *rows]

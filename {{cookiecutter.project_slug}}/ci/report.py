@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     folder, page = Path(arguments[0]), Path(arguments[1])
     found = sorted(folder.rglob("comparison.json"))
     comparison = json.loads(found[0].read_text(encoding="utf-8")) if found else None
-    text = compose(jobs.results(), read_suites(folder), comparison, os.environ.get("RUN", ""))
+    text = compose(jobs.results("NEEDS"), read_suites(folder), comparison, os.environ.get("RUN", ""))
     page.write_text(text, encoding="utf-8")
     append_to("GITHUB_STEP_SUMMARY", text)
 
@@ -44,7 +44,7 @@ def compose(
     """The report: a sentence, how the jobs ended, tests passed and failed, the model beside the target branch's."""
     red = [name for name, result in results.items() if result not in ("success", "skipped")]
     headline = f"## ❌ Not ready to merge: {', '.join(red)}" if red else "## ✅ Ready to merge"
-    lines = [MARKER, headline, "", *jobs.table(dict(results)), "", *_tests(suites), "### Model", ""]
+    lines = [MARKER, headline, "", *jobs.table(results), "", *_tests(suites), "### Model", ""]
     lines += _model(comparison) if comparison else ["No model was compared: the jobs before did not pass.", ""]
     if link:
         lines.append(f"[Logs, test results and predictions]({link})")

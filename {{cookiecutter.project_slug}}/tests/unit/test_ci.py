@@ -12,7 +12,7 @@ import pytest
 
 from {{cookiecutter.package_name}}.contract import Problem
 
-from ci import alert, approver, comment, errors, jobs, model, report, wheel
+from ci import alert, approver, comment, dispatch, errors, jobs, model, report, summary, wheel
 from ci.errors import CiError
 from ci.github import GitHub, connect
 
@@ -138,7 +138,7 @@ def test_the_report_is_a_file_and_the_summary(tmp_path: Path, monkeypatch: pytes
 def test_needs_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("NEEDS", given)
     with pytest.raises(CiError, match="NEEDS is not"):
-        jobs.results()
+        jobs.results("NEEDS")
 
 
 # The models
@@ -251,6 +251,87 @@ def test_an_environment_without_reviewers_promotes_nothing(github: Callable[[Ans
         approver.approver(api, "5", "promotion")
 
 
+# A version that the registry announces
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long would have been waited."""
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    return waited
+
+
+def test_an_announced_version_is_an_event(github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float]) -> None:
+    api, sent = github(lambda *_: None)
+    dispatch.dispatch(api, "7")
+    event = {"event_type": "model-version", "client_payload": {"version": "7"}}
+    assert (sent, pauses) == ([("POST", "/dispatches", event)], [])
+
+
+def test_an_event_that_does_not_arrive_is_sent_again(
+    github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(*_: Any) -> Any:
+        if len(sent) < 3:
+            raise CiError("GitHub does not answer.")
+
+    api, sent = github(answer)
+    dispatch.dispatch(api, "7")
+    assert (len(sent), len(pauses)) == (3, 2)
+    assert "GitHub does not answer. Trying again in 2 seconds." in capsys.readouterr().err
+
+
+def test_an_event_that_never_arrives_is_an_error(
+    github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float]
+) -> None:
+    def answer(*_: Any) -> Any:
+        raise CiError("GitHub refused.")
+
+    api, sent = github(answer)
+    with pytest.raises(CiError, match="GitHub refused"):
+        dispatch.dispatch(api, "7")
+    assert len(sent) == len(pauses) + 1 == 4
+
+
+@pytest.mark.parametrize("arguments", [[], ["seven"], ["7", "8"], ["-7"], [""]])
+def test_only_a_version_is_announced(arguments: list[str]) -> None:
+    with pytest.raises(CiError, match="Usage"):
+        dispatch.main(arguments)
+
+
+# The summary of a job
+
+
+def test_the_summary_says_what_to_do_about_the_step_that_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = {"ingest": "success", "check": "failure", "compare": "skipped"}
+    steps = {name: {"outcome": outcome, "conclusion": "success", "outputs": {}} for name, outcome in outcomes.items()}
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setenv("STEPS", json.dumps(steps))
+    monkeypatch.setenv("REPORTS", "https://ci/artifacts/1")
+    summary.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["| step | result | what to do |", "|---|---|---|", "| ingest | ✅ success |  |"]
+    assert lines[3].startswith("| check | ❌ failure | the log names the checks that the version failed")
+    assert lines[4:] == ["| compare | ⏭️ skipped |  |", "", "[Reports of this run](https://ci/artifacts/1)"]
+
+
+def test_a_job_without_reports_links_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setenv("STEPS", "{}")
+    monkeypatch.setenv("REPORTS", "")
+    summary.main([])
+    assert "Reports" not in capsys.readouterr().out
+
+
+def test_steps_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPS", '{"ingest": "success"}')
+    with pytest.raises(CiError, match=r"STEPS is not what `toJSON\(steps\)` gives"):
+        summary.main([])
+
+
 # How scripts end
 
 
@@ -264,7 +345,7 @@ def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         connect()
 
 
-@pytest.mark.parametrize("script", [alert, approver, comment, report, wheel])
+@pytest.mark.parametrize("script", [alert, approver, comment, dispatch, report, summary, wheel])
 def test_a_script_called_wrongly_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: Any
 ) -> None:
