@@ -153,8 +153,8 @@ class Registry:
         """Create a version with all its tags in one call: it is there whole or not at all."""
         folder = Path(mlflow.artifacts.download_artifacts(model_uri))
         digested = {**tags, "stage": "None", ARTIFACT_DIGEST: artifact_digest(folder)}
-        name = self.settings.model
-        return self.client.create_model_version(name, model_uri, run_id, tags=digested, description=description)
+        create, model_id = self.client.create_model_version, model_uri.removeprefix("models:/")
+        return create(self.settings.model, model_uri, run_id, digested, description=description, model_id=model_id)
 
 
 def _create_store(path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,11 +11,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import mlflow
 import pytest
 import uvicorn
 from cryptography.fernet import Fernet
@@ -22,9 +24,14 @@ from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from standardwebhooks import Webhook
 
+from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.deployment.webhook import receiver
+from {{cookiecutter.package_name}}.registry import Registry
+from {{cookiecutter.package_name}}.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.training.pipeline import Trained
+from {{cookiecutter.package_name}}.workspace import Workspace
 
-SECRET, MODEL, PATIENCE = "only for tests", "ours", 90.0
+SECRET, MODEL, PATIENCE = "only for tests", "ours", 300.0
 CREATED = {"entity": "model_version", "action": "created", "data": {"name": MODEL, "version": "7"}}
 
 
@@ -123,41 +130,84 @@ def test_other_events_are_left_alone(listening: Receiver, event: object) -> None
     assert listening.started == []
 
 
-def test_a_real_registry_starts_it(listening: Receiver, tmp_path: Path) -> None:
-    # given an MLflow server that knows of the receiver
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    store = ("--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path))
-    settings = {
+@contextmanager
+def running(log: Path, *arguments: str, **settings: str) -> Iterator[None]:
+    """Run a module in the background; what it says goes to a file."""
+    with log.open("w", encoding="utf-8") as said:
+        command = [sys.executable, "-m", *arguments]
+        with subprocess.Popen(command, env={**os.environ, **settings}, stdout=said, stderr=said) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+
+
+def test_a_real_registry_has_a_new_version_deployed(
+    trained: tuple[Workspace, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an MLflow server over a copy of the trained project's store, and the receiver as the command line runs it
+    home, done = trained
+    store, here = tmp_path / "server.db", home.settings.project
+    given = sqlite3.connect(home.settings.mlflow.tracking_uri.removeprefix("sqlite:///"))
+    with closing(given), closing(sqlite3.connect(store)) as copy:
+        given.backup(copy)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    registry, listener = free_port(), free_port()
+    address, receiving = f"http://127.0.0.1:{registry}", Receiver(f"http://127.0.0.1:{listener}/", [])
+    serve = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(registry), "--workers", "1")
+    allowed = {
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
     }
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    log = tmp_path / "server.log"
-    with log.open("w") as said:
-        server = subprocess.Popen(
-            [*command, *store], env={**os.environ, **settings}, cwd=tmp_path, stdout=said, stderr=said
-        )
-    try:
-        assert wait_for(lambda: answers(f"{address}/health")), log.read_text(encoding="utf-8")
-        client = MlflowClient(address, address)
+    mounts = dict.fromkeys(("raw_*", "prepared_*", "features_*"), home.lakehouse.root)
+    environment = {
+        "WEBHOOK_SECRET": SECRET,
+        f"{ENV_PREFIX}STATE": str(tmp_path),
+        f"{ENV_PREFIX}LAKEHOUSE__ROOT": str(tmp_path / "lakehouse"),
+        f"{ENV_PREFIX}LAKEHOUSE__MOUNTS": json.dumps(mounts),
+        f"{ENV_PREFIX}MLFLOW__TRACKING_URI": address,
+    }
+    listen = (cli.__package__, "webhook", "--env", "test", "--port", str(listener))
+    logs = [tmp_path / "server.log", tmp_path / "receiver.log"]
+    with (
+        running(logs[0], *serve, "--backend-store-uri", f"sqlite:///{store}", **allowed),
+        running(logs[1], *listen, **environment),
+    ):
+
+        def until(condition: Callable[[], bool]) -> None:
+            assert wait_for(condition), "\n".join(log.read_text(encoding="utf-8") for log in logs)
+
+        until(lambda: answers(f"{address}/health"))
+        until(lambda: answers(receiving.address))
+        client, name = MlflowClient(address, address), home.settings.mlflow.model
         event = WebhookEvent(WebhookEntity.MODEL_VERSION, WebhookAction.CREATED)
-        client.create_webhook("deploy", listening.address, [event], secret=SECRET)
-        client.create_registered_model(MODEL)
-        # when a version is created
-        training = client.create_run("0").info
-        version = client.create_model_version(MODEL, f"{training.artifact_uri}/model", training.run_id)
-        # then its deployment starts
-        assert wait_for(lambda: listening.started == [str(version.version)]), log.read_text(encoding="utf-8")
-    finally:
-        server.terminate()
-        server.wait()
+        client.create_webhook("deploy", receiving.address, [event], secret=SECRET)
+        # when deliveries come that the registry has not sent, or has sent long ago
+        made_up = {**CREATED, "data": {"name": name, "version": str(done.version)}}
+        assert deliver(receiving, made_up, key="a guess") == 401
+        assert deliver(receiving, made_up, age=timedelta(minutes=10)) == 401
+        # and a version is registered from what the training logged
+        first = client.get_model_version(name, str(done.version))
+        tags = {key: value for key, value in first.tags.items() if not key.startswith(("stage", "compliance"))}
+        remote = Registry(home.settings.mlflow.model_copy(update={"tracking_uri": address}))
+        try:
+            number = remote.register(str(first.source), str(first.run_id), tags, str(first.description)).version
+        finally:
+            mlflow.set_tracking_uri(home.settings.mlflow.tracking_uri)
+        # then this one is deployed, and only this one
+        until(lambda: client.get_model_version(name, str(number)).tags["stage"] in {"Production", "Archived"})
+        until(lambda: client.get_registered_model(name).aliases.get("champion") is not None)
+        assert client.get_registered_model(name).aliases["champion"] == number
+        assert client.get_model_version(name, str(done.version)).tags == first.tags
 
 
 def answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 loopback
             return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return True
     except OSError:
         return False
