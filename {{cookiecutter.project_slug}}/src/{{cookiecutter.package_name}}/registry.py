@@ -26,7 +26,7 @@ from .settings import MlflowSettings
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 TRAINING_ID, ARTIFACT_DIGEST = "training_id", "artifact_digest"
-_SCORING_PACKAGES = ("lightgbm", "mlflow", "narwhals", "numpy", "pandas")
+_SCORING_PACKAGES = ("lightgbm", "mlflow-skinny", "narwhals", "numpy", "pandas")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def execute(uri: str, statement: str) -> None:
 def store(uri: str, rows: pl.DataFrame) -> None:
     execute(uri, "DROP TABLE IF EXISTS requests")
     with dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.adbc_ingest("requests", rows.to_arrow())
+        cursor.adbc_ingest("requests", rows)
 
 
 def test_rows_come_as_they_are_declared(uri: str, asking: Workspace, feed: pl.DataFrame) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import narwhals as nw
 import polars as pl
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from ..contract import KNOWN_AT, PREDICTION_TIME, Problem, Table, polars_schema
 from ..errors import UserError
@@ -21,7 +21,7 @@ from ..registry import CHAMPION
 from ..scoring import Predictor
 from ..workspace import Workspace
 
-_WRITERS = {".parquet": pq.ParquetWriter, ".csv": pa_csv.CSVWriter}
+_SINKS: dict[str, Callable[..., object]] = {".parquet": pl.LazyFrame.sink_parquet, ".csv": pl.LazyFrame.sink_csv}
 
 
 def due(workspace: Workspace, as_of: datetime) -> Iterator[pl.DataFrame]:
@@ -67,14 +67,14 @@ def predict(
     champion = registry.aliased(CHAMPION)
     if champion is None:
         raise UserError("There is no champion yet.", "Promote one: `deploy`, then `approve` where a person decides.")
-    if output and output.suffix not in _WRITERS:
+    if output and output.suffix not in _SINKS:
         raise UserError(f"{output} is neither .parquet nor .csv.", "Name the output one of these.")
     predictor = registry.load(champion)
     for item in problem.feature_tables:
         lakehouse.require(item.table, as_of)
     versions = {table.name: lakehouse.version(table) for table in input_tables(problem)}
     constants = {"model_version": champion, "feature_versions": json.dumps(versions, sort_keys=True)}
-    count = 0
+    scored = 0
     with _opened(output, problem.predictions) as write:
         for chunk in chunks:
             rows = score(workspace, predictor, chunk, as_of, versions)
@@ -84,10 +84,10 @@ def predict(
             else:
                 for table, update in ((problem.inference_log, False), (problem.predictions, True)):
                     lakehouse.merge(table, nw.from_native(_as(rows, table).lazy()), update=update)
-            count += rows.height
+            scored += rows.height
     if complete and output is None:
         lakehouse.append(problem.predictions, nw.from_native(problem.predictions.empty()), as_of)
-    return champion, count
+    return champion, scored
 
 
 def score(
@@ -115,15 +115,21 @@ def _as(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
 
 @contextmanager
 def _opened(path: Path | None, table: Table) -> Iterator[Callable[[pl.DataFrame], None] | None]:
-    """A function that appends rows to a file, which gets its name when all is written."""
+    """A function that takes rows for a file, which is made and gets its name when all are there."""
     if path is None:
         yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, schema = path.with_name(f".{path.name}.partial"), table.empty().collect().to_arrow().schema
-    try:
-        with _WRITERS[path.suffix](partial, schema) as writer:
-            yield lambda rows: writer.write_table(rows.to_arrow().cast(schema))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    partial, numbers = path.with_name(f".{path.name}.partial"), count()
+    with tempfile.TemporaryDirectory(prefix="predictions-") as folder:
+
+        def write(rows: pl.DataFrame) -> None:
+            rows.write_parquet(f"{folder}/{next(numbers):09}.parquet")
+
+        write(table.empty().collect())
+        yield write
+        try:
+            _SINKS[path.suffix](pl.scan_parquet(folder), partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 from adbc_driver_manager import Error
+from arro3.core import RecordBatchReader
 
 from ..contract import Schema, polars_schema
 from ..errors import UserError
@@ -111,6 +112,6 @@ def _query(uri: str, query: str, rows: int) -> Iterator[pl.DataFrame]:
     with dbapi.connect(address) as connection, connection.cursor() as cursor:
         cursor.adbc_statement.set_options(**options)
         cursor.execute(query)
-        batches = cursor.fetch_record_batch()
+        batches = RecordBatchReader.from_stream(cursor.fetch_arrow())
         yield pl.DataFrame(batches.schema.empty_table())
         yield from map(pl.DataFrame, batches)

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import polars as pl
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -124,7 +125,8 @@ def _contributions(predictor: Predictor, holdout: pl.DataFrame, seed: int) -> pl
 def _example(training: Training, model: Model) -> Any:
     numeric = [name for name in model.features if name not in model.categorical]
     rows = training.windows[-1].of(training.rows).head(_EXAMPLE_ROWS).select(model.features)
-    return rows.with_columns(pl.col(numeric).cast(pl.Float64)).to_pandas()
+    columns = rows.with_columns(pl.col(numeric).cast(pl.Float64)).to_dict()
+    return pd.DataFrame({name: values.to_numpy() for name, values in columns.items()})
 
 
 def _signature(predictor: Predictor) -> ModelSignature:
