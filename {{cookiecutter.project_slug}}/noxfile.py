@@ -171,6 +171,18 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def drift(session: nox.Session) -> None:
+    """Measure how often drift alarms without cause, and which shifts it sees, in `.venv`."""
+    session.run(project_python(session), "benchmarks/drift.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def replay(session: nox.Session) -> None:
+    """Walk production through the sample's year, week by week, in `.venv`; ends with a dashboard."""
+    session.run(project_python(session), "-m", PACKAGE, "replay", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def lock(session: nox.Session) -> None:
     """Lock the requirements again; `-- --upgrade` takes the newest versions."""
     for name, sources in LOCKS.items():

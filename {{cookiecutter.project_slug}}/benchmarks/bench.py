@@ -11,15 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import narwhals as nw
 import polars as pl
+from scipy.stats import ks_2samp
 
+from {{ cookiecutter.package_name }} import drift
 from {{ cookiecutter.package_name }}.console import step, table
 from {{ cookiecutter.package_name }}.contract import AVAILABLE_AT, PREDICTION_TIME, Frame
 from {{ cookiecutter.package_name }}.feature_store import point_in_time_join, prepared, training_set
@@ -135,6 +138,27 @@ def bench_memory() -> Iterator[Row]:
     yield Row(f"peak memory, {many} / {few} rows", peaks[1] / peaks[0], 1.2, "x")
 
 
+def bench_drift() -> Iterator[Row]:
+    """Drift of 20 numbers of every row against the same rows' profile, and against SciPy's two-sample test of them."""
+    workspace = open_workspace("dev")
+    rows = training_set(workspace.lakehouse, PROBLEM, PROBLEM.begins, PROBLEM.ends or datetime.now(UTC), {})
+    numbers = [name for name in PROBLEM.model.features if name not in PROBLEM.model.categorical][:20]
+    reference, monitoring = drift.profile(rows, numbers), workspace.settings.monitoring
+    ours = _best(lambda: drift.measure(reference, rows, monitoring))
+    columns = [rows[name].drop_nulls().cast(pl.Float64).to_numpy() for name in numbers]
+    theirs = _best(lambda: [ks_2samp(column, column) for column in columns])
+    yield Row(f"drift of {len(numbers)} features, {rows.height:,} rows", ours, 2.0, "s")
+    yield Row("  / ks_2samp of the same columns", ours / theirs, 1.0, "x")
+
+
+def bench_replay() -> Iterator[Row]:
+    """The year, week by week, with monitoring and retraining, in an environment of its own."""
+    with own_environment():
+        run = _call("replay")
+    yield Row(f"weekly replay of the year ({run.processor:.0f} s CPU)", run.seconds, 360, "s")
+    yield Row("  its largest process", run.peak / 1e9, 4.0, "GB")
+
+
 BENCHES: tuple[Callable[[], Iterator[Row]], ...] = (
     bench_help,
     bench_size,
@@ -142,14 +166,16 @@ BENCHES: tuple[Callable[[], Iterator[Row]], ...] = (
     bench_join,
     bench_scoring,
     bench_memory,
+    bench_drift,
+    bench_replay,
 )
 """In this order: what follows the loop works on the tables that it left."""
 
 
-def main() -> None:
-    """Run all benches in a temporary environment and print the table."""
-    os.chdir(PROJECT)
-    rows: list[Row] = []
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """Tables, versions and reports in a temporary folder."""
+    before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         root = Path(folder).as_posix()
         values = {
@@ -159,6 +185,15 @@ def main() -> None:
             "MLFLOW__ARTIFACT_ROOT": f"{root}/artifacts",
         }
         os.environ.update({ENV_PREFIX + name: value for name, value in values.items()})
+        yield
+    os.environ.update(before)
+
+
+def main() -> None:
+    """Run all benches in a temporary environment and print the table."""
+    os.chdir(PROJECT)
+    rows: list[Row] = []
+    with own_environment():
         for bench in BENCHES:
             with step(bench.__name__.removeprefix("bench_")):
                 rows += bench()

@@ -6,18 +6,20 @@ Heavy imports wait until a verb runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import err, say, step, table
+from .console import bar, err, quiet, say, step, table
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 its name, not the secret
 Env = Annotated[str, typer.Option("--env", help="Environment: a file in conf/.")]
 _AS_OF = "Moment in UTC (2013-11-01T06:00); nothing known later is seen. Default: now."
 AsOf = Annotated[str | None, typer.Option("--as-of", help=_AS_OF)]
+From = Annotated[str | None, typer.Option("--from", help="First period's as-of. Default: 63 days into the data.")]
+To = Annotated[str | None, typer.Option("--to", help="Last period's as-of. Default: now.")]
+Folder = Annotated[Path | None, typer.Option("--output", help="Folder. Default: dashboard/ of the state.")]
+Port = Annotated[int | None, typer.Option("--port", help="Serve it on this port of the machine instead.")]
+Days = Annotated[str, typer.Option(help="Days, as 7d.")]
 Since = Annotated[str | None, typer.Option("--since", help="Rebuild from then on. Default: continue.")]
 Version = Annotated[str | None, typer.Option("--version", help="Model version. Default: the newest.")]
 Who = Annotated[str, typer.Option("--who", help="Who acts, for the record.", show_default="you")]
@@ -80,6 +87,26 @@ def parse_moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def days(text: str) -> timedelta:
+    """Read a number of days, written as 7d.
+
+    Raises:
+        UserError: Not written so, or none.
+    """
+    if not re.fullmatch(r"[1-9]\d{0,3}d", text):
+        raise UserError(f"'{text}' is not a number of days.", "Write it as 7d.")
+    return timedelta(days=int(text[:-1]))
+
+
+@contextmanager
+def recorded(verb: str, workspace: Workspace, as_of: datetime) -> Iterator[list[str]]:
+    """A step whose run is recorded among the metrics."""
+    from .metrics import recorded
+
+    with step(verb) as notes, recorded(workspace.lakehouse, verb, as_of):
+        yield notes
+
+
 def version_of(env: str, version: str | None) -> str:
     """The version asked for, or the newest.
 
@@ -98,7 +125,7 @@ def ingest(env: Env = "dev", as_of: AsOf = None) -> None:
     from .features.ingest import ingest
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
-    with step("ingest") as notes:
+    with recorded("ingest", workspace, until) as notes:
         notes.extend(_counts(ingest(workspace.lakehouse, workspace.problem.sources, until)))
 
 
@@ -108,7 +135,7 @@ def prepare(env: Env = "dev", as_of: AsOf = None) -> None:
     from .features.prepare import prepare
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
-    with step("prepare") as notes:
+    with recorded("prepare", workspace, until) as notes:
         reports = workspace.settings.state / "reports"
         done = prepare(workspace.lakehouse, workspace.problem.sources, until, reports)
         notes.extend(_counts({name: passed for name, (passed, _) in done.items()}))
@@ -122,18 +149,21 @@ def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
     from .features.build import build_features
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
-    with step("features") as notes:
+    with recorded("features", workspace, until) as notes:
         start = parse_moment(since) if since else None
         notes.extend(_counts(build_features(workspace.lakehouse, workspace.problem, until, start)))
 
 
 @app.command()
-def train(env: Env = "dev", as_of: AsOf = None) -> None:
+def train(env: Env = "dev", as_of: AsOf = None) -> str:
     """Tune, fit, evaluate and register a model."""
+    from .metrics import recorded
     from .report import number
     from .training.pipeline import train
 
-    done = train(workspace_of(env), moment_of(env, as_of))
+    workspace, until = workspace_of(env), moment_of(env, as_of)
+    with recorded(workspace.lakehouse, "train", until):
+        done = train(workspace, until)
     if done.results is None:
         say(f"[green]✓[/] This training is registered already, as version {done.version}.")
     else:
@@ -142,6 +172,7 @@ def train(env: Env = "dev", as_of: AsOf = None) -> None:
         rows = [(row["metric"], *(number(row[name]) for name in shown)) for row in overall]
         table(f"Version {done.version}", ("on the holdout", "model", "from", "to", "baseline", "gain"), rows)
     say(f"Report: {done.report}")
+    return done.version
 
 
 @app.command()
@@ -250,13 +281,110 @@ def predict(
     from .inference.requests import read
 
     workspace, until = workspace_of(env), moment_of(env, as_of)
-    with step("predict") as notes:
+    with recorded("predict", workspace, until) as notes:
         if source is None:
             chunks = batch.due(workspace, until)
         else:
             chunks = batch.spines(workspace.problem, read(workspace, source, query), until)
         champion, count = batch.predict(workspace, until, chunks, output, complete=source is None)
         notes.append(f"version {champion} scored {count:,} rows")
+
+
+@app.command()
+def monitor(env: Env = "dev", as_of: AsOf = None) -> None:
+    """Measure what production did, and tell who is to know; exit code 1 where a notice does not arrive."""
+    from .monitoring import alerts, pipeline
+
+    workspace, until = workspace_of(env), moment_of(env, as_of)
+    with recorded("monitor", workspace, until) as notes:
+        windows = pipeline.monitor(workspace, until)
+        notices = alerts.raise_alerts(workspace, windows, until)
+        notes.append(f"{len(windows)} windows measured, {len(notices)} notices")
+    for notice in notices:
+        say(f"  {notice}")
+    alerts.deliver(workspace)
+
+
+@app.command()
+def retrain(env: Env = "dev", as_of: AsOf = None) -> None:
+    """Train and deploy again if monitoring or the schedule asks for it; a model that is no better is left."""
+    from .monitoring.retraining import conclude, decide
+
+    workspace, until = workspace_of(env), moment_of(env, as_of)
+    decision = decide(workspace, until)
+    say(f"{until:%Y-%m-%d} [bold]{'retrain' if decision.retrain else 'no retraining'}[/]: {decision.why}.")
+    if decision.outcome is None:
+        number = train(env, decision.at.isoformat())
+        outcome = f"version {number} asked for promotion"
+        try:
+            deploy(env, number, "retraining")
+        except UserError as error:
+            outcome = str(error).partition("\n")[0]
+            say(outcome)
+        conclude(workspace, decision, outcome)
+
+
+@app.command()
+def dashboard(env: Env = "dev", output: Folder = None, port: Port = None) -> None:
+    """Write the dashboard with its data as files, or serve it live."""
+    from .monitoring.dashboard import application, files
+    from .report import write
+
+    workspace = workspace_of(env)
+    if port:
+        import uvicorn
+
+        say(f"http://127.0.0.1:{port}/ (also /metrics.csv and /metrics); Ctrl-C ends it.")
+        uvicorn.run(application(workspace), host="127.0.0.1", port=port, log_level="warning")
+        return
+    folder = output or workspace.settings.state / "dashboard"
+    for name, content in files(workspace).items():
+        write(folder / name, content)
+    say(f"Dashboard: {folder / 'index.html'}")
+
+
+@app.command()
+def replay(
+    env: Env = "replay", since: From = None, until: To = None, every: Days = "7d", schedule: Days = "28d"
+) -> None:
+    """Walk production through the past, period by period, and show what retraining was worth.
+
+    Done again, it continues where it was left.
+    """
+    from .monitoring.pipeline import due
+    from .monitoring.policies import mean_gains, measure_policies
+    from .monitoring.retraining import decided_until
+    from .registry import CHAMPION
+    from .report import number
+
+    workspace = workspace_of(env)
+    first = moment_of(env, since) if since else workspace.problem.begins + timedelta(days=63)
+    last, step_, pause = moment_of(env, until), days(every), days(schedule)
+    moments = [first + step_ * number for number in range(1 + (last - first) // step_)]
+    if not moments:
+        raise UserError(f"--to {last:%Y-%m-%d} is before --from {first:%Y-%m-%d}.", "Choose a later --to.")
+    scheduled = [first + pause * number for number in range(1 + (last - first) // pause)]
+    done = decided_until(workspace)
+    for moment in bar(moments, "periods", total=len(moments)):
+        if done and moment <= done:
+            continue
+        at = moment.isoformat()
+        with quiet():
+            for verb in (ingest, prepare, features):
+                verb(env, at)
+            if workspace.registry.aliased(CHAMPION) is None:
+                deploy(env, train(env, at))
+            predict(env, at)
+            monitor(env, at)
+            if moment in scheduled:
+                train(env, at)
+        retrain(env, at)
+    measured = measure_policies(workspace, list(due(workspace, None, moments[-1])), scheduled)
+    metric = workspace.problem.model.target.metrics[0].name
+    columns = ("policy", metric, "gain over never", "from", "to")
+    rows = [(name, *(number(value) for value in values)) for name, *values in mean_gains(measured, 0)]
+    table("Mean over the windows", columns, rows)
+    dashboard(env)
 
 
 @app.command()

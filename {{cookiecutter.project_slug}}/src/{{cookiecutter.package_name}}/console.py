@@ -33,6 +33,16 @@ def step(title: str) -> Iterator[list[str]]:
     out.print(done, soft_wrap=True)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Say nothing meanwhile; errors are still raised."""
+    out.quiet = True
+    try:
+        yield
+    finally:
+        out.quiet = False
+
+
 def bar(items: Iterable[T], title: str, total: int) -> Iterator[T]:
     """Iterate with a progress bar that vanishes at the end."""
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())

@@ -56,6 +56,7 @@ class Source:
     keys: tuple[str, ...]  # columns that identify a prepared row
     checks: Callable[[pb.Validate], pb.Validate]  # adds checks; those on the keys are there already
     max_rejected: float = 0.01  # share of rows above which the pipeline stops
+    max_age: timedelta | None = None  # of the newest row, before the feed counts as silent
 
     @property
     def raw_table(self) -> Table:
@@ -168,6 +169,11 @@ class Problem:
         strings = self.model.categorical
         inputs = {name: nw.String if name in strings else nw.Float64 for name in self.model.features}
         return self._scored("inference_log", {**inputs, "model_version": nw.String, "latency_ms": nw.Float64})
+
+    @property
+    def outcomes(self) -> Table:
+        """One row per prediction whose label is known."""
+        return self._scored("outcomes", {"model_version": nw.String, "label": nw.Float64, KNOWN_AT: UTC_TIME})
 
     def _scored(self, name: str, values: Schema) -> Table:
         keys = {key: self.requests.prepared[key] for key in self.model.keys}

@@ -51,6 +51,32 @@ def compare(
     return pl.DataFrame(results, schema=RESULTS)
 
 
+def estimate(holdout: pl.DataFrame, predicted: Array, model: Model, resamples: int, seed: int) -> tuple[float, ...]:
+    """The first metric as it may be on rows whose labels are not known yet.
+
+    Labelled rows are weighted so that their predictions are distributed as those of the new rows: importance
+    weighting under covariate shift (Shimodaira 2000), the prediction being the covariate. It sees rows
+    that are harder or easier to predict, and is blind to a change of what follows from an input.
+
+    Args:
+        holdout: Prediction time, prediction and label of rows that the model has not learned from.
+        predicted: Predictions of the new rows, shape (rows,).
+        model: Says the metric and the label.
+        resamples: Bootstrap draws of whole days of the holdout.
+        seed: Of the draws.
+
+    Returns:
+        Value, lower and upper bound (95 %).
+    """
+    known, label = holdout["prediction"].to_numpy(), holdout[model.target.label].to_numpy()
+    cuts = np.unique(np.quantile(known, np.linspace(0, 1, 2 * _BINS + 1)[1:-1]))
+    counts = [np.bincount(np.searchsorted(cuts, scores), minlength=len(cuts) + 1) for scores in (known, predicted)]
+    weights = (counts[1] / np.maximum(counts[0], 1))[np.searchsorted(cuts, known)]
+    draws = np.vstack([weights, weights * _day_weights(holdout[PREDICTION_TIME], resamples, seed)])
+    values = model.target.metrics[0].score(label, known, draws)
+    return (float(values[0]), *(float(bound) for bound in np.nanpercentile(values[1:], [2.5, 97.5])))
+
+
 def calibration(label: Array, predicted: Array) -> pl.DataFrame:
     """Mean prediction and mean label in ten bins of equally many rows: predicted, observed, rows."""
     frame = pl.DataFrame({"predicted": predicted, "observed": label}).sort("predicted").with_row_index("_row")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatch
@@ -27,6 +27,8 @@ from .errors import UserError
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _COMPLETE_UNTIL = "complete_until"
+_NEW: dict[str, Any] = {"mode": "error", "configuration": {"delta.checkpointInterval": "10"}}
+_MANY_FILES = 30
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Lakehouse:
                 write_deltalake(
                     self.place(table.name) if version is None else self._at(table, version),
                     pl.scan_parquet(staged).collect_batches(),
-                    mode="error" if version is None else "append",
+                    **(_NEW if version is None else {"mode": "append"}),
                     storage_options=dict(self.storage_options),
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
@@ -173,6 +175,13 @@ class Lakehouse:
                 self._commit(table, staged, seen, until)
             return count
 
+    def compact(self, table: Table) -> None:
+        """Join the files of a table that many small commits have left; its rows stay as they are."""
+        delta = self._open(table)
+        if delta and len(delta.file_uris()) > _MANY_FILES:
+            with suppress(DeltaError):  # somebody writes meanwhile: another time
+                delta.optimize.compact()
+
     def _open(self, table: Table) -> DeltaTable | None:
         try:
             return self._at(table)
@@ -220,7 +229,7 @@ class Lakehouse:
             write_deltalake(
                 seen or self.place(table.name),
                 pl.scan_parquet(staged).collect_batches(),
-                **(how if seen else {"mode": "error"}),
+                **(how if seen else _NEW),
                 storage_options=dict(self.storage_options),
                 commit_properties=_commit_properties(until),
             )

@@ -26,6 +26,7 @@ from .settings import MlflowSettings
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 TRAINING_ID, ARTIFACT_DIGEST = "training_id", "artifact_digest"
+PROFILE, HOLDOUT = "profile.parquet", "holdout.parquet"
 _SCORING_PACKAGES = ("lightgbm", "mlflow-skinny", "narwhals", "numpy", "pandas")
 
 

@@ -76,6 +76,47 @@ class InferenceSettings(_Section):
     chunk_rows: _Count
 
 
+class MonitoringSettings(_Section):
+    """What is measured of production, and when it counts as violated."""
+
+    window_days: _Count
+    label_days: _Count
+    min_rows: _Count
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+    beyond: Annotated[float, Field(ge=1)]
+    min_shift: _Share
+    max_drop: _Share
+    min_scored: _Share
+    max_age_hours: _Limit
+
+
+class AlertRule(_Section):
+    """Metrics whose status alerts; names by pattern (`*`, `feature=*`)."""
+
+    metric: str
+    slice: str = "*"
+    status: Literal["violated", "unknown"]
+
+
+class AlertSettings(_Section):
+    """What alerts, and which environment variables hold the addresses of those who are told."""
+
+    rules: tuple[AlertRule, ...]
+    receivers: tuple[str, ...]
+    attempts: _Count
+
+
+class RetrainingSettings(_Section):
+    """When a model is trained again."""
+
+    violated: _Count
+    of_last: _Count
+    cooldown_days: _Count
+    at_most: _Count
+    per_days: _Count
+    every_days: _Count | None
+
+
 class Settings(_Section):
     """One environment."""
 
@@ -89,6 +130,9 @@ class Settings(_Section):
     training: TrainingSettings
     deployment: DeploymentSettings
     inference: InferenceSettings
+    monitoring: MonitoringSettings
+    alerts: AlertSettings
+    retraining: RetrainingSettings
 
 
 def load_settings(env: str, project: Path | None = None) -> Settings:

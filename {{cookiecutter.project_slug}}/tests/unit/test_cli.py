@@ -66,7 +66,7 @@ def test_an_as_of_before_the_data_is_refused(project: Path, run: Run, offset: ti
 def test_an_unknown_environment_is_one_message(project: Path, run: Run, verb: str) -> None:
     code, out, err = run(verb, "--env", "nope")
     assert (code, out) == (1, "")
-    assert err.startswith("✗ Unknown environment 'nope'.\n  → Use one of: dev, prod, staging, test.")
+    assert err.startswith("✗ Unknown environment 'nope'.\n  → Use one of: dev, prod, replay, staging, test.")
     assert "Traceback" not in err
 
 

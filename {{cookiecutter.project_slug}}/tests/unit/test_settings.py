@@ -44,7 +44,7 @@ def test_settings_do_not_change(project: Path) -> None:
 
 @pytest.mark.parametrize("env", ["nope", "base", "../conf/dev"])
 def test_unknown_environment_is_named_with_those_there_are(project: Path, env: str) -> None:
-    with pytest.raises(UserError, match=f"'{env}'.*\n.*dev, prod, staging, test"):
+    with pytest.raises(UserError, match=f"'{env}'.*\n.*dev, prod, replay, staging, test"):
         load_settings(env)
 
 

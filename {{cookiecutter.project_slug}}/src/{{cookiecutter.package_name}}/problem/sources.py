@@ -12,7 +12,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -283,6 +283,7 @@ SOURCES = (
         prepare=prepare_weather,
         keys=("origin", "observed_at"),
         checks=check_weather,
+        max_age=timedelta(days=2),
     ),
     Source(
         name="schedule",
@@ -311,5 +312,6 @@ SOURCES = (
         prepare=prepare_flights,
         keys=FLIGHT,
         checks=check_flights,
+        max_age=timedelta(days=1),
     ),
 )

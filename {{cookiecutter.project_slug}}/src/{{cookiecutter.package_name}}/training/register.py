@@ -19,10 +19,10 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
-from .. import report
-from ..contract import Model
+from .. import drift, report
+from ..contract import PREDICTION_TIME, Model
 from ..evaluation import MIN_SLICE_ROWS, calibration
-from ..registry import TRAINING_ID
+from ..registry import HOLDOUT, PROFILE, TRAINING_ID
 from ..scoring import Predictor
 from ..workspace import Workspace
 from .dataset import Windows
@@ -72,9 +72,21 @@ def register(workspace: Workspace, training: Training, page: Path) -> str:
         _write_documents(folder, training, model, registry.settings.model)
         report.write(page, (folder / REPORT).read_text(encoding="utf-8"))
         mlflow.log_artifacts(str(folder), folder.name)
-        files = training.predictor.save(Path(scratch))
+        files = training.predictor.save(Path(scratch)) | _reference(Path(scratch), training, model)
         uri = registry.log_model(files, _example(training, model), _signature(training.predictor))
         return registry.register(uri, run_id, tags, _summary(overall[0], model.target.unit)).version
+
+
+def _reference(folder: Path, training: Training, model: Model) -> dict[str, str]:
+    """Files that monitoring compares with: how inputs and out-of-sample scores were distributed; scores and labels."""
+    profile, holdout = folder / PROFILE, folder / HOLDOUT
+    _, validation, last = training.windows
+    new = training.rows.filter(pl.col(PREDICTION_TIME) >= validation.start)
+    scored = new.with_columns(prediction=training.predictor.predict(new))
+    inputs = drift.profile(training.rows, model.features)
+    drift.save({**inputs, **drift.profile(scored, ("prediction",))}, profile)
+    last.of(scored).select(PREDICTION_TIME, "prediction", model.target.label).write_parquet(holdout)
+    return {path.name: str(path) for path in (profile, holdout)}
 
 
 def _summary(first: Mapping[str, Any], unit: str) -> str:

@@ -59,13 +59,6 @@ MODELS: dict[str, Model] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """As for the other tests of whole pipelines: libraries warn of each other."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.filterwarnings("ignore"))
-
-
 @pytest.fixture(scope="session")
 def breed(trained: tuple[Workspace, Trained], as_of: datetime, tmp_path_factory: pytest.TempPathFactory) -> Breed:
     """Train a model by name, once; the version belongs to no arena."""

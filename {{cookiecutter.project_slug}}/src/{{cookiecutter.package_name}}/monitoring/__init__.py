@@ -1,0 +1,1 @@
+"""From predictions and late labels to metrics, alerts and the decision to train again."""
