@@ -130,7 +130,7 @@ def test_training_and_scoring_of_production_never_overlap(project: Path) -> None
 
 def test_a_rollback_does_not_wait_behind_a_release_that_waits_for_an_approval(project: Path) -> None:
     release = workflows(project / ".github")["release"]
-    assert release["concurrency"]["group"] == "release-${{ github.event_name }}"
+    assert release["concurrency"]["group"] == "release-${{ github.event_name }}-${{ inputs.action }}"
     assert set(triggers(release)) == {"push", "repository_dispatch", "workflow_dispatch"}
     assert "concurrency" not in release["jobs"]["decide"]
 
