@@ -417,6 +417,8 @@ def run(env: Env = "dev", as_of: AsOf = None) -> None:
         verb(env, as_of)
     deploy(env)
     predict(env, as_of)
+    monitor(env, as_of)
+    dashboard(env)
 
 
 @app.command()

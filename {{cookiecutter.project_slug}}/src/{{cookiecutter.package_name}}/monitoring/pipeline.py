@@ -80,10 +80,10 @@ def join_outcomes(workspace: Workspace, since: datetime | None, as_of: datetime)
 
 
 def due(workspace: Workspace, since: datetime | None, as_of: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Windows that ended after `since`, from the one with the first prediction on."""
-    length = timedelta(days=workspace.settings.monitoring.window_days)
+    """Windows that ended after `since`, from the first in which scoring missed less than a day."""
+    length, begins = timedelta(days=workspace.settings.monitoring.window_days), workspace.problem.begins
     first = _first_prediction(workspace) or as_of - length
-    start = workspace.problem.begins + (first - workspace.problem.begins) // length * length
+    start = begins + (first - begins + length - timedelta(days=1)) // length * length
     while start + length <= as_of:
         if since is None or start + length > since:
             yield start, start + length
