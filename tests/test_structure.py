@@ -193,6 +193,8 @@ def test_every_import_is_a_declared_dependency(project: Path) -> None:
         for name in imports_of(node)
     }
     distributions = {
+        "arro3": "arro3-core",
+        "mlflow": "mlflow-skinny",
         "sklearn": "scikit-learn",
         "vl_convert": "vl-convert-python",
         "yaml": "pyyaml",
