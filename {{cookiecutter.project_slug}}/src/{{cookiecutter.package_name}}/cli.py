@@ -30,8 +30,8 @@ ME = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 its name, not the secret
 
 Env = Annotated[str, typer.Option("--env", help="Environment: a file in conf/.")]
-_AS_OF = "Moment in UTC (2013-11-01T06:00); nothing known later is seen. Default: now."
-AsOf = Annotated[str | None, typer.Option("--as-of", help=_AS_OF)]
+_AS_OF = "Moment in UTC (2013-11-01T06:00); nothing known later is seen. Default: the last full hour."
+AsOf = Annotated[str | None, typer.Option("--as-of", envvar="AS_OF", help=_AS_OF)]
 From = Annotated[str | None, typer.Option("--from", help="First period's as-of. Default: 63 days into the data.")]
 To = Annotated[str | None, typer.Option("--to", help="Last period's as-of. Default: now.")]
 Folder = Annotated[Path | None, typer.Option("--output", help="Folder. Default: dashboard/ of the state.")]
@@ -64,7 +64,8 @@ def moment_of(env: str, as_of: str | None) -> datetime:
     Raises:
         UserError: It lies before the data begin, or is not a moment.
     """
-    problem, moment = workspace_of(env).problem, parse_moment(as_of) if as_of else datetime.now(UTC)
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)  # verbs of one hour agree on it
+    problem, moment = workspace_of(env).problem, parse_moment(as_of) if as_of else hour
     if moment <= problem.begins:
         message = f"--as-of {moment:%Y-%m-%d %H:%M} is not after the data begin, {problem.begins:%Y-%m-%d}."
         raise UserError(message, f"Choose a moment after {problem.begins:%Y-%m-%d}.")
@@ -185,8 +186,12 @@ def check(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
         failed = check(workspace_of(env), number, who)
         notes.append(f"version {number} passed {len(CHECKS) - len(failed)} of {len(CHECKS)}")
     if failed:
-        reasons = "".join(f"\n  {name}: {why}" for name, why in failed.items())
-        raise UserError(f"Version {number} is archived; it failed:{reasons}", "Mend the causes and train again.")
+        raise _archived(env, number)
+
+
+def _archived(env: str, number: str) -> UserError:
+    why = workspace_of(env).registry.version(number).tags.get("stage.why", "by hand")
+    return UserError(f"Version {number} is archived: {why}.", "Mend the causes, or train with a later --as-of.")
 
 
 @app.command()
@@ -224,14 +229,14 @@ def deploy(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 
     number = version_of(env, version)
     settle(workspace_of(env))
-    tags = workspace_of(env).registry.version(number).tags
-    if tags.get("stage") == "Production":
+    stage = workspace_of(env).registry.version(number).tags.get("stage")
+    if stage == "Production":
         say(f"[green]✓[/] Version {number} is the champion already.")
-    elif tags.get("stage") == "Archived":
-        why = tags.get("stage.why", "by hand")
-        raise UserError(f"Version {number} is archived: {why}.", "Train another: `train` with a later --as-of.")
+    elif stage == "Archived":
+        raise _archived(env, number)
     else:
-        check(env, number, who)
+        if stage != "Staging":
+            check(env, number, who)
         request(env, number, who)
 
 
@@ -298,7 +303,7 @@ def monitor(env: Env = "dev", as_of: AsOf = None) -> None:
     workspace, until = workspace_of(env), moment_of(env, as_of)
     with recorded("monitor", workspace, until) as notes:
         windows = pipeline.monitor(workspace, until)
-        notices = alerts.raise_alerts(workspace, windows, until)
+        notices = alerts.raise_alerts(workspace, until)
         notes.append(f"{len(windows)} windows measured, {len(notices)} notices")
     for notice in notices:
         say(f"  {notice}")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}} import cli, problem
 from {{cookiecutter.package_name}}.cli import parse_moment
+from {{cookiecutter.package_name}}.contract import Problem
 from {{cookiecutter.package_name}}.errors import UserError
 from {{cookiecutter.package_name}}.problem import PROBLEM
 
@@ -43,6 +44,21 @@ def test_an_as_of_within_the_data_stays(project: Path, run: Run) -> None:
     code, out, err = run("prepare", "--env", "test", "--as-of", as_of.isoformat())
     assert (code, out) == (1, "")
     assert f"needed until {as_of:%Y-%m-%d %H:%M} (UTC)" in err
+
+
+def test_an_as_of_may_stand_in_the_environment(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_of = PROBLEM.begins + timedelta(days=40)
+    monkeypatch.setenv("AS_OF", as_of.isoformat())
+    assert f"needed until {as_of:%Y-%m-%d %H:%M} (UTC)" in run("prepare", "--env", "test")[2]
+
+
+def test_without_an_as_of_verbs_of_one_hour_agree(
+    project: Path, toy: Problem, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problem, "PROBLEM", toy)
+    before = datetime.now(UTC)
+    wanted = {f"needed until {hour:%Y-%m-%d %H}:00 (UTC)" for hour in (before, before + timedelta(hours=1))}
+    assert any(text in run("prepare", "--env", "test")[2] for text in wanted)
 
 
 @pytest.mark.skipif(PROBLEM.ends is None, reason="the data have no end")
