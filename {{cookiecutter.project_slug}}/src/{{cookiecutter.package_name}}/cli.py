@@ -431,10 +431,12 @@ def status(env: Env = "dev") -> None:
     """Show the tables and model versions of an environment."""
     from .deployment.transitions import TRANSITIONS
     from .metrics import METRICS
+    from .monitoring.alerts import ALERTS
+    from .monitoring.retraining import RETRAININGS
 
     problem, lakehouse, registry = workspace_of(env).problem, workspace_of(env).lakehouse, workspace_of(env).registry
     sources = [t for item in problem.sources for t in (item.raw_table, item.prepared_table, item.quarantine_table)]
-    others = (problem.predictions, problem.inference_log, METRICS, TRANSITIONS)
+    others = (problem.predictions, problem.inference_log, problem.outcomes, METRICS, TRANSITIONS, ALERTS, RETRAININGS)
     rows = []
     for item in (*sources, *(feature.table for feature in problem.feature_tables), *others):
         version, done = lakehouse.version(item), lakehouse.complete_until(item)
