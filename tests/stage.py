@@ -6,29 +6,35 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import yaml
 from support import execute
 
 PARTS = Path(__file__).with_name("stage")
 REPOSITORY = "acme/flight-delays"
+RUN = f"(https://github.com/{REPOSITORY}/actions/runs/"
 TOKEN = "the-token-of-the-job"  # noqa: S105 of the stage's own server
 # What of an action's inputs its stand-in reads, and with what it runs.
 STAND_INS: dict[str, tuple[str, dict[str, str]]] = {
-    "actions/checkout": ("bash -euo pipefail checkout.sh", {"PATH": "path:.", "REF": "ref"}),
+    "actions/checkout": ("bash -euo pipefail checkout.sh", {"PATH": "path:.", "REF": "ref", "CLEAN": "clean:true"}),
     "actions/setup-python": ("bash -euo pipefail python.sh", {"VERSION": "python-version"}),
     "actions/cache": ("true", {}),
     "actions/upload-artifact": (
         "python3 upload.py",
-        {"NAME": "name", "PATH": "path", "NONE": "if-no-files-found:warn"},
+        {"NAME": "name", "PATH": "path", "NONE": "if-no-files-found:warn", "HIDDEN": "include-hidden-files:false"},
     ),
     "actions/download-artifact": (
         "python3 download.py",
@@ -46,6 +52,7 @@ class GitHub:
     comments: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
     approvals: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     changes: list[tuple[str, str]] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
@@ -60,6 +67,7 @@ class GitHub:
             ("PATCH", r"/issues/comments/(\d+)"): lambda number: self.edit(int(number), body),
             ("GET", r"/actions/workflows/staging\.yml/runs"): lambda: self.passed(query),
             ("GET", r"/actions/runs/(\d+)/approvals"): lambda _: self.approvals,
+            ("POST", r"/dispatches"): lambda: self.dispatch(body),
         }
         for (verb, pattern), reply in routes.items():
             if verb == method and (found := re.fullmatch(f"/repos/{REPOSITORY}{pattern}", path)):
@@ -68,25 +76,35 @@ class GitHub:
                 return reply(*found.groups())
         raise KeyError(path)
 
+    def dispatch(self, body: Any) -> None:
+        assert set(body) == {"event_type", "client_payload"}
+        assert len(body["event_type"]) <= 100
+        assert len(body["client_payload"]) <= 10
+        self.events.append({"action": body["event_type"], "client_payload": body["client_payload"]})
+
     def open(self, body: Any) -> Any:
         assert set(body) == {"title", "body"}
+        assert RUN in body["body"], "no link to the run"
         self.issues.append({"number": 100 + len(self.issues), "state": "open", **body})
         return self.issues[-1]
 
     def close(self, number: int, body: Any) -> Any:
         assert body == {"state": "closed"}
         (issue,) = (issue for issue in self.issues if issue["number"] == number)
+        assert issue["state"] == "open"
         issue.update(body)
         return issue
 
     def comment(self, number: int, body: Any) -> Any:
         assert set(body) == {"body"}
+        assert RUN in body["body"], "no link to the run"
         comments = self.comments.setdefault(number, [])
         comments.append({"id": 1000 * number + len(comments), "user": {"type": "Bot"}, **body})
         return comments[-1]
 
     def edit(self, number: int, body: Any) -> Any:
         assert set(body) == {"body"}
+        assert RUN in body["body"], "no link to the run"
         (comment,) = (found for found in self.comments[number // 1000] if found["id"] == number)
         comment.update(body)
         return comment
@@ -106,6 +124,8 @@ def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
             try:
                 assert self.headers["Authorization"] == f"Bearer {TOKEN}", "wrong token"
                 assert self.headers["Accept"] == "application/vnd.github+json", "no media type"
+                assert self.headers["X-GitHub-Api-Version"], "no version"
+                assert (self.command == "GET") == (not content), "a body for a question, or none for a change"
                 body = json.loads(content) if content else None
                 query = parse_qs(parts.query)
                 answer = github.answer(self.command, parts.path, query, body)
@@ -116,9 +136,9 @@ def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
                 self.send_response(422)
                 answer = {"message": str(error)}
             else:
-                self.send_response(201 if self.command == "POST" else 200)
+                self.send_response(204 if answer is None else 201 if self.command == "POST" else 200)
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            self.wfile.write(b"" if answer is None else json.dumps(answer).encode())
 
         do_GET = do_POST = do_PATCH = reply  # noqa: N815 names of the base class
 
@@ -146,11 +166,17 @@ class Stage:
     github: GitHub = field(default_factory=GitHub)
     port: int = 0
     count: int = 0
+    free_port: int = 0
 
     @property
     def work(self) -> Path:
         """Where the stage itself changes and commits files."""
         return self.folder / "work"
+
+    @property
+    def address(self) -> dict[str, str]:
+        """Where the scripts of the project find the stage's GitHub."""
+        return {"GITHUB_API_URL": f"http://127.0.0.1:{self.port}", "GITHUB_REPOSITORY": REPOSITORY}
 
     def build(self, project: Path) -> None:
         """Put the project into a repository, and the stand-ins and the server in place."""
@@ -166,7 +192,18 @@ class Stage:
         shutil.copy(PARTS / "gh", self.folder / "bin" / "gh")
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self.github))
         self.port = server.server_port
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.free_port = probe.getsockname()[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def checkout(self, name: str, branch: str) -> Path:
+        """A clone of the project outside any run, whose environments are those of the jobs."""
+        place = self.folder / name
+        execute("git", "clone", "--quiet", "--branch", branch, self.folder / "origin.git", place, cwd=self.folder)
+        given = {"STAGE": str(self.folder), "INPUT_VERSION": "3.12", "GITHUB_PATH": os.devnull}
+        execute("bash", "-euo", "pipefail", PARTS / "python.sh", cwd=place, **given)
+        return place
 
     def git(self, *arguments: str) -> str:
         """Run git in the work folder."""
@@ -200,9 +237,8 @@ class Stage:
         event_file = self.folder / "event.json"
         event_file.write_text(json.dumps(payload), encoding="utf-8")
         environment = {
+            **self.address,
             "STAGE": str(self.folder),
-            "GITHUB_API_URL": f"http://127.0.0.1:{self.port}",
-            "GITHUB_REPOSITORY": REPOSITORY,
             "GITHUB_RUN_ID": str(self.count),
             "MYPY_CACHE_DIR": str(self.folder / "mypy"),
             "UV_VENV_RELOCATABLE": "1",
@@ -227,10 +263,9 @@ class Stage:
             *options,
         ]
         paths = os.pathsep.join((str(self.folder / "bin"), os.environ["PATH"]))
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "VIRTUAL_ENV"))}
         done = subprocess.run(
             [str(part) for part in command],
-            env=clean | {"PATH": paths},
+            env=clean() | {"PATH": paths},
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -240,7 +275,7 @@ class Stage:
         output = []
         for line in done.stdout.splitlines():
             entry = json.loads(line) if line.startswith("{") else {"msg": line}
-            output.append(f"{entry.get('jobID', '')}: {entry.get('msg', '').rstrip()}")
+            output.append(f"{entry.get('time', '')} {entry.get('jobID', '')}: {entry.get('msg', '').rstrip()}")
             if result := entry.get("jobResult"):
                 failed = jobs.get(entry["jobID"]) == "failure"  # one of a matrix is enough
                 jobs[entry["jobID"]] = "failure" if failed else result
@@ -249,6 +284,50 @@ class Stage:
         assert self.github.complaints == [], text
         assert jobs, text
         return Run(self.count, jobs, text)
+
+
+def clean() -> dict[str, str]:
+    """The environment without what the session that tests, or a workflow around it, has put there."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "VIRTUAL_ENV"))}
+
+
+@contextmanager
+def background(command: Sequence[str], folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Run a command and what it starts, until the end of the block."""
+    with subprocess.Popen(command, cwd=folder, env=clean() | environment, start_new_session=True) as process:
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def wait_for(condition: Callable[[], object]) -> bool:
+    """Whether something becomes true within two minutes."""
+    ends = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def post(address: str, body: str, headers: Mapping[str, str]) -> int:
+    """Send a request as soon as somebody listens there; returns the status."""
+    answers: list[int] = []
+
+    def sent() -> bool:
+        request = urllib.request.Request(address, body.encode(), dict(headers), method="POST")  # noqa: S310 loopback
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 loopback
+                answers.append(answer.status)
+        except urllib.error.HTTPError as error:
+            answers.append(error.code)
+        except OSError:
+            return False
+        return True
+
+    assert wait_for(sent), f"nobody listens at {address}"
+    return answers[0]
 
 
 def stand_in(action: str, command: str, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -260,10 +339,13 @@ def stand_in(action: str, command: str, inputs: Mapping[str, str]) -> dict[str, 
         "name": action,
         "description": f"Stands in for {action}",
         "inputs": {name: {"description": name, "default": default} for name, default in named.values()},
+        # Empty, as an output that is not there, where the script writes none.
+        "outputs": {"artifact-url": {"description": "Where", "value": "${{ steps.stand-in.outputs.artifact-url }}"}},
         "runs": {
             "using": "composite",
             "steps": [
                 {
+                    "id": "stand-in",
                     "shell": "bash",
                     "run": script,
                     "env": {f"INPUT_{key}": f"${{{{ inputs.{name} }}}}" for key, (name, _) in named.items()},
@@ -271,8 +353,3 @@ def stand_in(action: str, command: str, inputs: Mapping[str, str]) -> dict[str, 
             ],
         },
     }
-
-
-def jobs_of(project: Path, workflow: str) -> set[str]:
-    """Names of a workflow's jobs."""
-    return set(yaml.safe_load((project / f".github/workflows/{workflow}.yml").read_text(encoding="utf-8"))["jobs"])

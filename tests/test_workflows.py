@@ -172,6 +172,7 @@ def test_verbs_that_workflows_call_exist(project: Path) -> None:
     release = workflows(project / ".github")["release"]
     called |= set(triggers(release)["workflow_dispatch"]["inputs"]["action"]["options"])
     assert {"train", "check", "compare", "request", "deploy", "approve", "reject", "rollback", "predict"} <= called
+    assert {"monitor", "retrain"} <= called
     assert called <= verbs
 
 
