@@ -93,9 +93,11 @@ class Registry:
             self.client.set_registered_model_alias(self.settings.model, alias, number)
 
     def annotate(self, number: str, tags: Mapping[str, str], description: str | None = None) -> None:
-        """Set tags of a version, and its description if one is given."""
+        """Set those tags of a version that differ, and its description if one is given."""
+        held = self.version(number).tags
         for key, value in tags.items():
-            self.client.set_model_version_tag(self.settings.model, number, key, value)
+            if held.get(key) != value:
+                self.client.set_model_version_tag(self.settings.model, number, key, value)
         if description is not None:
             self.client.update_model_version(self.settings.model, number, description)
 

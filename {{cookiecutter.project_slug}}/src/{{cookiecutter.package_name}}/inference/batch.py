@@ -85,6 +85,7 @@ def predict(
                 for table, update in ((problem.inference_log, False), (problem.predictions, True)):
                     lakehouse.merge(table, nw.from_native(_as(rows, table).lazy()), update=update)
             scored += rows.height
+            del rows  # the next chunk needs its room
     if complete and output is None:
         lakehouse.append(problem.predictions, nw.from_native(problem.predictions.empty()), as_of)
     return champion, scored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -75,13 +76,15 @@ def waiting(first: list[Workspace], configure: Configure, add: Add, promote: Pro
         if not first:
             first.append(played())
         (template,) = first
-        arena, client = configure(**PERSON), template.registry.client
+        arena = configure(**PERSON)
         shutil.copytree(template.lakehouse.root, arena.lakehouse.root)
-        arena.registry.client  # noqa: B018 creates the registered model
-        for version in reversed(template.registry.versions()):
-            client.create_model_version(arena.settings.mlflow.model, str(version.source), version.run_id, version.tags)
-        for alias in (CHAMPION, CHALLENGER):
-            arena.registry.point(alias, template.registry.aliased(alias))
+        names = {"old": template.settings.mlflow.model, "new": arena.settings.mlflow.model}
+        with sqlite3.connect(arena.settings.mlflow.tracking_uri.removeprefix("sqlite:///")) as store:
+            for table in ("registered_models", "model_versions", "model_version_tags", "registered_model_aliases"):
+                columns = [column for _, column, *_ in store.execute(f"PRAGMA table_info({table})")]
+                chosen = ", ".join(":new" if column == "name" else column for column in columns)
+                store.execute(f"INSERT INTO {table} SELECT {chosen} FROM {table} WHERE name = :old", names)  # noqa: S608
+        store.close()
         return arena
 
     return copied
@@ -416,7 +419,7 @@ def run_again(act: Act, waiting: Callable[[], Workspace]) -> Iterator[Workspace]
             act(open_workspace("test"))
             yield arena
         else:
-            assert number > 8
+            assert number > 4  # what is as it should be is not written again
             return
 
 
