@@ -388,7 +388,10 @@ def replay(
     metric = workspace.problem.model.target.metrics[0].name
     columns = ("policy", metric, "gain over never", "from", "to")
     rows = [(name, *(number(value) for value in values)) for name, *values in mean_gains(measured, 0)]
-    table("Mean over the windows", columns, rows)
+    if rows:
+        table("Mean over the windows", columns, rows)
+    else:
+        say("No window with labels is later than the first scheduled training: policies are not compared.")
     dashboard(env)
 
 

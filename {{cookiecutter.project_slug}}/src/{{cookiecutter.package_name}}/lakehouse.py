@@ -28,7 +28,11 @@ from .errors import UserError
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _COMPLETE_UNTIL = "complete_until"
 _NEW: dict[str, Any] = {"mode": "error", "configuration": {"delta.checkpointInterval": "10"}}
-_MANY_FILES = 30
+_MANY_FILES, _ATTEMPTS = 30, 10
+
+
+class OvertakenError(UserError):
+    """Somebody else wrote the table first; nothing was committed."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +158,19 @@ class Lakehouse:
     def merge(self, table: Table, rows: Frame, until: datetime | None = None, *, update: bool = True) -> int:
         """Insert rows with new keys, update those whose values changed unless told not to; returns how many.
 
-        Nothing is committed where nothing changed and `until` did not move on.
+        Nothing is committed where nothing changed and `until` did not move on. Of two who merge at once
+        one is overtaken and looks again, so that no row comes twice.
 
         Raises:
             UserError: As `append`.
         """
         self._accept(table, rows)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(OvertakenError):
+                return self._merge(table, rows, until, update=update)
+        return self._merge(table, rows, until, update=update)
+
+    def _merge(self, table: Table, rows: Frame, until: datetime | None, *, update: bool) -> int:
         seen, new, existing = self._open(table), rows.to_native(), self.scan(table).to_native()
         if table.time in table.keys:
             time = pl.col(table.time)
@@ -169,8 +180,8 @@ class Lakehouse:
         changed = new.join(existing, on=same, how="anti", nulls_equal=True)
         with self._staged(table, nw.from_native(changed)) as staged:
             count, done, staged_keys = _count(staged), _complete_until(seen), pl.scan_parquet(staged)
-            if not existing.join(staged_keys, on=list(table.keys), how="semi").head(1).collect().is_empty():
-                self._update(table, staged, until)
+            if seen and not existing.join(staged_keys, on=list(table.keys), how="semi").head(1).collect().is_empty():
+                self._update(table, staged, seen, until)
             elif count or (until is not None and (done is None or done < until)):
                 self._commit(table, staged, seen, until)
             return count
@@ -223,9 +234,9 @@ class Lakehouse:
     def _commit(
         self, table: Table, staged: Path, seen: DeltaTable | None, until: datetime | None, replace: str | None = None
     ) -> None:
-        """Write on the table as `seen`, so that of two who record how complete it is, one is refused."""
+        """Write on the table as `seen`."""
         how: dict[str, Any] = {"mode": "overwrite", "predicate": replace} if seen and replace else {"mode": "append"}
-        with self._writing(table):
+        with self._writing(table, seen):
             write_deltalake(
                 seen or self.place(table.name),
                 pl.scan_parquet(staged).collect_batches(),
@@ -234,9 +245,9 @@ class Lakehouse:
                 commit_properties=_commit_properties(until),
             )
 
-    def _update(self, table: Table, staged: Path, until: datetime | None) -> None:
-        with self._writing(table):
-            self._at(table).merge(
+    def _update(self, table: Table, staged: Path, seen: DeltaTable, until: datetime | None) -> None:
+        with self._writing(table, seen):
+            seen.merge(
                 pl.scan_parquet(staged).collect_batches(),
                 predicate=" AND ".join(f"s.{key} = t.{key}" for key in table.keys),
                 source_alias="s",
@@ -245,10 +256,18 @@ class Lakehouse:
             ).when_matched_update_all().when_not_matched_insert_all().execute()
 
     @contextmanager
-    def _writing(self, table: Table) -> Iterator[None]:
+    def _writing(self, table: Table, seen: DeltaTable | None) -> Iterator[None]:
+        """A write on the table as `seen`; of two, one is refused."""
+        version = seen.version() if seen else None
         try:
             yield
         except (DeltaError, OSError) as error:
+            now = version
+            with suppress(UserError):
+                now = self.version(table)
+            if now != version:
+                message = f"Somebody else wrote {self.place(table.name)} at the same time."
+                raise OvertakenError(message, "Nothing was committed; run this again.") from None
             raise UserError(
                 f"Cannot write {self.place(table.name)}: {_first_line(error)}",
                 "Nothing was committed; check `lakehouse.root` in conf/ and its permissions.",
@@ -284,10 +303,10 @@ def _complete_until(delta: DeltaTable | None) -> datetime | None:
     return None if recorded is None else _EPOCH + recorded * _MICROSECOND
 
 
-def _commit_properties(until: datetime | None) -> CommitProperties | None:
-    if until is None:
-        return None
-    return CommitProperties(app_transactions=[Transaction(_COMPLETE_UNTIL, (until - _EPOCH) // _MICROSECOND)])
+def _commit_properties(until: datetime | None) -> CommitProperties:
+    """Of a commit that is refused where somebody else made one meanwhile."""
+    done = [Transaction(_COMPLETE_UNTIL, (until - _EPOCH) // _MICROSECOND)] if until else None
+    return CommitProperties(max_commit_retries=0, app_transactions=done)
 
 
 def _unreadable(what: str, error: Exception) -> UserError:

@@ -87,6 +87,39 @@ def test_merge_of_no_news_still_records_until_when_it_is_complete(lakehouse: Lak
     assert content(lakehouse) == {1: 1.0}
 
 
+def before_the_commit(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Do something, once, when the next write has looked at the table and has not committed yet."""
+    enforce = module._enforce_keys
+
+    def meet(table: Table, staged: pl.LazyFrame) -> None:
+        monkeypatch.setattr(module, "_enforce_keys", enforce)
+        change()
+        enforce(table, staged)
+
+    monkeypatch.setattr(module, "_enforce_keys", meet)
+
+
+@pytest.mark.parametrize("held", [{}, {1: 1.0}, {1: 1.0, 2: 0.0}])
+def test_of_two_who_merge_at_once_none_writes_a_row_twice(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch, held: dict[int | None, float | None]
+) -> None:
+    if held:
+        lakehouse.merge(TABLE, rows(held))
+    before_the_commit(monkeypatch, lambda: lakehouse.merge(TABLE, rows({2: 2.0, 3: 3.0})))
+    assert lakehouse.merge(TABLE, rows({2: 2.0, 4: 4.0})) == 1
+    assert lakehouse.count(TABLE) == len(held.keys() | {2, 3, 4})
+    assert content(lakehouse) == {**held, 2: 2.0, 3: 3.0, 4: 4.0}
+
+
+def test_of_two_who_append_at_once_one_is_told_so(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    lakehouse.append(TABLE, rows({1: 1.0}), NOON)
+    before_the_commit(monkeypatch, lambda: lakehouse.append(TABLE, rows({2: 2.0}), NOON + DAY))
+    with pytest.raises(UserError, match="Somebody else wrote") as refused:
+        lakehouse.append(TABLE, rows({3: 3.0}), NOON + DAY)
+    assert "run this again" in str(refused.value)
+    assert content(lakehouse) == {1: 1.0, 2: 2.0}
+
+
 def test_every_version_can_be_read_again_and_history_tells_them(lakehouse: Lakehouse) -> None:
     lakehouse.merge(TABLE, rows({1: 1.0}))
     lakehouse.merge(TABLE, rows({1: 2.0}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -33,7 +32,7 @@ ALERTS = Table(
 )
 
 
-def raise_alerts(workspace: Workspace, windows: Sequence[tuple[datetime, datetime]], as_of: datetime) -> list[str]:
+def raise_alerts(workspace: Workspace, as_of: datetime) -> list[str]:
     """Open an alert where a rule holds in the newest window that knows, close it where it no longer does.
 
     One that is open stays open, without another notice, while its metric is violated or unknown. Each
@@ -41,15 +40,13 @@ def raise_alerts(workspace: Workspace, windows: Sequence[tuple[datetime, datetim
 
     Args:
         workspace: Metrics, rules, receivers.
-        windows: Those just measured.
         as_of: Moment of the notices.
 
     Returns:
         Texts of the new notices.
     """
     settings, lakehouse = workspace.settings.alerts, workspace.lakehouse
-    recent = nw.col("window_end") >= min((end for _, end in windows), default=as_of)
-    rows = lakehouse.scan(METRICS).filter(nw.col("producer") == PRODUCER, recent).to_native()
+    rows = lakehouse.scan(METRICS).filter(nw.col("producer") == PRODUCER, nw.col("window_end") <= as_of).to_native()
     newest = {}
     for row in rows.drop_nulls("status").sort("window_end", "subject").collect().iter_rows(named=True):
         for rule in settings.rules:

@@ -39,10 +39,10 @@ def monitor(workspace: Workspace, as_of: datetime) -> list[tuple[datetime, datet
     for source in problem.sources:
         lakehouse.require(source.prepared_table, as_of)
     since = lakehouse.complete_until(problem.outcomes)
-    changed = join_outcomes(workspace, since, as_of)
-    windows = list(due(workspace, min(filter(None, (since, changed)), default=None), as_of))
+    changed = new_outcomes(workspace, since, as_of)
+    windows = list(due(workspace, min(filter(None, (since, _earliest(changed))), default=None), as_of))
     for start, end in windows:
-        rows = scored_rows(workspace, start, end)
+        rows = scored_rows(workspace, start, end, changed)
         new, found = since is None or end > since, []
         for (version,), scored in rows.group_by("model_version", maintain_order=True):
             measured = _measure_version(workspace, str(version), scored, new=new)
@@ -53,18 +53,15 @@ def monitor(workspace: Workspace, as_of: datetime) -> list[tuple[datetime, datet
             found.append(_frame(health))
         if found:
             record(lakehouse, pl.concat(found, how="diagonal"), PRODUCER, PRODUCTION, start, end)
-    lakehouse.append(problem.outcomes, nw.from_native(problem.outcomes.empty()), as_of)
+    # Written last: a run that is cut short finds the same labels new, and measures the same windows.
+    lakehouse.merge(problem.outcomes, nw.from_native(changed.lazy()), as_of)
     for table in (METRICS, problem.predictions, problem.inference_log, problem.outcomes):
         lakehouse.compact(table)
     return windows
 
 
-def join_outcomes(workspace: Workspace, since: datetime | None, as_of: datetime) -> datetime | None:
-    """Add labels that became known to their predictions, update those that were corrected.
-
-    Returns:
-        Prediction time of the earliest change; None where nothing changed.
-    """
+def new_outcomes(workspace: Workspace, since: datetime | None, as_of: datetime) -> pl.DataFrame:
+    """Predictions with labels that became known, or were corrected, and are not in `outcomes` yet."""
     lakehouse, problem = workspace.lakehouse, workspace.problem
     model, outcomes, time = problem.model, problem.outcomes, nw.col(PREDICTION_TIME)
     horizon = (since or problem.begins) - timedelta(days=workspace.settings.monitoring.label_days)
@@ -73,10 +70,8 @@ def join_outcomes(workspace: Workspace, since: datetime | None, as_of: datetime)
     label = nw.col(model.target.label).cast(nw.Float64).alias("label")
     joined = predictions.join(labels, on=list(model.keys), how="inner").with_columns(label).select(*outcomes.schema)
     known = lakehouse.scan(outcomes).to_native()
-    changed = joined.to_native().join(known, on=list(outcomes.schema), how="anti", nulls_equal=True).collect()
-    lakehouse.merge(outcomes, nw.from_native(changed.lazy()))
-    earliest = changed[PREDICTION_TIME].min()
-    return earliest if isinstance(earliest, datetime) else None
+    changed = joined.to_native().join(known, on=list(outcomes.schema), how="anti", nulls_equal=True)
+    return pl.DataFrame(changed.collect())
 
 
 def due(workspace: Workspace, since: datetime | None, as_of: datetime) -> Iterator[tuple[datetime, datetime]]:
@@ -92,19 +87,24 @@ def due(workspace: Workspace, since: datetime | None, as_of: datetime) -> Iterat
 
 def _first_prediction(workspace: Workspace) -> datetime | None:
     first = workspace.lakehouse.scan(workspace.problem.predictions).select(nw.col(PREDICTION_TIME).min())
-    found = first.collect().item()
+    return _earliest(first.collect("polars").to_native())
+
+
+def _earliest(rows: pl.DataFrame) -> datetime | None:
+    found = rows[PREDICTION_TIME].min()
     return found if isinstance(found, datetime) else None
 
 
-def scored_rows(workspace: Workspace, start: datetime, end: datetime) -> pl.DataFrame:
-    """Logged rows of a window, with their labels as far as these are known."""
-    problem, time = workspace.problem, pl.col(PREDICTION_TIME)
-    keys = [*problem.model.keys, PREDICTION_TIME]
-    log, outcomes = (
-        workspace.lakehouse.scan(table).to_native().filter(time.is_between(start, end, closed="left"))
-        for table in (problem.inference_log, problem.outcomes)
-    )
-    return pl.DataFrame(log.join(outcomes.select(*keys, "label"), on=keys, how="left").sort(keys).collect())
+def scored_rows(
+    workspace: Workspace, start: datetime, end: datetime, changed: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Logged rows of a window, with their labels as far as these are known; `changed`: not in `outcomes` yet."""
+    problem, lakehouse, time = workspace.problem, workspace.lakehouse, pl.col(PREDICTION_TIME)
+    keys, inside = [*problem.model.keys, PREDICTION_TIME], time.is_between(start, end, closed="left")
+    log, known = (lakehouse.scan(it).to_native().filter(inside) for it in (problem.inference_log, problem.outcomes))
+    newer = problem.outcomes.empty() if changed is None else changed.lazy()
+    labels = pl.concat([newer, known]).unique(keys, keep="first", maintain_order=True).select(*keys, "label")
+    return pl.DataFrame(log.join(labels, on=keys, how="left").sort(keys).collect())
 
 
 def _measure_version(workspace: Workspace, version: str, rows: pl.DataFrame, *, new: bool) -> pl.DataFrame:

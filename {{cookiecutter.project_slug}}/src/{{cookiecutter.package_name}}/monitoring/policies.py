@@ -44,7 +44,7 @@ def measure_policies(
             measured = compare(rows, scores, alone[0], model, settings.training.bootstrap_resamples, seed)
             record(workspace.lakehouse, measured, PRODUCER, subject, start, end)
             found.append(measured.with_columns(subject=pl.lit(subject), window_start=start, window_end=end))
-    return pl.concat(found) if found else pl.DataFrame()
+    return pl.concat(found) if found else pl.DataFrame(schema={"subject": pl.String})
 
 
 def mean_gains(measured: pl.DataFrame, seed: int) -> list[tuple[str, float, float, float, float]]:

@@ -21,7 +21,7 @@ def alert(workspace: Workspace, end: datetime, metric: str, status: str, slice_:
     """Measure one metric in the window that ends then; returns the first words of the notices."""
     rows = pl.DataFrame({"metric": [metric], "slice": [slice_], "value": [2.0], "threshold": [1.0], "status": [status]})
     record(workspace.lakehouse, rows, PRODUCER, PRODUCTION, end - WEEK, end)
-    return [text.partition(" is")[0] for text in raise_alerts(workspace, [(end - WEEK, end)], end)]
+    return [text.partition(" is")[0] for text in raise_alerts(workspace, end)]
 
 
 def configure(workspace: Workspace, **changes: object) -> None:
