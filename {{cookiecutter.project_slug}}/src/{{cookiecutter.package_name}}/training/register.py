@@ -135,10 +135,9 @@ def _contributions(predictor: Predictor, holdout: pl.DataFrame, seed: int) -> pl
 
 
 def _example(training: Training, model: Model) -> Any:
-    numeric = [name for name in model.features if name not in model.categorical]
-    rows = training.windows[-1].of(training.rows).head(_EXAMPLE_ROWS).select(model.features)
-    columns = rows.with_columns(pl.col(numeric).cast(pl.Float64)).to_dict()
-    return pd.DataFrame({name: values.to_numpy() for name, values in columns.items()})
+    rows, texts = training.windows[-1].of(training.rows).head(_EXAMPLE_ROWS), model.categorical
+    columns = (pl.col(name) if name in texts else pl.col(name).cast(pl.Float64) for name in model.features)
+    return pd.DataFrame({column.name: column.to_numpy() for column in rows.select(columns)})
 
 
 def _signature(predictor: Predictor) -> ModelSignature:
