@@ -30,6 +30,7 @@ ADVICE = {
     "decide": "the log names the reason; `cli history` shows who moved which version",
     "predict": "without a champion nothing is scored: promote a version; else run again",
     "monitor": "notices are kept and sent again by the next run: are the receivers within reach?",
+    "dashboard": "it shows the tables as they are: the log names the one that cannot be read",
     "retrain": "the champion serves as before; run again, it goes on where it stopped",
 }
 _MARKS = {"success": "✅", "failure": "❌", "cancelled": "⏹️", "skipped": "⏭️"}

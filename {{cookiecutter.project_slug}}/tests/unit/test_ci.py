@@ -4,6 +4,7 @@ import json
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from {{cookiecutter.package_name}}.contract import Problem
 
-from ci import alert, approver, comment, dispatch, errors, jobs, model, report, summary, wheel
+from ci import alert, approver, comment, dispatch, errors, jobs, model, moment, report, summary, wheel
 from ci.errors import CiError
 from ci.github import GitHub, connect
 
@@ -333,6 +334,38 @@ def test_steps_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 # How scripts end
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        (["2013-11-01T06:00"], "AS_OF=2013-11-01T06:00\n"),
+        (["2013-11-01T06:00-05:00"], "AS_OF=2013-11-01T06:00-0500\n"),
+    ],
+)
+def test_one_moment_holds_for_all_steps(
+    given: list[str], written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ENV", str(tmp_path / "env"))
+    moment.main(given)
+    assert (tmp_path / "env").read_text(encoding="utf-8") == written
+
+
+def test_the_moment_is_now_unless_one_is_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_ENV", raising=False)
+    moment.main([""])
+    said = datetime.fromisoformat(capsys.readouterr().out.strip().removeprefix("AS_OF="))
+    assert abs(datetime.now(UTC) - said) < timedelta(minutes=2)
+
+
+@pytest.mark.parametrize("given", ["yesterday", "2013-11-01\nPATH=/tmp"])
+def test_what_is_not_a_moment_sets_nothing(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ENV", str(tmp_path / "env"))
+    with pytest.raises(CiError, match="is not a moment"):
+        moment.main([given])
+    assert not (tmp_path / "env").exists()
 
 
 def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
