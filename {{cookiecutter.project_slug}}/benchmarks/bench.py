@@ -108,7 +108,8 @@ def bench_join() -> Iterator[Row]:
         native = partial(_native_join, spine, features, keys, values)
         if not portable().sort(order).equals(native().sort(order)):
             raise SystemExit(f"The two joins of {item.name} differ.")
-        yield Row(f"join {item.name} / join_asof", _best(portable) / _best(native), 4.0, "x")
+        ours, theirs = _best(portable, native)
+        yield Row(f"join {item.name} / join_asof", ours / theirs, 4.0, "x")
 
 
 def bench_scoring() -> Iterator[Row]:
@@ -119,7 +120,7 @@ def bench_scoring() -> Iterator[Row]:
     rows = training_set(workspace.lakehouse, PROBLEM, PROBLEM.begins, ends, {})
     predictor = workspace.registry.load(champion)
     matrix = encode(rows, predictor.features, predictor.categories)
-    bare, whole = _best(lambda: predictor.booster.predict(matrix)), _best(lambda: predictor.predict(rows))
+    bare, whole = _best(lambda: predictor.booster.predict(matrix), lambda: predictor.predict(rows))
     yield Row("champion / bare booster, time", whole / bare, 1 / 0.9, "x")
 
 
@@ -144,9 +145,10 @@ def bench_drift() -> Iterator[Row]:
     rows = training_set(workspace.lakehouse, PROBLEM, PROBLEM.begins, PROBLEM.ends or datetime.now(UTC), {})
     numbers = [name for name in PROBLEM.model.features if name not in PROBLEM.model.categorical][:20]
     reference, monitoring = drift.profile(rows, numbers), workspace.settings.monitoring
-    ours = _best(lambda: drift.measure(reference, rows, monitoring))
     columns = [rows[name].drop_nulls().cast(pl.Float64).to_numpy() for name in numbers]
-    theirs = _best(lambda: [ks_2samp(column, column) for column in columns])
+    ours, theirs = _best(
+        lambda: drift.measure(reference, rows, monitoring), lambda: [ks_2samp(column, column) for column in columns]
+    )
     yield Row(f"drift of {len(numbers)} features, {rows.height:,} rows", ours, 2.0, "s")
     yield Row("  / ks_2samp of the same columns", ours / theirs, 1.0, "x")
 
@@ -233,14 +235,15 @@ def _native_join(spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], v
     return joined.select(*spine.columns, *values).collect()
 
 
-def _best(function: Callable[[], object]) -> float:
-    """Shortest of several times, in seconds."""
-    times = []
+def _best(*functions: Callable[[], object]) -> list[float]:
+    """Shortest of several times of each, in seconds; they take turns, so that the machine's moods meet all alike."""
+    times: list[list[float]] = [[] for _ in functions]
     for _ in range(REPEATS):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return min(times)
+        for function, taken in zip(functions, times, strict=True):
+            started = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - started)
+    return [min(taken) for taken in times]
 
 
 if __name__ == "__main__":
