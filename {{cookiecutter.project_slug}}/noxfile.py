@@ -30,6 +30,7 @@ LOCKS = {
     "actionlint": ("actionlint.in",),
     "types": (PROJECT, "test.in", "types.in"),
     "spark": (PROJECT, "--extra=spark", "test.in"),
+    "browser": (PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
     "bootstrap": ("bootstrap.in",),
 }
@@ -158,6 +159,21 @@ def postgres(session: nox.Session) -> None:
     session.run("pytest", "tests/postgres", *session.posargs, env={"POSTGRES_PROGRAMS": programs})
 
 
+@nox.session
+def endurance(session: nox.Session) -> None:
+    """Test weeks of production: killed at every step, with another future, watched by two at once."""
+    prepare(session, "test")
+    session.run("pytest", "tests/endurance", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Test the pages in a headless browser (needs Chromium or Chrome)."""
+    program = require_chromium(session)
+    prepare(session, "browser")
+    session.run("pytest", "tests/browser", *session.posargs, env={"CHROMIUM": program})
+
+
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Run the whole loop on the sample data, in `.venv`."""
@@ -234,3 +250,12 @@ def require_postgres(session: nox.Session) -> str:
     if found is None:
         session.error("PostgreSQL is needed (Debian and Ubuntu: apt-get install postgresql); no initdb was found.")
     return str(Path(found).parent)
+
+
+def require_chromium(session: nox.Session) -> str:
+    """The program of an installed Chromium or Chrome; stop with advice if there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        session.error("Chromium is needed on the PATH or at CHROMIUM (Debian: apt-get install chromium).")
+    return found

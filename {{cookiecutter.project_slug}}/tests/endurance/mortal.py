@@ -1,0 +1,120 @@
+"""Run a verb of the command line again and again until it ends, each time in a process that is killed (-9) early.
+
+Usage, in a project's folder: `python mortal.py PLACES VERB [ARGUMENT ...]`. PLACES is a JSON list of writes, as
+`name:number`: the process ends right after the so many-th write of that name, counted over all processes. A name is
+a table (metrics with its producer, transitions with its action), or a call of the registry. PLACES `"all"` kills
+after every write once. Each process is a fork of one that has imported everything.
+Prints the places at which a process was killed, as a JSON list; exit code: that of the last process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from mlflow import MlflowClient
+from mlflow.store.model_registry import sqlalchemy_store as model_registry
+from mlflow.store.tracking import sqlalchemy_store as tracking
+
+from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}}.contract import Table
+from {{cookiecutter.package_name}}.deployment import comparison, compliance, transitions
+from {{cookiecutter.package_name}}.features import build, ingest, prepare
+from {{cookiecutter.package_name}}.inference import batch
+from {{cookiecutter.package_name}}.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.monitoring import alerts, dashboard, pipeline, policies, retraining
+from {{cookiecutter.package_name}}.training import pipeline as training
+
+IMPORTED = (alerts, batch, build, comparison, compliance, dashboard, ingest, model_registry, pipeline, policies)
+IMPORTED_TOO = (prepare, retraining, tracking, training, transitions)
+LOG, SAID, MOST = Path(".data/writes.log"), Path(".data/said.log"), 300
+
+
+def of_table(_: Lakehouse, table: Table, rows: Any, *others: Any, **named: Any) -> str:
+    """Name of a write to a table; none for the record of a run, which is made by every process."""
+    kind = {"metrics": "producer", "transitions": "action"}.get(table.name)
+    if kind is None:
+        return table.name
+    staged = pl.scan_parquet(rows) if isinstance(rows, Path) else rows.to_native()
+    (name,) = staged.select(pl.col(kind).first()).collect().row(0)
+    return "" if name in ("run", None) else f"{table.name}.{name}"
+
+
+def of_tag(_: MlflowClient, name: str, version: str, key: str, value: Any) -> str:
+    """Name of a tag."""
+    return f"tag.{key}"
+
+
+def of_call(name: str) -> Callable[..., str]:
+    """Name of a call."""
+    return lambda *arguments, **named: name
+
+
+def count(name: str) -> str:
+    """Note a write; returns its place."""
+    with LOG.open("a") as log:
+        log.write(f"{name}\n")
+    return f"{name}:{LOG.read_text().splitlines().count(name)}"
+
+
+def mortal(function: Callable[..., Any], name_of: Callable[..., str], places: list[str] | str) -> Callable[..., Any]:
+    """A write that may be the last of its process."""
+
+    def write(*arguments: Any, **named: Any) -> Any:
+        name = name_of(*arguments, **named)
+        done = function(*arguments, **named)
+        if name:
+            place = count(name)
+            first = places == "all" and place.endswith(":1")
+            if first or place in places:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    return write
+
+
+def run(places: list[str] | str, arguments: list[str]) -> None:
+    """Run a verb and leave the process."""
+    code = 1
+    try:
+        for holder, method, name_of in (
+            (Lakehouse, "_commit", of_table),
+            (Lakehouse, "_update", of_table),
+            (Lakehouse, "append_if_unchanged", of_table),
+            (MlflowClient, "set_model_version_tag", of_tag),
+            (MlflowClient, "create_model_version", of_call("version")),
+            (MlflowClient, "set_registered_model_alias", of_call("alias")),
+            (MlflowClient, "delete_registered_model_alias", of_call("no alias")),
+        ):
+            setattr(holder, method, mortal(getattr(holder, method), name_of, places))
+        said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.argv = ["project", *arguments]
+        cli.main()
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    LOG.parent.mkdir(exist_ok=True)
+    killed: list[str] = []
+    for _ in range(MOST):
+        child = os.fork()
+        if not child:
+            run(json.loads(sys.argv[1]), sys.argv[2:])
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if ended != -signal.SIGKILL:
+            break
+        written = LOG.read_text().splitlines()
+        killed.append(f"{written[-1]}:{written.count(written[-1])}")
+    print(json.dumps(killed))  # noqa: T201
+    sys.exit(ended)
