@@ -31,6 +31,7 @@ from {{cookiecutter.package_name}}.monitoring.retraining import RETRAININGS
 from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.settings import load_settings
 from {{cookiecutter.package_name}}.workspace import Workspace
+
 from tests.conftest import copy_project
 
 CHECKS = Path(__file__).with_name("checks.js").read_text(encoding="utf-8")

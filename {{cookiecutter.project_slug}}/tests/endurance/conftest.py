@@ -26,6 +26,7 @@ from {{cookiecutter.package_name}}.problem import PROBLEM, sources
 from {{cookiecutter.package_name}}.registry import ARTIFACT_DIGEST, CHAMPION
 from {{cookiecutter.package_name}}.settings import ENV_PREFIX, load_settings
 from {{cookiecutter.package_name}}.workspace import Workspace
+
 from tests.conftest import copy_project
 
 FIRST, MIDDLE, LAST = (datetime.fromisoformat(f"2013-{day}T00:00+00:00") for day in ("02-15", "02-22", "03-01"))

@@ -19,6 +19,7 @@ from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCER
 from {{cookiecutter.package_name}}.monitoring.retraining import RETRAININGS
 from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.registry import CHALLENGER, CHAMPION
+
 from tests.conftest import ROOT
 from tests.endurance.conftest import LAST, MIDDLE, Home, Tables, assert_same, publish, replay
 

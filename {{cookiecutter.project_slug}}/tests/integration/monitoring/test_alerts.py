@@ -12,6 +12,7 @@ from {{cookiecutter.package_name}}.monitoring.alerts import ALERTS, deliver, rai
 from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCER, PRODUCTION
 from {{cookiecutter.package_name}}.settings import AlertRule
 from {{cookiecutter.package_name}}.workspace import Workspace
+
 from tests.integration.monitoring.conftest import ENDS, Production
 
 WEEK = timedelta(days=7)

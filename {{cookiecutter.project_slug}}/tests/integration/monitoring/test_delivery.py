@@ -11,6 +11,7 @@ import pytest
 
 from {{cookiecutter.package_name}}.errors import UserError
 from {{cookiecutter.package_name}}.monitoring import alerts
+
 from tests.integration.monitoring.conftest import ENDS, Production
 from tests.integration.monitoring.test_alerts import WEEK, alert, configure, notices
 

@@ -14,6 +14,7 @@ from {{cookiecutter.package_name}}.metrics import METRICS, recorded
 from {{cookiecutter.package_name}}.monitoring.dashboard import files
 from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCTION, monitor
 from {{cookiecutter.package_name}}.workspace import Workspace
+
 from tests.integration.monitoring.conftest import ENDS, TRAINED, Production
 
 WEEK, DAY = timedelta(days=7), timedelta(days=1)

@@ -8,6 +8,7 @@ import pytest
 from {{cookiecutter.package_name}}.metrics import record
 from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCER
 from {{cookiecutter.package_name}}.monitoring.retraining import conclude, decide, decided_until
+
 from tests.integration.monitoring.conftest import ENDS, TRAINED, Production
 
 WEEK = timedelta(days=7)
