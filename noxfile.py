@@ -37,6 +37,12 @@ def prepare(session: nox.Session, purpose: str) -> None:
     session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", lock)
 
 
+def in_demo(session: nox.Session, name: str) -> None:
+    """Render the default project into demo/, over what is there, and run a session of its own."""
+    project = render(session, ROOT / "demo")
+    session.run("python", str(project / "bootstrap.py"), name, *session.posargs)
+
+
 def render(session: nox.Session, folder: Path) -> Path:
     """Render the default project into a folder; returns the project."""
     prepare(session, "render")
@@ -110,43 +116,37 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Render the default project into demo/ and run its whole loop; again over an earlier one."""
-    project = render(session, ROOT / "demo")
-    session.run("python", str(project / "bootstrap.py"), "demo", *session.posargs)
+    in_demo(session, "demo")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Render the default project into demo/ and run its benchmark."""
-    project = render(session, ROOT / "demo")
-    session.run("python", str(project / "bootstrap.py"), "bench", *session.posargs)
+    in_demo(session, "bench")
 
 
 @nox.session
 def spark(session: nox.Session) -> None:
     """Render the default project into demo/ and test its features on Spark (needs Java 17)."""
-    project = render(session, ROOT / "demo")
-    session.run("python", str(project / "bootstrap.py"), "spark", *session.posargs)
+    in_demo(session, "spark")
 
 
 @nox.session
 def postgres(session: nox.Session) -> None:
     """Render the default project into demo/ and test its requests from PostgreSQL (needs PostgreSQL)."""
-    project = render(session, ROOT / "demo")
-    session.run("python", str(project / "bootstrap.py"), "postgres", *session.posargs)
+    in_demo(session, "postgres")
 
 
 @nox.session
 def endurance(session: nox.Session) -> None:
     """Render the default project into demo/ and test weeks of its production: killed, lied to, watched by two."""
-    project = render(session, ROOT / "demo")
-    session.run("python", str(project / "bootstrap.py"), "endurance", *session.posargs)
+    in_demo(session, "endurance")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
     """Render the default project into demo/ and test its pages in a headless browser (needs Chromium)."""
-    project = render(session, ROOT / "demo")
-    session.run("python", str(project / "bootstrap.py"), "browser", *session.posargs)
+    in_demo(session, "browser")
 
 
 @nox.session

@@ -47,8 +47,9 @@ def raise_alerts(workspace: Workspace, as_of: datetime) -> list[str]:
     """
     settings, lakehouse = workspace.settings.alerts, workspace.lakehouse
     rows = lakehouse.scan(METRICS).filter(nw.col("producer") == PRODUCER, nw.col("window_end") <= as_of).to_native()
-    newest = {}
-    for row in rows.drop_nulls("status").sort("window_end", "subject").collect().iter_rows(named=True):
+    newest, order = {}, ("window_end", "subject")
+    last = rows.sort(order).group_by("metric", "slice", "status").last().drop_nulls("status").sort(order)
+    for row in last.collect().iter_rows(named=True):
         for rule in settings.rules:
             if _matches(rule, row) and (rule.status == "unknown" or row["status"] != "unknown"):
                 newest[row["metric"], row["slice"], rule.status] = row
