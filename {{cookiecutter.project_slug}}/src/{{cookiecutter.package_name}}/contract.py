@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import narwhals as nw
-import numpy as np
+import numpy.typing as npt
 import polars as pl
 from narwhals.typing import IntoDType
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import optuna
     import pointblank as pb
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Array: TypeAlias = npt.NDArray[Any]
 Frame: TypeAlias = nw.LazyFrame[Any]
 Frames: TypeAlias = Mapping[str, Frame]
 Schema: TypeAlias = Mapping[str, IntoDType]

@@ -94,7 +94,7 @@ def group_means(train: pl.DataFrame, rows: pl.DataFrame, by: Sequence[str], labe
 def _day_weights(times: pl.Series, resamples: int, seed: int) -> Array:
     """How often each row's day is drawn, shape (resamples, rows)."""
     _, day = np.unique(times.dt.truncate("1d").to_numpy(), return_inverse=True)
-    days = int(day.max()) + 1
+    days = int(np.max(day)) + 1
     counts = np.random.default_rng(seed).multinomial(days, np.full(days, 1 / days), size=resamples)
     return counts[:, day].astype(np.float64)
 

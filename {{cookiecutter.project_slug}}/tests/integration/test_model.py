@@ -75,7 +75,7 @@ def test_it_predicts_the_same_where_the_project_is_unknown(
 def test_predictions_are_plausible(predictor: Predictor, holdout: pl.DataFrame) -> None:
     predicted, label = predictor.predict(holdout), holdout[TARGET.label].to_numpy()
     assert np.isfinite(predicted).all()
-    assert label.min() <= predicted.min() < predicted.max() <= label.max()
+    assert np.min(label) <= np.min(predicted) < np.max(predicted) <= np.max(label)
     assert abs(predicted.mean() - label.mean()) < label.std()
 
 
