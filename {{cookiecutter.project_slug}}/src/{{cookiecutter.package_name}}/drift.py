@@ -102,7 +102,7 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
     found = []
     for name, item in reference.items():
         windows, total = item.windows(settings.window_days), item.days.sum(axis=0)
-        length = np.count_nonzero(item.days.any(axis=1)) / settings.window_days
+        length = float(item.days.any(axis=1).sum()) / settings.window_days
         now = item.count(rows[name]) if name in rows.columns else np.zeros_like(total)
         seen = {"drift": distance(windows, total - windows), "missing": _share(windows, -1)}
         values = {"drift": distance(now, total), "missing": _share(now, -1)}
