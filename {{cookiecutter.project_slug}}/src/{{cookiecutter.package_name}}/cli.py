@@ -53,7 +53,7 @@ def workspace_of(env: str) -> Workspace:
     from .workspace import open_workspace
 
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("GOMP_SPINCOUNT", "500")  # more starves trainings that share the machine, less halves the speed
+    os.environ.setdefault("GOMP_SPINCOUNT", "500")  # more starves others on the machine, less halves the speed
     return open_workspace(env)
 
 
