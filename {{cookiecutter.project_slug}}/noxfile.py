@@ -106,6 +106,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def gates(session: nox.Session) -> None:
+    """Test that each gate lets a good model through and shuts on a planted fault, a kill or a race."""
+    prepare(session, "test")
+    session.run("pytest", "tests/gates", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel into dist/; the same sources make the same bytes."""
     prepare(session, "build")

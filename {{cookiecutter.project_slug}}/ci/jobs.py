@@ -12,7 +12,7 @@ ADVICE = {
     "lint": "`python3 bootstrap.py fix` mends most of it; `lint` and `actionlint` say what is left",
     "types": "`python3 bootstrap.py types`",
     "unit": "`python3 bootstrap.py unit`; `-k NAME` runs one test",
-    "integration": "`python3 bootstrap.py integration`; `-k NAME` runs one test",
+    "integration": "`python3 bootstrap.py integration`, then `gates`; `-k NAME` runs one test",
     "model": "the comparison below; without one, the job's log says which training failed",
     "build": "`python3 bootstrap.py build`",
     "loop": "the summary of the run names the step; its command runs on your machine as well, with `--env dev`",
