@@ -66,6 +66,9 @@ class Lakehouse:
                 delta.load_as_version(version)
             except (DeltaError, OSError) as error:
                 raise _unreadable(f"{self.place(table.name)} at version {version}", error) from None
+        return self._rows(table, delta)
+
+    def _rows(self, table: Table, delta: DeltaTable) -> Frame:
         held = {field.name for field in delta.schema().fields}
         if missing := [name for name in table.schema if name not in held]:
             message = f"{self.place(table.name)} has no column {', '.join(missing)}, which is declared."
@@ -171,7 +174,8 @@ class Lakehouse:
         return self._merge(table, rows, until, update=update)
 
     def _merge(self, table: Table, rows: Frame, until: datetime | None, *, update: bool) -> int:
-        seen, new, existing = self._open(table), rows.to_native(), self.scan(table).to_native()
+        seen, new = self._open(table), rows.to_native()
+        existing = self._rows(table, seen).to_native() if seen else table.empty()
         if table.time in table.keys:
             time = pl.col(table.time)
             low, high = new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
@@ -293,9 +297,11 @@ def _enforce_keys(table: Table, rows: pl.LazyFrame) -> None:
     keys = rows.select(*table.keys)
     nulls = keys.filter(pl.any_horizontal(pl.all().is_null()))
     repeated = keys.group_by(pl.all()).len().filter(pl.col("len") > 1).drop("len")
-    for problem, found in (("null", nulls), ("repeated", repeated)):
-        if bad := found.head(1).collect().rows(named=True):
-            raise UserError(f"{table.name}: {problem} key {bad[0]}.", "Nothing was committed; mend the rows.")
+    for problem, bad in zip(("null", "repeated"), pl.collect_all([nulls.head(1), repeated.head(1)]), strict=True):
+        if not bad.is_empty():
+            raise UserError(
+                f"{table.name}: {problem} key {bad.row(0, named=True)}.", "Nothing was committed; mend the rows."
+            )
 
 
 def _complete_until(delta: DeltaTable | None) -> datetime | None:

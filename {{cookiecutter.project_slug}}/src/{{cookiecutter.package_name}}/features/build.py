@@ -25,18 +25,23 @@ def build_features(
         UserError: Prepared tables are not complete until `as_of`, or a feature table does not have its
             declared columns or keys.
     """
-    written = {}
+    due = []
     for feature in problem.feature_tables:
         done = lakehouse.complete_until(feature.table)
         start = min(since, done) if since and done else done
         end = max(as_of, done) if done else as_of
-        if not lakehouse.owns(feature.table.name) or (start is not None and start >= end):
-            continue
-        inputs = {}
-        for source in problem.sources:
-            lakehouse.require(source.prepared_table, end)
-            rows = lakehouse.scan(source.prepared_table).filter(nw.col(KNOWN_AT) <= end)
-            inputs[source.name] = rows if start is None else rows.filter(nw.col(KNOWN_AT) > start - feature.lookback)
+        if lakehouse.owns(feature.table.name) and (start is None or start < end):
+            due.append((feature, start, end))
+    prepared = {}
+    for source in problem.sources if due else ():
+        lakehouse.require(source.prepared_table, max(end for *_, end in due))
+        prepared[source.name] = lakehouse.scan(source.prepared_table)
+    written = {}
+    for feature, start, end in due:
+        inputs = {name: rows.filter(nw.col(KNOWN_AT) <= end) for name, rows in prepared.items()}
+        if start is not None:
+            needed = nw.col(KNOWN_AT) > start - feature.lookback
+            inputs = {name: rows.filter(needed) for name, rows in inputs.items()}
         built = feature.build(inputs).filter(nw.col(AVAILABLE_AT) <= end)
         new = built if start is None else built.filter(nw.col(AVAILABLE_AT) > start)
         written[feature.name] = lakehouse.overwrite(feature.table, new, start, end)

@@ -9,27 +9,27 @@ from ..contract import Array, Metric, Target
 from .features import LATE_MINUTES
 
 
-def _by_prediction(label: Array, prediction: Array, weights: Array) -> tuple[Array, Array]:
-    """Weight of late and of punctual flights at each distinct prediction, lowest first; shapes (..., distinct)."""
-    order = np.argsort(prediction, kind="stable")
-    starts = np.unique(prediction[order], return_index=True)[1]
-    late, punctual = (weights * label)[..., order], (weights * (1 - label))[..., order]
-    return np.add.reduceat(late, starts, axis=-1), np.add.reduceat(punctual, starts, axis=-1)
+def _cumulated(label: Array, score: Array, weights: Array) -> tuple[Array, Array]:
+    """Weight of late and of punctual flights up to each distinct score, lowest first; shapes (..., distinct)."""
+    order = np.argsort(score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)  # of each run of ties
+    label, weights = label[order], weights[..., order]
+    late, punctual = (np.cumsum(weights * part, axis=-1)[..., last] for part in (label, 1 - label))
+    return late, punctual
 
 
 def roc_auc(label: Array, prediction: Array, weights: Array) -> Array:
     """Chance that a late flight is ranked above a punctual one, ties counting half (Hanley & McNeil 1982)."""
-    late, punctual = _by_prediction(label, prediction, weights)
-    below = np.cumsum(punctual, axis=-1) - punctual / 2
-    return np.asarray((late * below).sum(-1) / (late.sum(-1) * punctual.sum(-1)))
+    late, punctual = _cumulated(label, prediction, weights)
+    below = punctual - np.diff(punctual, prepend=0) / 2
+    return np.asarray((np.diff(late, prepend=0) * below).sum(-1) / (late[..., -1] * punctual[..., -1]))
 
 
 def average_precision(label: Array, prediction: Array, weights: Array) -> Array:
     """Mean precision at the thresholds of the late flights; the base rate is what guessing gives."""
-    late, punctual = (part[..., ::-1] for part in _by_prediction(label, prediction, weights))
-    found = np.cumsum(late, axis=-1)
-    precision = found / np.maximum(found + np.cumsum(punctual, axis=-1), 1e-12)
-    return np.asarray((late * precision).sum(-1) / late.sum(-1))
+    found, wrong = _cumulated(label, -prediction, weights)
+    precision = found / np.maximum(found + wrong, 1e-12)
+    return np.asarray((np.diff(found, prepend=0) * precision).sum(-1) / found[..., -1])
 
 
 def log_loss(label: Array, prediction: Array, weights: Array) -> Array:
