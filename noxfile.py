@@ -121,7 +121,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Render the default project into demo/ and run its benchmark."""
+    """Measure rendering and the checks of the default project in demo/, then run its own benchmark."""
+    if not session.posargs:
+        session.run("python", "tools/bench.py", str(render(session, ROOT / "demo")))
     in_demo(session, "bench")
 
 
