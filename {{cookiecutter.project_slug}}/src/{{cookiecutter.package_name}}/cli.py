@@ -304,7 +304,7 @@ def monitor(env: Env = "dev", as_of: AsOf = None) -> None:
     with recorded("monitor", workspace, until) as notes:
         windows = pipeline.monitor(workspace, until)
         notices = alerts.raise_alerts(workspace, until)
-        notes.append(f"{len(windows)} windows measured, {len(notices)} notices")
+        notes.append(f"windows measured: {len(windows)}, notices: {len(notices)}")
     for notice in notices:
         say(f"  {notice}")
     alerts.deliver(workspace)
