@@ -37,10 +37,11 @@ def prepare(session: nox.Session, purpose: str) -> None:
     session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", lock)
 
 
-def in_demo(session: nox.Session, name: str) -> None:
-    """Render the default project into demo/, over what is there, and run a session of its own."""
+def in_demo(session: nox.Session, name: str) -> Path:
+    """Render the default project into demo/, over what is there, and run a session of its own; returns the project."""
     project = render(session, ROOT / "demo")
     session.run("python", str(project / "bootstrap.py"), name, *session.posargs)
+    return project
 
 
 def render(session: nox.Session, folder: Path) -> Path:
@@ -121,10 +122,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure rendering and the checks of the default project in demo/, then run its own benchmark."""
-    if not session.posargs:
-        session.run("python", "tools/bench.py", str(render(session, ROOT / "demo")))
-    in_demo(session, "bench")
+    """Render the default project into demo/, run its own benchmark, then measure rendering and the project's checks."""
+    session.run("python", "tools/bench.py", str(in_demo(session, "bench")))
 
 
 @nox.session

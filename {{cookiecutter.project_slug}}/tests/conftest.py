@@ -63,7 +63,7 @@ set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole pipelines make libraries warn of each other; warnings of our own fail the unit tests."""
     for item in items:
-        if {"integration", "gates"} & set(item.path.parts):
+        if {"integration", "gates", "endurance", "postgres"} & set(item.path.parts):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 

@@ -59,16 +59,16 @@ class Lakehouse:
             UserError: No such version, not readable as a Delta table, or without a declared column.
         """
         delta = self._open(table)
-        if delta is None:
-            return nw.from_native(table.empty())
-        if version is not None:
+        if delta and version is not None:
             try:
                 delta.load_as_version(version)
             except (DeltaError, OSError) as error:
                 raise _unreadable(f"{self.place(table.name)} at version {version}", error) from None
         return self._rows(table, delta)
 
-    def _rows(self, table: Table, delta: DeltaTable) -> Frame:
+    def _rows(self, table: Table, delta: DeltaTable | None) -> Frame:
+        if delta is None:
+            return nw.from_native(table.empty())
         held = {field.name for field in delta.schema().fields}
         if missing := [name for name in table.schema if name not in held]:
             message = f"{self.place(table.name)} has no column {', '.join(missing)}, which is declared."
@@ -175,7 +175,7 @@ class Lakehouse:
 
     def _merge(self, table: Table, rows: Frame, until: datetime | None, *, update: bool) -> int:
         seen, new = self._open(table), rows.to_native()
-        existing = self._rows(table, seen).to_native() if seen else table.empty()
+        existing = self._rows(table, seen).to_native()
         if table.time in table.keys:
             time = pl.col(table.time)
             low, high = new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)

@@ -23,7 +23,6 @@ from {{cookiecutter.package_name}}.registry import CHALLENGER, CHAMPION
 from tests.conftest import ROOT
 from tests.endurance.conftest import LAST, MIDDLE, Home, Tables, assert_same, publish, replay
 
-pytestmark = pytest.mark.filterwarnings("ignore")
 # After these writes the process is killed: in every step, on the way to the first champion and to the second.
 PLACES = """
 raw_flights:2 quarantine_flights:1 prepared_flights:3 features_origin:2 inference_log:2 predictions:4

@@ -28,7 +28,6 @@ from {{cookiecutter.package_name}}.settings import ENV_PREFIX, Settings
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 from {{cookiecutter.package_name}}.workspace import Workspace
 
-pytestmark = pytest.mark.filterwarnings("ignore")
 Run = Callable[..., tuple[int, str, str]]
 USER, PASSWORD = "asker", "a b/c:d@e?f=100%"
 EVERYTHING = "SELECT * FROM requests"

@@ -7,6 +7,7 @@ from datetime import datetime
 import narwhals as nw
 
 from ..contract import AVAILABLE_AT, KNOWN_AT, Problem
+from ..feature_store import prepared
 from ..lakehouse import Lakehouse
 
 
@@ -32,13 +33,14 @@ def build_features(
         end = max(as_of, done) if done else as_of
         if lakehouse.owns(feature.table.name) and (start is None or start < end):
             due.append((feature, start, end))
-    prepared = {}
-    for source in problem.sources if due else ():
-        lakehouse.require(source.prepared_table, max(end for *_, end in due))
-        prepared[source.name] = lakehouse.scan(source.prepared_table)
-    written = {}
+    if not due:
+        return {}
+    last = max(end for *_, end in due)
+    for source in problem.sources:
+        lakehouse.require(source.prepared_table, last)
+    frames, written = prepared(lakehouse, problem, last, {}), {}
     for feature, start, end in due:
-        inputs = {name: rows.filter(nw.col(KNOWN_AT) <= end) for name, rows in prepared.items()}
+        inputs = {name: rows.filter(nw.col(KNOWN_AT) <= end) for name, rows in frames.items()}
         if start is not None:
             needed = nw.col(KNOWN_AT) > start - feature.lookback
             inputs = {name: rows.filter(needed) for name, rows in inputs.items()}
