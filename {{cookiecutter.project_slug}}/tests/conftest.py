@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,12 +55,30 @@ with warnings.catch_warnings():  # it warns of its own type hints
 ROOT = Path(__file__).parent.parent
 os.environ["GOMP_SPINCOUNT"] = "500"  # threads that wait sleep soon: two trainings run at once
 START = datetime(2020, 1, 1, tzinfo=UTC)
+PATIENCE = 300.0  # seconds
 Disturbed = tuple[Path, subprocess.Popen[str]]
 Run = Callable[..., tuple[int, str, str]]
 
 hypothesis.settings.register_profile("project", deadline=None, max_examples=30, database=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within minutes."""
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

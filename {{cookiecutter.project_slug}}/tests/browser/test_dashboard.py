@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +31,7 @@ from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.settings import load_settings
 from {{cookiecutter.package_name}}.workspace import Workspace
 
-from tests.conftest import copy_project
+from tests.conftest import copy_project, free_port, wait_for
 
 CHECKS = Path(__file__).with_name("checks.js").read_text(encoding="utf-8")
 WINDOWS, WEEK = 45, timedelta(days=7)
@@ -124,19 +123,17 @@ def surroundings() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def live(home: Path) -> Iterator[str]:
     """Address of the dashboard that is served."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
+    port = free_port()
+
+    def answers() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
     with subprocess.Popen(command("dashboard", "--port", str(port)), cwd=home, env=surroundings()) as server:
         try:
-            for _ in range(300):
-                with socket.socket() as client:
-                    if client.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert server.poll() is None
-                time.sleep(0.1)
-            yield address
+            assert wait_for(lambda: server.poll() is not None or answers())
+            assert server.poll() is None
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
 

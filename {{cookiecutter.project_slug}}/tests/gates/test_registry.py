@@ -26,7 +26,8 @@ from {{cookiecutter.package_name}}.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 from {{cookiecutter.package_name}}.workspace import Workspace
 
-from tests.integration.test_webhook import CREATED, SECRET, Receiver, deliver, free_port, wait_for
+from tests.conftest import free_port, wait_for
+from tests.integration.test_webhook import CREATED, SECRET, Receiver, deliver
 
 
 @contextmanager

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -18,28 +15,15 @@ from standardwebhooks import Webhook
 
 from {{cookiecutter.package_name}}.deployment.webhook import receiver
 
-SECRET, MODEL, PATIENCE = "only for tests", "ours", 300.0
+from tests.conftest import free_port, wait_for
+
+SECRET, MODEL = "only for tests", "ours"
 CREATED = {"entity": "model_version", "action": "created", "data": {"name": MODEL, "version": "7"}}
 
 
 class Receiver(NamedTuple):
     address: str
     started: list[str]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    ends = time.monotonic() + PATIENCE
-    while time.monotonic() < ends:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.fixture
