@@ -35,7 +35,9 @@ def main(arguments: "list[str]") -> int:
     try:
         if sys.version_info < OLDEST_PYTHON:
             wanted, found = (".".join(map(str, v[:2])) for v in (OLDEST_PYTHON, sys.version_info))
-            raise BootstrapError(f"Python {wanted} or later is needed; {sys.executable} is Python {found}.")
+            raise BootstrapError(
+                f"Python {wanted} or later is needed; {sys.executable} is Python {found}."
+            )
         if not is_installed():
             install()
     except (BootstrapError, OSError) as error:
@@ -84,7 +86,9 @@ def make_venv() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     # Not `sys.executable`, which may be the one in `.venv` that has just been removed.
     python = getattr(sys, "_base_executable", sys.executable)
-    made = subprocess.run([python, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [python, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False
+    )
     if made.returncode != 0:
         why = " ".join((made.stdout + made.stderr).split())
         raise BootstrapError(
@@ -98,7 +102,9 @@ def is_sound_venv() -> bool:
     if not PYTHON.exists():
         return False
     question = f"import pip, sys; assert sys.version_info >= {OLDEST_PYTHON}; print(sys.prefix)"
-    answer = subprocess.run([str(PYTHON), "-c", question], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [str(PYTHON), "-c", question], capture_output=True, text=True, check=False
+    )
     return answer.returncode == 0 and answer.stdout.strip() == str(VENV)
 
 

@@ -60,9 +60,13 @@ def lint(session: nox.Session) -> None:
     # Of the template as it stands, too: nothing in its workflows is rendered.
     for folder in (ROOT / ".github", PROJECT_REQUIREMENTS.parent / ".github"):
         config = [f"--config={path}" for path in folder.glob("zizmor.yml")]
-        session.run("zizmor", "--offline", "--pedantic", "--quiet", "--no-progress", *config, str(folder))
+        session.run(
+            "zizmor", "--offline", "--pedantic", "--quiet", "--no-progress", *config, str(folder)
+        )
         files = [str(path) for path in sorted(folder.glob("workflows/*.yml"))]
-        session.run("check-jsonschema", "--quiet", "--builtin-schema", "vendor.github-workflows", *files)
+        session.run(
+            "check-jsonschema", "--quiet", "--builtin-schema", "vendor.github-workflows", *files
+        )
 
 
 @nox.session

@@ -69,7 +69,9 @@ def is_kept_by_git(project: Path) -> bool:
 def git(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run git in the project."""
     command = ["git", *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=project, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
 
 
 def one_line(text: str) -> str:

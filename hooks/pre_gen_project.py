@@ -15,9 +15,13 @@ PACKAGE = re.compile(r"[a-z][a-z0-9_]*")
 JINJA_MARKS = tuple("{" + second for second in ("{", "%", "#"))
 FREE_TEXTS = ("project_name", "description", "author")
 # Windows gives these names to devices, in every folder.
-DEVICES = frozenset(["aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))])
+DEVICES = frozenset(
+    ["aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))]
+)
 # Folders and modules of the rendered project itself.
-OWN = frozenset("benchmarks bootstrap ci conf docs notebooks noxfile requirements src tests".split())
+OWN = frozenset(
+    "benchmarks bootstrap ci conf docs notebooks noxfile requirements src tests".split()
+)
 # What the project installs, as distributions and as modules.
 DEPENDENCIES = frozenset(
     """
@@ -78,7 +82,9 @@ def problem_with_text(name: str, text: str) -> str | None:
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         return f"{name} {text!r} holds a line break or control character: give one line of text."
     if any(mark in text for mark in JINJA_MARKS):
-        return f"{name} {text!r} holds template code, which an update would run: use other brackets."
+        return (
+            f"{name} {text!r} holds template code, which an update would run: use other brackets."
+        )
     return None
 
 

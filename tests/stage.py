@@ -29,18 +29,35 @@ RUN = f"(https://github.com/{REPOSITORY}/actions/runs/"
 TOKEN = "the-token-of-the-job"  # noqa: S105 of the stage's own server
 # What of an action's inputs its stand-in reads, and with what it runs.
 STAND_INS: dict[str, tuple[str, dict[str, str]]] = {
-    "actions/checkout": ("bash -euo pipefail checkout.sh", {"PATH": "path:.", "REF": "ref", "CLEAN": "clean:true"}),
+    "actions/checkout": (
+        "bash -euo pipefail checkout.sh",
+        {"PATH": "path:.", "REF": "ref", "CLEAN": "clean:true"},
+    ),
     "actions/setup-python": ("bash -euo pipefail python.sh", {"VERSION": "python-version"}),
     "actions/cache": ("true", {}),
     "actions/upload-artifact": (
         "python3 upload.py",
-        {"NAME": "name", "PATH": "path", "NONE": "if-no-files-found:warn", "HIDDEN": "include-hidden-files:false"},
+        {
+            "NAME": "name",
+            "PATH": "path",
+            "NONE": "if-no-files-found:warn",
+            "HIDDEN": "include-hidden-files:false",
+        },
     ),
     "actions/download-artifact": (
         "python3 download.py",
-        {"NAME": "name", "PATH": "path:.", "PATTERN": "pattern", "RUN": "run-id", "TOKEN": "github-token"},
+        {
+            "NAME": "name",
+            "PATH": "path:.",
+            "PATTERN": "pattern",
+            "RUN": "run-id",
+            "TOKEN": "github-token",
+        },
     ),
-    "actions/attest-build-provenance": ("bash -euo pipefail attest.sh", {"SUBJECT": "subject-path"}),
+    "actions/attest-build-provenance": (
+        "bash -euo pipefail attest.sh",
+        {"SUBJECT": "subject-path"},
+    ),
 }
 
 
@@ -59,7 +76,9 @@ class GitHub:
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
         """The answer to a request, or nothing where GitHub would refuse it."""
         routes: dict[tuple[str, str], Callable[..., Any]] = {
-            ("GET", r"/issues"): lambda: [issue for issue in self.issues if issue["state"] == query["state"][0]],
+            ("GET", r"/issues"): lambda: [
+                issue for issue in self.issues if issue["state"] == query["state"][0]
+            ],
             ("POST", r"/issues"): lambda: self.open(body),
             ("PATCH", r"/issues/(\d+)"): lambda number: self.close(int(number), body),
             ("GET", r"/issues/(\d+)/comments"): lambda number: self.comments.get(int(number), []),
@@ -110,8 +129,14 @@ class GitHub:
         return comment
 
     def passed(self, query: dict[str, list[str]]) -> Any:
-        wanted = {"head_sha": query["head_sha"][0], "event": query["event"][0], "conclusion": query["status"][0]}
-        return {"workflow_runs": [run for run in reversed(self.runs) if wanted.items() <= run.items()]}
+        wanted = {
+            "head_sha": query["head_sha"][0],
+            "event": query["event"][0],
+            "conclusion": query["status"][0],
+        }
+        return {
+            "workflow_runs": [run for run in reversed(self.runs) if wanted.items() <= run.items()]
+        }
 
 
 def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
@@ -125,7 +150,9 @@ def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
                 assert self.headers["Authorization"] == f"Bearer {TOKEN}", "wrong token"
                 assert self.headers["Accept"] == "application/vnd.github+json", "no media type"
                 assert self.headers["X-GitHub-Api-Version"], "no version"
-                assert (self.command == "GET") == (not content), "a body for a question, or none for a change"
+                assert (self.command == "GET") == (not content), (
+                    "a body for a question, or none for a change"
+                )
                 body = json.loads(content) if content else None
                 query = parse_qs(parts.query)
                 answer = github.answer(self.command, parts.path, query, body)
@@ -136,7 +163,9 @@ def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
                 self.send_response(422)
                 answer = {"message": str(error)}
             else:
-                self.send_response(204 if answer is None else 201 if self.command == "POST" else 200)
+                self.send_response(
+                    204 if answer is None else 201 if self.command == "POST" else 200
+                )
             self.end_headers()
             self.wfile.write(b"" if answer is None else json.dumps(answer).encode())
 
@@ -187,7 +216,9 @@ class Stage:
         for action, (command, inputs) in STAND_INS.items():
             place = self.folder / "actions" / action
             place.mkdir(parents=True)
-            (place / "action.yml").write_text(json.dumps(stand_in(action, command, inputs)), encoding="utf-8")
+            (place / "action.yml").write_text(
+                json.dumps(stand_in(action, command, inputs)), encoding="utf-8"
+            )
         (self.folder / "bin").mkdir()
         shutil.copy(PARTS / "gh", self.folder / "bin" / "gh")
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self.github))
@@ -200,7 +231,16 @@ class Stage:
     def checkout(self, name: str, branch: str) -> Path:
         """A clone of the project outside any run, whose environments are those of the jobs."""
         place = self.folder / name
-        execute("git", "clone", "--quiet", "--branch", branch, self.folder / "origin.git", place, cwd=self.folder)
+        execute(
+            "git",
+            "clone",
+            "--quiet",
+            "--branch",
+            branch,
+            self.folder / "origin.git",
+            place,
+            cwd=self.folder,
+        )
         given = {"STAGE": str(self.folder), "INPUT_VERSION": "3.12", "GITHUB_PATH": os.devnull}
         execute("bash", "-euo", "pipefail", PARTS / "python.sh", cwd=place, **given)
         return place
@@ -231,7 +271,9 @@ class Stage:
         assert text.count(before) == 1, f"{before!r} in {name}"
         (self.work / name).write_text(text.replace(before, after), encoding="utf-8")
 
-    def run(self, workflow: str, event: str, payload: Mapping[str, Any], actor: str, *options: str) -> Run:
+    def run(
+        self, workflow: str, event: str, payload: Mapping[str, Any], actor: str, *options: str
+    ) -> Run:
         """Run a workflow of the work folder's commit."""
         self.count += 1
         event_file = self.folder / "event.json"
@@ -246,10 +288,19 @@ class Stage:
         pins = {
             found[1]: found[2]
             for path in (self.work / ".github").rglob("*.yml")
-            for found in re.finditer(r"uses: (actions/[\w-]+)@(\w+)", path.read_text(encoding="utf-8"))
+            for found in re.finditer(
+                r"uses: (actions/[\w-]+)@(\w+)", path.read_text(encoding="utf-8")
+            )
         }
         command = [
-            *(self.act, event, "--directory", self.work, "--workflows", f".github/workflows/{workflow}.yml"),
+            *(
+                self.act,
+                event,
+                "--directory",
+                self.work,
+                "--workflows",
+                f".github/workflows/{workflow}.yml",
+            ),
             *("--platform", "ubuntu-latest=-self-hosted", "--platform", "self-hosted=-self-hosted"),
             *("--eventpath", event_file, "--actor", actor, "--secret", f"GITHUB_TOKEN={TOKEN}"),
             *("--no-skip-checkout", "--concurrent-jobs", "1", "--no-cache-server", "--json"),
@@ -258,7 +309,10 @@ class Stage:
             *(
                 part
                 for action, pin in pins.items()
-                for part in ("--local-repository", f"{action}@{pin}={self.folder / 'actions' / action}")
+                for part in (
+                    "--local-repository",
+                    f"{action}@{pin}={self.folder / 'actions' / action}",
+                )
             ),
             *options,
         ]
@@ -275,7 +329,9 @@ class Stage:
         output = []
         for line in done.stdout.splitlines():
             entry = json.loads(line) if line.startswith("{") else {"msg": line}
-            output.append(f"{entry.get('time', '')} {entry.get('jobID', '')}: {entry.get('msg', '').rstrip()}")
+            output.append(
+                f"{entry.get('time', '')} {entry.get('jobID', '')}: {entry.get('msg', '').rstrip()}"
+            )
             if result := entry.get("jobResult"):
                 failed = jobs.get(entry["jobID"]) == "failure"  # one of a matrix is enough
                 jobs[entry["jobID"]] = "failure" if failed else result
@@ -288,13 +344,19 @@ class Stage:
 
 def clean() -> dict[str, str]:
     """The environment without what the session that tests, or a workflow around it, has put there."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "VIRTUAL_ENV"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GITHUB_", "VIRTUAL_ENV"))
+    }
 
 
 @contextmanager
 def background(command: Sequence[str], folder: Path, environment: dict[str, str]) -> Iterator[None]:
     """Run a command and what it starts, until the end of the block."""
-    with subprocess.Popen(command, cwd=folder, env=clean() | environment, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, env=clean() | environment, start_new_session=True
+    ) as process:
         try:
             yield
         finally:
@@ -338,9 +400,16 @@ def stand_in(action: str, command: str, inputs: Mapping[str, str]) -> dict[str, 
     return {
         "name": action,
         "description": f"Stands in for {action}",
-        "inputs": {name: {"description": name, "default": default} for name, default in named.values()},
+        "inputs": {
+            name: {"description": name, "default": default} for name, default in named.values()
+        },
         # Empty, as an output that is not there, where the script writes none.
-        "outputs": {"artifact-url": {"description": "Where", "value": "${{ steps.stand-in.outputs.artifact-url }}"}},
+        "outputs": {
+            "artifact-url": {
+                "description": "Where",
+                "value": "${{ steps.stand-in.outputs.artifact-url }}",
+            }
+        },
         "runs": {
             "using": "composite",
             "steps": [
@@ -348,7 +417,10 @@ def stand_in(action: str, command: str, inputs: Mapping[str, str]) -> dict[str, 
                     "id": "stand-in",
                     "shell": "bash",
                     "run": script,
-                    "env": {f"INPUT_{key}": f"${{{{ inputs.{name} }}}}" for key, (name, _) in named.items()},
+                    "env": {
+                        f"INPUT_{key}": f"${{{{ inputs.{name} }}}}"
+                        for key, (name, _) in named.items()
+                    },
                 }
             ],
         },

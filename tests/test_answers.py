@@ -163,7 +163,9 @@ def test_no_answer_becomes_code(template: Path, hook: str, text: str, tmp_path: 
     script = tmp_path / "hook.py"
     script.write_text(rendered.replace("sys.exit(main(", "print(json.dumps("), encoding="utf-8")
     # when
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     # then
     assert json.loads(done.stdout) == answers
     assert [path.name for path in tmp_path.iterdir()] == ["hook.py"]

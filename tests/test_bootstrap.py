@@ -163,6 +163,8 @@ def test_older_pythons_can_read_it_as_far_as_that_error() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--help"], 0), (["--nonsense"], 2)])
-def test_without_a_session_it_helps(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_session_it_helps(
+    arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bootstrap.main(arguments) == code
     assert "python3 bootstrap.py SESSION" in capsys.readouterr().out

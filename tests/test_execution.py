@@ -24,7 +24,9 @@ from support import checked
 
 pytestmark = pytest.mark.act
 
-GREEN = dict.fromkeys(("lint", "types", "unit", "integration", "model", "report", "comment"), "success")
+GREEN = dict.fromkeys(
+    ("lint", "types", "unit", "integration", "model", "report", "comment"), "success"
+)
 # The suites have tests of their own; here a few of them are enough.
 KEPT = {"unit": {"test_settings.py"}, "integration": {"test_ci.py"}, "gates": set()}
 NUMBER = 7
@@ -32,7 +34,9 @@ ONE_PYTHON = ("--matrix", "python:3.12")
 
 
 @pytest.fixture(scope="module")
-def stage(cookies_session: Cookies, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def stage(
+    cookies_session: Cookies, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Stage:
     """A repository on a stage, whose loop is quick: six weeks of data, and the windows of `test`."""
     act = Path(os.environ.get("ACT", "act"))
     made = Stage(tmp_path_factory.mktemp("stage"), act)
@@ -45,7 +49,9 @@ def stage(cookies_session: Cookies, template: Path, tmp_path_factory: pytest.Tem
     (made.work / "tests" / "gates" / "test_open.py").write_text(passing, encoding="utf-8")
     shutil.rmtree(made.work / "tests" / "spark")
     shutil.rmtree(made.work / "notebooks")
-    windows = (made.work / "conf" / "test.yml").read_text(encoding="utf-8").partition("training:")[2]
+    windows = (
+        (made.work / "conf" / "test.yml").read_text(encoding="utf-8").partition("training:")[2]
+    )
     for env in ("staging", "prod"):
         path = made.work / "conf" / f"{env}.yml"
         before = path.read_text(encoding="utf-8")
@@ -56,7 +62,10 @@ def stage(cookies_session: Cookies, template: Path, tmp_path_factory: pytest.Tem
             states = states.replace("{project}/.data", (made.folder / "disk").as_posix())
         # Days are few and their differences large: only what a test plants may stop a promotion.
         margins = "  margin: 10\n  slice_margin: 10\n"
-        path.write_text(f"threads: 1\n{states}training:{windows}\ndeployment:\n{deployment}{margins}", encoding="utf-8")
+        path.write_text(
+            f"threads: 1\n{states}training:{windows}\ndeployment:\n{deployment}{margins}",
+            encoding="utf-8",
+        )
     data_end(made, "2013, 2, 15")
     made.commit("main", "As rendered")
     return made
@@ -65,7 +74,10 @@ def stage(cookies_session: Cookies, template: Path, tmp_path_factory: pytest.Tem
 def data_end(stage: Stage, day: str) -> None:
     path = stage.work / "src" / "flight_delays" / "problem" / "sources.py"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    changed = [f"DATA_ENDS = datetime({day}, tzinfo=UTC)\n" if it.startswith("DATA_ENDS =") else it for it in lines]
+    changed = [
+        f"DATA_ENDS = datetime({day}, tzinfo=UTC)\n" if it.startswith("DATA_ENDS =") else it
+        for it in lines
+    ]
     assert changed != lines
     path.write_text("".join(changed), encoding="utf-8")
 
@@ -80,7 +92,11 @@ def merge_request(stage: Stage, *options: str, fork: bool = False) -> Run:
     request: dict[str, Any] = {
         "number": NUMBER,
         "base": {"ref": "main", "sha": base},
-        "head": {"ref": "change", "sha": stage.git("rev-parse", "HEAD"), "repo": {"full_name": repository}},
+        "head": {
+            "ref": "change",
+            "sha": stage.git("rev-parse", "HEAD"),
+            "repo": {"full_name": repository},
+        },
     }
     payload = {"pull_request": request, "number": NUMBER, "repository": {"full_name": REPOSITORY}}
     return stage.run("merge-request", "pull_request", payload, "ann", *options)
@@ -100,7 +116,10 @@ def test_a_good_merge_request_is_green_and_says_so(stage: Stage) -> None:
     assert "## ✅ Ready to merge" in text
     assert all(f"| unit-{python} | " in text for python in ("3.11", "3.12", "3.13"))
     assert re.search(r"\| integration \| [1-9]\d* \| 0 \| 0 \|", text)
-    assert "✅ As far as this sample can tell, the model is as good as that of the target branch" in text
+    assert (
+        "✅ As far as this sample can tell, the model is as good as that of the target branch"
+        in text
+    )
     assert "(gain 0.0000, 0.0000 to 0.0000)" in text.replace("\\", "")
     assert stage.github.changes == [("POST", f"/issues/{NUMBER}/comments")]
 
@@ -109,7 +128,10 @@ FAULTS = {
     "lint": ("src/flight_delays/extra.py", "import os\n"),
     "types": ("src/flight_delays/problem/extra.py", '"""Extra."""\n\nCOUNT: int = "one"\n'),
     "unit": ("tests/unit/test_extra.py", "def test_extra() -> None:\n    assert 1 + 1 == 3\n"),
-    "integration": ("tests/integration/test_extra.py", "def test_extra() -> None:\n    assert 1 + 1 == 3\n"),
+    "integration": (
+        "tests/integration/test_extra.py",
+        "def test_extra() -> None:\n    assert 1 + 1 == 3\n",
+    ),
 }
 
 
@@ -123,14 +145,20 @@ def test_a_fault_is_red_and_stops_what_comes_after(stage: Stage, job: str) -> No
     done = merge_request(stage, *ONE_PYTHON)
     # then the job is red, those beside it are green, and none after it ran
     later = {"model"} if job == "integration" else {"integration", "model"}
-    assert done.jobs == {name: result for name, result in GREEN.items() if name not in later} | {job: "failure"}
+    assert done.jobs == {name: result for name, result in GREEN.items() if name not in later} | {
+        job: "failure"
+    }
     said = report(stage)
     assert f"Not ready to merge: {job}\n" in said
     assert "No model was compared" in said
     if job in ("unit", "integration"):
         assert f"tests.{job}.test\\_extra.test\\_extra" in said
     # and the comment was brought up to date, not repeated
-    method, path = ("PATCH", f"/issues/comments/{1000 * NUMBER}") if posted else ("POST", f"/issues/{NUMBER}/comments")
+    method, path = (
+        ("PATCH", f"/issues/comments/{1000 * NUMBER}")
+        if posted
+        else ("POST", f"/issues/{NUMBER}/comments")
+    )
     assert stage.github.changes == [(method, path)]
 
 
@@ -138,9 +166,15 @@ def test_a_worse_model_is_red_with_the_verdict_in_the_comment(stage: Stage) -> N
     stage.branch("change", "origin/main")
     declared = "src/flight_delays/problem/model.py"
     stage.edit(
-        declared, '    features=("carrier", "origin", "dest", *_OF_THE_ROW, *_STORED),', '    features=("carrier",),'
+        declared,
+        '    features=("carrier", "origin", "dest", *_OF_THE_ROW, *_STORED),',
+        '    features=("carrier",),',
     )
-    stage.edit(declared, '_CATEGORICAL = ("carrier", "origin", "dest", "manufacturer")', '_CATEGORICAL = ("carrier",)')
+    stage.edit(
+        declared,
+        '_CATEGORICAL = ("carrier", "origin", "dest", "manufacturer")',
+        '_CATEGORICAL = ("carrier",)',
+    )
     stage.commit("change", "Look at the carrier only")
     done = merge_request(stage, *ONE_PYTHON)
     assert done.jobs == GREEN | {"model": "failure"}, done.output
@@ -167,7 +201,9 @@ def staging(stage: Stage, event: str, *options: str) -> Run:
     done = stage.run("staging", event, {"ref": "refs/heads/main"}, "ann", *options)
     conclusion = "failure" if "failure" in done.jobs.values() else "success"
     commit = stage.git("rev-parse", "HEAD")
-    stage.github.runs.append({"id": done.id, "head_sha": commit, "event": event, "conclusion": conclusion})
+    stage.github.runs.append(
+        {"id": done.id, "head_sha": commit, "event": event, "conclusion": conclusion}
+    )
     return done
 
 
@@ -194,7 +230,10 @@ def test_a_red_night_opens_an_issue_that_a_green_one_closes(stage: Stage) -> Non
     # then it is closed, and the night's wheel is not attested
     assert done.jobs == {"build": "success", "loop": "success", "alert": "success"}, done.output
     assert issue["state"] == "closed"
-    assert [it["body"][:11] for it in stage.github.comments[issue["number"]]] == ["Still red. ", "Green again"]
+    assert [it["body"][:11] for it in stage.github.comments[issue["number"]]] == [
+        "Still red. ",
+        "Green again",
+    ]
     assert not (stage.folder / "attestations").exists()
 
 
@@ -202,7 +241,10 @@ def test_a_push_to_main_runs_the_loop_and_attests_the_wheel(stage: Stage) -> Non
     stage.branch("main", "origin/main")
     done = staging(stage, "push")
     assert done.jobs == {"build": "success", "loop": "success", "attest": "success"}, done.output
-    assert f"[Reports of this run](https://github.test/artifacts/{done.id}/staging-reports)" in done.output
+    assert (
+        f"[Reports of this run](https://github.test/artifacts/{done.id}/staging-reports)"
+        in done.output
+    )
     assert list((stage.folder / "artifacts" / str(done.id) / "staging-reports").glob("**/*.html"))
     assert len(list((stage.folder / "attestations").iterdir())) == 1
 
@@ -214,7 +256,9 @@ def test_a_red_push_attests_nothing(stage: Stage) -> None:
     stage.commit("broken", "Ask for too much")
     done = staging(stage, "push")
     assert done.jobs == {"build": "success", "loop": "failure"}, done.output
-    assert "| train | ❌ failure | the log names what is missing, often days of data |" in done.output
+    assert (
+        "| train | ❌ failure | the log names what is missing, often days of data |" in done.output
+    )
     assert "| deploy | ⏭️ skipped |  |" in done.output
     assert list((stage.folder / "attestations").iterdir()) == before
 
@@ -227,14 +271,20 @@ def champion(stage: Stage) -> str | None:
     if not store.exists():
         return None
     with sqlite3.connect(store) as connection:
-        found = connection.execute("SELECT version FROM registered_model_aliases WHERE alias = 'champion'").fetchone()
+        found = connection.execute(
+            "SELECT version FROM registered_model_aliases WHERE alias = 'champion'"
+        ).fetchone()
     return None if found is None else str(found[0])
 
 
 def approved(stage: Stage, approver: str | None) -> None:
     """Have the environment `promotion` approved by somebody, or let it ask nobody."""
     environments = [{"name": "promotion"}]
-    reviews = [{"state": "approved", "user": {"login": approver}, "environments": environments}] if approver else []
+    reviews = (
+        [{"state": "approved", "user": {"login": approver}, "environments": environments}]
+        if approver
+        else []
+    )
     stage.github.approvals = reviews
 
 
@@ -337,7 +387,9 @@ def test_a_promotion_that_the_one_who_asked_approves_leaves_the_champion(stage: 
 
 def announce(stage: Stage, version: str) -> list[dict[str, Any]]:
     """Deliver to the receiver what the registry would; returns the events that GitHub got by it."""
-    runs = [run["id"] for run in stage.github.runs if run["head_sha"] == stage.git("rev-parse", "HEAD")]
+    runs = [
+        run["id"] for run in stage.github.runs if run["head_sha"] == stage.git("rev-parse", "HEAD")
+    ]
     place = stage.folder / "receiver"
     if not place.exists():
         (stage.checkout("receiver", "release") / "dist").mkdir()
@@ -345,9 +397,21 @@ def announce(stage: Stage, version: str) -> list[dict[str, Any]]:
     stage.github.events.clear()
     secret = "shared with the registry"  # noqa: S105 of this stage
     environment = {"WEBHOOK_SECRET": secret, "GITHUB_TOKEN": TOKEN, **stage.address}
-    command = ("webhook", "--env", "prod", "--port", str(stage.free_port), "--start", "python3 -m ci.dispatch")
+    command = (
+        "webhook",
+        "--env",
+        "prod",
+        "--port",
+        str(stage.free_port),
+        "--start",
+        "python3 -m ci.dispatch",
+    )
     with background(("python3", "bootstrap.py", "cli", *command), place, environment):
-        event = {"entity": "model_version", "action": "created", "data": {"name": "flight-delays", "version": version}}
+        event = {
+            "entity": "model_version",
+            "action": "created",
+            "data": {"name": "flight-delays", "version": version},
+        }
         body, moment = json.dumps(event), str(int(time.time()))
         for key, status in (("a guess", 401), (secret, 202)):
             signed = hmac.digest(key.encode(), f"{version}.{moment}.{body}".encode(), "sha256")
@@ -385,7 +449,9 @@ def test_a_version_that_was_refused_is_refused_when_it_is_announced(stage: Stage
     assert champion(stage) == "1"
 
 
-@pytest.mark.parametrize(("approver", "reason"), [("ann", "may not approve it"), (None, "Nobody approved this run")])
+@pytest.mark.parametrize(
+    ("approver", "reason"), [("ann", "may not approve it"), (None, "Nobody approved this run")]
+)
 def test_by_hand_nobody_promotes_what_was_not_approved_by_another(
     stage: Stage, approver: str | None, reason: str
 ) -> None:
@@ -402,7 +468,9 @@ def test_by_hand_what_waits_is_promoted_behind_an_approval(stage: Stage) -> None
 
 
 def test_a_wheel_that_was_exchanged_is_refused(stage: Stage) -> None:
-    (run,) = [it for it in stage.github.runs if it["head_sha"] == stage.git("rev-parse", "HEAD")][-1:]
+    (run,) = [it for it in stage.github.runs if it["head_sha"] == stage.git("rev-parse", "HEAD")][
+        -1:
+    ]
     wheel = wheel_of(stage, run["id"])
     content = wheel.read_bytes()
     wheel.write_bytes(content + b"x")

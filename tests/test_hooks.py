@@ -101,13 +101,17 @@ def test_without_an_identity_nothing_is_committed_and_it_says_so(
     assert (project / ".git").is_dir()
 
 
-def test_without_git_the_project_stays_and_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_the_project_stays_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (line,) = start_repository(tmp_path)
     assert "git was not found" in line
 
 
-def test_a_commit_that_fails_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_fails_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = post_gen_project.git
 
     def fail_to_commit(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -58,9 +58,12 @@ def test_lint_passes_with_any_names(rendered: dict[str, Path], name: str) -> Non
 
 # Stubs differ between the versions that the lock names for either Python.
 @pytest.mark.parametrize(
-    ("session", "version"), [("unit", "3.11"), ("unit", "3.12"), ("unit", "3.13"), ("types", "3.13")]
+    ("session", "version"),
+    [("unit", "3.11"), ("unit", "3.12"), ("unit", "3.13"), ("types", "3.13")],
 )
-def test_checks_pass_on_other_pythons(rendered: dict[str, Path], session: str, version: str) -> None:
+def test_checks_pass_on_other_pythons(
+    rendered: dict[str, Path], session: str, version: str
+) -> None:
     if shutil.which("uv") is None:
         pytest.fail("uv is not on the PATH")
     try:
@@ -83,7 +86,10 @@ def test_lint_catches_what_it_is_there_for(rendered: dict[str, Path], tmp_path: 
             '"""Doc."""\n\nfrom ..lakehouse import Lakehouse\n\nX = Lakehouse\n',
         ),
         "zizmor": (project / ".github" / "workflows" / "extra.yml", UNPINNED),
-        "check-jsonschema": (project / ".github" / "actions" / "extra" / "action.yml", "name: Extra\n"),
+        "check-jsonschema": (
+            project / ".github" / "actions" / "extra" / "action.yml",
+            "name: Extra\n",
+        ),
         "nbstripout": (project / "notebooks" / "extra.ipynb", notebook_with_output()),
     }
     for tool, (path, text) in faults.items():
@@ -112,7 +118,9 @@ def notebook_with_output() -> str:
 
 def test_no_package_name_can_hide_an_installed_module(rendered: dict[str, Path]) -> None:
     nox(rendered[PROBLEM_TYPES[0]], "types")
-    question = "import importlib.metadata as m, json; print(json.dumps(list(m.packages_distributions())))"
+    question = (
+        "import importlib.metadata as m, json; print(json.dumps(list(m.packages_distributions())))"
+    )
     (python,) = (*ENVIRONMENTS.glob("types/bin/python"), *ENVIRONMENTS.glob("types/*/python.exe"))
     installed = {name.lower() for name in json.loads(execute(python, "-c", question, cwd=ROOT))}
     importable = {name for name in installed if pre_gen_project.PACKAGE.fullmatch(name)}

@@ -73,7 +73,9 @@ def test_no_empty_folder(project: Path) -> None:
 
 
 def test_no_variant_is_left(project: Path) -> None:
-    assert [name for name in files_in(project) if re.search(r"\w__\w", PurePosixPath(name).stem)] == []
+    assert [
+        name for name in files_in(project) if re.search(r"\w__\w", PurePosixPath(name).stem)
+    ] == []
 
 
 def test_names_are_legal_on_windows(project: Path) -> None:
@@ -103,7 +105,9 @@ def test_no_trace_of_a_machine_or_an_index(project: Path) -> None:
     assert traces == set()
 
 
-def test_rendering_over_a_rendering_changes_nothing(bake: Bake, template: Path, tmp_path: Path) -> None:
+def test_rendering_over_a_rendering_changes_nothing(
+    bake: Bake, template: Path, tmp_path: Path
+) -> None:
     first = bake().project_path
     before = files_in(first)
     (first / ".data").mkdir()
@@ -141,7 +145,9 @@ def test_rendered_files_are_valid(project: Path) -> None:
 
 def test_sources_of_the_package_hold_no_jinja(template: Path) -> None:
     package = template / "{{cookiecutter.project_slug}}" / "src"
-    assert [path.name for path in package.rglob("*.py") if "{{" in path.read_text(encoding="utf-8")] == []
+    assert [
+        path.name for path in package.rglob("*.py") if "{{" in path.read_text(encoding="utf-8")
+    ] == []
 
 
 def test_awkward_texts_arrive_as_typed(bake: Bake) -> None:
@@ -152,7 +158,11 @@ def test_awkward_texts_arrive_as_typed(bake: Bake) -> None:
     assert metadata["authors"] == [{"name": NASTY["author"]}]
     # Markdown
     tokens = MarkdownIt().parse((project / "README.md").read_text(encoding="utf-8"))
-    shown = ["".join(part.content for part in token.children or ()) for token in tokens if token.type == "inline"]
+    shown = [
+        "".join(part.content for part in token.children or ())
+        for token in tokens
+        if token.type == "inline"
+    ]
     assert shown[0] == NASTY["project_name"]
     assert shown[1] == NASTY["description"]
 
@@ -160,7 +170,9 @@ def test_awkward_texts_arrive_as_typed(bake: Bake) -> None:
 @pytest.mark.parametrize("folder", ["template", "project"])
 def test_readme_begins_with_the_two_commands(template: Path, project: Path, folder: str) -> None:
     readme = (ROOT if folder == "template" else project) / "README.md"
-    blocks = re.findall(r"^```\w*\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```\w*\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert blocks[:2] == ["python3 bootstrap.py demo\n", "python3 bootstrap.py tests\n"]
 
 

@@ -43,7 +43,9 @@ def commit(folder: Path, message: str) -> None:
     execute("git", "commit", "--quiet", "--message", message, cwd=folder)
 
 
-def test_command_line_and_replay(repository: Path, tmp_path: Path, settings: dict[str, str]) -> None:
+def test_command_line_and_replay(
+    repository: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
     # given a first rendering
     answers = [f"{name}={text}" for name, text in NASTY.items()]
     places = [tmp_path / "first one", tmp_path / "second one"]

@@ -48,7 +48,10 @@ def github(request: pytest.FixtureRequest, project: Path) -> Path:
 
 
 def workflows(github: Path) -> dict[str, dict[Any, Any]]:
-    found = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (github / "workflows").iterdir()}
+    found = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in (github / "workflows").iterdir()
+    }
     assert found
     return found
 
@@ -74,7 +77,12 @@ def triggers(workflow: dict[Any, Any]) -> dict[str, Any]:
 
 
 def test_the_four_workflows_are_there(project: Path) -> None:
-    assert set(workflows(project / ".github")) == {"merge-request", "staging", "release", "production"}
+    assert set(workflows(project / ".github")) == {
+        "merge-request",
+        "staging",
+        "release",
+        "production",
+    }
 
 
 def test_actions_are_pinned_to_commits_with_their_version(github: Path) -> None:
@@ -92,7 +100,12 @@ def test_actions_are_pinned_to_commits_with_their_version(github: Path) -> None:
 def test_this_repository_pins_what_it_renders(project: Path) -> None:
     def pins(folder: Path) -> set[str]:
         texts = (path.read_text(encoding="utf-8") for path in folder.rglob("*.yml"))
-        return {line.partition("uses: ")[2] for text in texts for line in text.splitlines() if "uses: actions/" in line}
+        return {
+            line.partition("uses: ")[2]
+            for text in texts
+            for line in text.splitlines()
+            if "uses: actions/" in line
+        }
 
     assert pins(ROOT / ".github") <= pins(project / ".github")
 
@@ -114,7 +127,11 @@ def test_everything_ends_and_nothing_overlaps(github: Path) -> None:
 
 
 def test_only_what_changes_nothing_outside_is_cancelled(project: Path) -> None:
-    cancelled = {name for name, it in workflows(project / ".github").items() if it["concurrency"]["cancel-in-progress"]}
+    cancelled = {
+        name
+        for name, it in workflows(project / ".github").items()
+        if it["concurrency"]["cancel-in-progress"]
+    }
     assert cancelled == {"merge-request"}
 
 
@@ -128,9 +145,13 @@ def test_training_and_scoring_of_production_never_overlap(project: Path) -> None
     assert groups == dict.fromkeys(writers, "production-tables")
 
 
-def test_a_rollback_does_not_wait_behind_a_release_that_waits_for_an_approval(project: Path) -> None:
+def test_a_rollback_does_not_wait_behind_a_release_that_waits_for_an_approval(
+    project: Path,
+) -> None:
     release = workflows(project / ".github")["release"]
-    assert release["concurrency"]["group"] == "release-${{ github.event_name }}-${{ inputs.action }}"
+    assert (
+        release["concurrency"]["group"] == "release-${{ github.event_name }}-${{ inputs.action }}"
+    )
     assert set(triggers(release)) == {"push", "repository_dispatch", "workflow_dispatch"}
     assert "concurrency" not in release["jobs"]["decide"]
 
@@ -150,13 +171,20 @@ def test_no_expression_stands_in_a_shell_line(github: Path) -> None:
 
 def test_a_step_is_one_line(project: Path) -> None:
     shells = [step["run"] for _, step in steps(project / ".github") if "run" in step]
-    assert [shell for shell in shells if "\n" in shell.strip() or "&&" in shell or ";" in shell] == []
+    assert [
+        shell for shell in shells if "\n" in shell.strip() or "&&" in shell or ";" in shell
+    ] == []
     sessions = set(
-        re.findall(r"^def (\w+)\(session", (project / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(
+            r"^def (\w+)\(session",
+            (project / "noxfile.py").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
     )
     for shell in shells:
         known = re.match(
-            r"python3 (?:\w+/)?bootstrap\.py (\w+)|python3 -m ci\.(\w+)|gh attestation verify|rm -rf dist", shell
+            r"python3 (?:\w+/)?bootstrap\.py (\w+)|python3 -m ci\.(\w+)|gh attestation verify|rm -rf dist",
+            shell,
         )
         assert known, shell
         session, script = known.groups()
@@ -166,12 +194,26 @@ def test_a_step_is_one_line(project: Path) -> None:
 
 def test_verbs_that_workflows_call_exist(project: Path) -> None:
     (source,) = (project / "src").glob("*/cli.py")
-    verbs = set(re.findall(r"^@app\.command\(\)\ndef (\w+)", source.read_text(encoding="utf-8"), re.MULTILINE))
+    verbs = set(
+        re.findall(
+            r"^@app\.command\(\)\ndef (\w+)", source.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     shells = " ".join(step.get("run", "") for _, step in steps(project / ".github"))
     called = set(re.findall(r"bootstrap\.py cli (\w+)", shells))
     release = workflows(project / ".github")["release"]
     called |= set(triggers(release)["workflow_dispatch"]["inputs"]["action"]["options"])
-    assert {"train", "check", "compare", "request", "deploy", "approve", "reject", "rollback", "predict"} <= called
+    assert {
+        "train",
+        "check",
+        "compare",
+        "request",
+        "deploy",
+        "approve",
+        "reject",
+        "rollback",
+        "predict",
+    } <= called
     assert {"monitor", "retrain"} <= called
     assert called <= verbs
 
@@ -179,7 +221,9 @@ def test_verbs_that_workflows_call_exist(project: Path) -> None:
 def test_caches_are_keyed_by_the_locks(github: Path) -> None:
     for place, step in steps(github):
         if step.get("uses", "").startswith("actions/cache@"):
-            assert re.search(r"hashFiles\('(\*\*/)?requirements/\*\.txt'", step["with"]["key"]), place
+            assert re.search(r"hashFiles\('(\*\*/)?requirements/\*\.txt'", step["with"]["key"]), (
+                place
+            )
             assert "restore-keys" not in step["with"], place
 
 
@@ -221,7 +265,10 @@ def test_whatever_decides_in_production_waits_for_an_approval(project: Path) -> 
     assert release["promote"]["needs"] == "candidate"
     granted = "needs.candidate.result == 'success' || inputs.action == 'approve'"
     assert release["promote"]["if"] == f"${{{{ !cancelled() && ({granted}) }}}}"
-    assert release["decide"]["if"] == "github.event_name == 'workflow_dispatch' && inputs.action != 'approve'"
+    assert (
+        release["decide"]["if"]
+        == "github.event_name == 'workflow_dispatch' && inputs.action != 'approve'"
+    )
     verbs = {
         name: re.findall(r"cli (\S+)", " ".join(step.get("run", "") for step in job["steps"]))
         for name, job in release.items()
@@ -246,9 +293,13 @@ def test_a_job_that_runs_verbs_says_in_its_summary_what_to_do(project: Path) -> 
         assert summary["run"] == "python3 -m ci.summary", f"{name}/{job}"
         assert summary["if"] == "${{ !cancelled() }}", f"{name}/{job}"
         assert summary["env"]["STEPS"] == "${{ toJSON(steps) }}", f"{name}/{job}"
-        assert [step["id"] for step in verbs if f'"{step["id"]}": ' not in advice] == [], f"{name}/{job}"
+        assert [step["id"] for step in verbs if f'"{step["id"]}": ' not in advice] == [], (
+            f"{name}/{job}"
+        )
         reports = [step["with"]["name"] for step in content["steps"] if step.get("id") == "reports"]
-        assert bool(reports) == ("REPORTS" in summary["env"]) == (job not in ("promote", "decide")), f"{name}/{job}"
+        assert (
+            bool(reports) == ("REPORTS" in summary["env"]) == (job not in ("promote", "decide"))
+        ), f"{name}/{job}"
 
 
 def test_later_jobs_of_a_merge_request_wait_for_the_earlier(project: Path) -> None:
@@ -276,7 +327,9 @@ def test_workflows_are_the_same_in_every_rendering(project: Path, template: Path
     files = [path for path in source.rglob("*") if path.is_file()]
     assert len(files) > 6
     for path in files:
-        assert (project / ".github" / path.relative_to(source)).read_bytes() == path.read_bytes(), path.name
+        assert (project / ".github" / path.relative_to(source)).read_bytes() == path.read_bytes(), (
+            path.name
+        )
 
 
 def test_every_exception_of_zizmor_has_a_reason(github: Path) -> None:
@@ -284,7 +337,11 @@ def test_every_exception_of_zizmor_has_a_reason(github: Path) -> None:
         lines = (github / "zizmor.yml").read_text(encoding="utf-8").splitlines()
         excepted = [line for line in lines if re.search(r"disable|ignore|\.yml:", line)]
         assert [line for line in excepted if " # " not in line] == []
-    assert [path.name for path in github.rglob("*.yml") if "zizmor: ignore" in path.read_text(encoding="utf-8")] == []
+    assert [
+        path.name
+        for path in github.rglob("*.yml")
+        if "zizmor: ignore" in path.read_text(encoding="utf-8")
+    ] == []
 
 
 PLANTED = {
@@ -296,13 +353,19 @@ PLANTED = {
     ),
     "permissions": ("permissions: {}", "permissions: write-all", "excessive-permissions"),
     "credentials": ("persist-credentials: false", "fetch-depth: 1", "artipacked"),
-    "overlap": ("  group: merge-request-${{ github.event.pull_request.number }}\n", "", "schema|concurrency"),
+    "overlap": (
+        "  group: merge-request-${{ github.event.pull_request.number }}\n",
+        "",
+        "schema|concurrency",
+    ),
     "unknown key": ("timeout-minutes: 15", "timeout-minuts: 15", "schema"),
 }
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_the_linters_catch_what_they_are_there_for(project: Path, tmp_path: Path, fault: str) -> None:
+def test_the_linters_catch_what_they_are_there_for(
+    project: Path, tmp_path: Path, fault: str
+) -> None:
     before, after, finding = PLANTED[fault]
     text = (project / ".github" / "workflows" / "merge-request.yml").read_text(encoding="utf-8")
     assert before in text
@@ -319,7 +382,15 @@ def test_the_linters_find_nothing(github: Path) -> None:
 
 
 def lint(github: Path) -> None:
-    execute(BIN / "zizmor", "--offline", "--pedantic", "--quiet", "--no-progress", github, cwd=github.parent)
+    execute(
+        BIN / "zizmor",
+        "--offline",
+        "--pedantic",
+        "--quiet",
+        "--no-progress",
+        github,
+        cwd=github.parent,
+    )
     files = sorted((github / "workflows").glob("*.yml"))
     schema = ("--builtin-schema", "vendor.github-workflows")
     execute(BIN / "check-jsonschema", *schema, *files, cwd=github.parent)

@@ -34,7 +34,11 @@ def checks(project: Path) -> dict[str, float]:
     for _ in range(2):
         for name in CHECKS:
             begun = time.perf_counter()
-            subprocess.run([sys.executable, str(project / "bootstrap.py"), name], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, str(project / "bootstrap.py"), name],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
             taken[name] = time.perf_counter() - begun
     return taken
 

@@ -18,7 +18,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 ROOT = Path(__file__).parent
-PACKAGE = "{{ cookiecutter.package_name }}"
+PACKAGE = "{{cookiecutter.package_name}}"
 PROJECT = "pyproject.toml"
 # What each lock is made from. The widest comes first: the others are held to its choices, so that
 # all of them agree.
@@ -125,10 +125,14 @@ def cli(session: nox.Session) -> None:
     """Run a verb of the wheel in dist/, apart from the sources: `cli train --env staging`."""
     wheels = sorted((ROOT / "dist").glob("*.whl"))
     if len(wheels) != 1:
-        session.error(f"dist/ must hold one wheel and holds {len(wheels)}: `python3 bootstrap.py build` makes it.")
+        session.error(
+            f"dist/ must hold one wheel and holds {len(wheels)}: `python3 bootstrap.py build` makes it."
+        )
     prepare(session, "run")
     session.env["PYTHONPATH"] = ""
-    session.run_install("uv", "pip", "install", "--quiet", "--no-deps", "--reinstall", str(wheels[0]))
+    session.run_install(
+        "uv", "pip", "install", "--quiet", "--no-deps", "--reinstall", str(wheels[0])
+    )
     session.run("python", "-P", "-m", PACKAGE, *session.posargs)
 
 
@@ -209,7 +213,9 @@ def replay(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Lock the requirements again; `-- --upgrade` takes the newest versions."""
     for name, sources in LOCKS.items():
-        inputs = [f"requirements/{source}" if source.endswith(".in") else source for source in sources]
+        inputs = [
+            f"requirements/{source}" if source.endswith(".in") else source for source in sources
+        ]
         held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
         session.run(
             *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
@@ -255,7 +261,9 @@ def require_postgres(session: nox.Session) -> str:
     debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     found = shutil.which("initdb") or next(reversed(debian), None)
     if found is None:
-        session.error("PostgreSQL is needed (Debian and Ubuntu: apt-get install postgresql); no initdb was found.")
+        session.error(
+            "PostgreSQL is needed (Debian and Ubuntu: apt-get install postgresql); no initdb was found."
+        )
     return str(Path(found).parent)
 
 
@@ -264,5 +272,7 @@ def require_chromium(session: nox.Session) -> str:
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        session.error("Chromium is needed on the PATH or at CHROMIUM (Debian: apt-get install chromium).")
+        session.error(
+            "Chromium is needed on the PATH or at CHROMIUM (Debian: apt-get install chromium)."
+        )
     return found

@@ -11,7 +11,11 @@ if run != os.environ["GITHUB_RUN_ID"] and not os.environ["INPUT_TOKEN"]:
     sys.exit("Artifacts of another run need a token.")
 patterns = (os.environ["INPUT_NAME"] or os.environ["INPUT_PATTERN"]).strip("{}").split(",")
 artifacts = Path(os.environ["STAGE"], "artifacts", run)
-found = [path for path in artifacts.glob("*") if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
+found = [
+    path
+    for path in artifacts.glob("*")
+    if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+]
 if not found and os.environ["INPUT_NAME"]:
     sys.exit(f"Run {run} has no artifact {patterns[0]}.")
 for path in found:

@@ -22,19 +22,20 @@ import narwhals as nw
 import polars as pl
 from scipy.stats import ks_2samp
 
-from {{ cookiecutter.package_name }} import drift
-from {{ cookiecutter.package_name }}.console import step, table
-from {{ cookiecutter.package_name }}.contract import AVAILABLE_AT, PREDICTION_TIME, Frame
-from {{ cookiecutter.package_name }}.feature_store import point_in_time_join, prepared, training_set
-from {{ cookiecutter.package_name }}.lakehouse import Lakehouse
-from {{ cookiecutter.package_name }}.problem import PROBLEM
-from {{ cookiecutter.package_name }}.registry import CHAMPION
-from {{ cookiecutter.package_name }}.scoring import encode
-from {{ cookiecutter.package_name }}.settings import ENV_PREFIX, load_settings
-from {{ cookiecutter.package_name }}.workspace import open_workspace
+from {{cookiecutter.package_name}}.context import open_context
+from {{cookiecutter.package_name}}.core.console import step, table
+from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, PREDICTION_TIME, Frame
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, load_settings
+from {{cookiecutter.package_name}}.modeling import drift
+from {{cookiecutter.package_name}}.modeling.scoring import encode
+from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.store import tables as declared
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join, prepared, training_set
+from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 
 PROJECT = Path(__file__).resolve().parents[1]
-COMMAND = (sys.executable, "-m", "{{ cookiecutter.package_name }}")
+COMMAND = (sys.executable, "-m", "{{cookiecutter.package_name}}")
 REPEATS = 5
 SCORED_ROWS = (1_000_000, 20_000_000)
 
@@ -99,11 +100,17 @@ def bench_join() -> Iterator[Row]:
     """
     lakehouse = Lakehouse(**load_settings("dev").lakehouse.model_dump())
     tables = PROBLEM.feature_tables
-    as_of = min(lakehouse.complete_until(item.table) or PROBLEM.begins for item in tables)
+    as_of = min(
+        lakehouse.complete_until(declared.features(item)) or PROBLEM.begins for item in tables
+    )
     spine = _frame(PROBLEM.model.spine(prepared(lakehouse, PROBLEM, as_of, {})))
     order = [*PROBLEM.model.keys, PREDICTION_TIME]
     for item in tables:
-        features, keys, values = _frame(lakehouse.scan(item.table)), list(item.keys), list(item.values)
+        features, keys, values = (
+            _frame(lakehouse.scan(declared.features(item))),
+            list(item.keys),
+            list(item.values),
+        )
         portable = partial(_portable_join, spine, features, keys, values)
         native = partial(_native_join, spine, features, keys, values)
         if not portable().sort(order).equals(native().sort(order)):
@@ -114,11 +121,11 @@ def bench_join() -> Iterator[Row]:
 
 def bench_scoring() -> Iterator[Row]:
     """The champion on a year of joined rows, encoding included, against the bare booster on the ready matrix."""
-    workspace = open_workspace("dev")
-    champion = str(workspace.registry.aliased(CHAMPION))
-    ends = datetime.fromisoformat(workspace.registry.version(champion).tags["as_of"])
-    rows = training_set(workspace.lakehouse, PROBLEM, PROBLEM.begins, ends, {})
-    predictor = workspace.registry.load(champion)
+    context = open_context("dev")
+    champion = str(context.registry.aliased(CHAMPION))
+    ends = datetime.fromisoformat(context.registry.version(champion).tags["as_of"])
+    rows = training_set(context.lakehouse, PROBLEM, PROBLEM.begins, ends, {})
+    predictor = context.registry.load(champion)
     matrix = encode(rows, predictor.features, predictor.categories)
     bare, whole = _best(lambda: predictor.booster.predict(matrix), lambda: predictor.predict(rows))
     yield Row("champion / bare booster, time", whole / bare, 1 / 0.9, "x")
@@ -126,8 +133,10 @@ def bench_scoring() -> Iterator[Row]:
 
 def bench_memory() -> Iterator[Row]:
     """Peak memory of scoring a file of replicated requests into a file, as the file grows."""
-    workspace = open_workspace("dev")
-    requests = _frame(workspace.lakehouse.scan(PROBLEM.requests.prepared_table).select(*PROBLEM.requests.prepared))
+    context = open_context("dev")
+    requests = _frame(
+        context.lakehouse.scan(declared.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
+    )
     peaks = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         source, scored = Path(folder) / "requests.parquet", Path(folder) / "scored.parquet"
@@ -141,13 +150,18 @@ def bench_memory() -> Iterator[Row]:
 
 def bench_drift() -> Iterator[Row]:
     """Drift of 20 numbers of every row against the same rows' profile, and against SciPy's two-sample test of them."""
-    workspace = open_workspace("dev")
-    rows = training_set(workspace.lakehouse, PROBLEM, PROBLEM.begins, PROBLEM.ends or datetime.now(UTC), {})
-    numbers = [name for name in PROBLEM.model.features if name not in PROBLEM.model.categorical][:20]
-    reference, monitoring = drift.profile(rows, numbers), workspace.settings.monitoring
+    context = open_context("dev")
+    rows = training_set(
+        context.lakehouse, PROBLEM, PROBLEM.begins, PROBLEM.ends or datetime.now(UTC), {}
+    )
+    numbers = [name for name in PROBLEM.model.features if name not in PROBLEM.model.categorical][
+        :20
+    ]
+    reference, monitoring = drift.profile(rows, numbers), context.settings.monitoring
     columns = [rows[name].drop_nulls().cast(pl.Float64).to_numpy() for name in numbers]
     ours, theirs = _best(
-        lambda: drift.measure(reference, rows, monitoring), lambda: [ks_2samp(column, column) for column in columns]
+        lambda: drift.measure(reference, rows, monitoring),
+        lambda: [ks_2samp(column, column) for column in columns],
     )
     yield Row(f"drift of {len(numbers)} features, {rows.height:,} rows", ours, 2.0, "s")
     yield Row("  / ks_2samp of the same columns", ours / theirs, 1.0, "x")
@@ -199,7 +213,11 @@ def main() -> None:
         for bench in BENCHES:
             with step(bench.__name__.removeprefix("bench_")):
                 rows += bench()
-    table(f"Measured on {os.cpu_count()} cores", ("what", "measured", "bound", ""), [row.cells for row in rows])
+    table(
+        f"Measured on {os.cpu_count()} cores",
+        ("what", "measured", "bound", ""),
+        [row.cells for row in rows],
+    )
 
 
 def _call(*arguments: str) -> Call:
@@ -217,7 +235,9 @@ def _call(*arguments: str) -> Call:
         seconds = time.perf_counter() - started
         if process.returncode:
             said.seek(0)
-            raise SystemExit(f"{' '.join(arguments)} failed:\n{said.read().decode(errors='replace')}")
+            raise SystemExit(
+                f"{' '.join(arguments)} failed:\n{said.read().decode(errors='replace')}"
+            )
     return Call(seconds, processor, peak)
 
 
@@ -225,13 +245,23 @@ def _frame(rows: Frame) -> pl.DataFrame:
     return pl.DataFrame(rows.collect("polars").to_native())
 
 
-def _portable_join(spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], values: list[str]) -> pl.DataFrame:
-    return _frame(point_in_time_join(nw.from_native(spine.lazy()), nw.from_native(features.lazy()), keys, values))
+def _portable_join(
+    spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], values: list[str]
+) -> pl.DataFrame:
+    return _frame(
+        point_in_time_join(
+            nw.from_native(spine.lazy()), nw.from_native(features.lazy()), keys, values
+        )
+    )
 
 
-def _native_join(spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], values: list[str]) -> pl.DataFrame:
+def _native_join(
+    spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], values: list[str]
+) -> pl.DataFrame:
     asked, known = spine.lazy().sort(PREDICTION_TIME), features.lazy().sort(AVAILABLE_AT)
-    joined = asked.join_asof(known, left_on=PREDICTION_TIME, right_on=AVAILABLE_AT, by=keys, check_sortedness=False)
+    joined = asked.join_asof(
+        known, left_on=PREDICTION_TIME, right_on=AVAILABLE_AT, by=keys, check_sortedness=False
+    )
     return joined.select(*spine.columns, *values).collect()
 
 

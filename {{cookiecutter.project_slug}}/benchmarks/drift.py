@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from {{ cookiecutter.package_name }} import drift
-from {{ cookiecutter.package_name }}.console import bar, say, step, table
-from {{ cookiecutter.package_name }}.contract import PREDICTION_TIME
-from {{ cookiecutter.package_name }}.feature_store import training_set
-from {{ cookiecutter.package_name }}.features.build import build_features
-from {{ cookiecutter.package_name }}.features.ingest import ingest
-from {{ cookiecutter.package_name }}.features.prepare import prepare
-from {{ cookiecutter.package_name }}.lakehouse import Lakehouse
-from {{ cookiecutter.package_name }}.problem import PROBLEM
-from {{ cookiecutter.package_name }}.settings import MonitoringSettings, load_settings
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.console import bar, say, step, table
+from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME
+from {{cookiecutter.package_name}}.core.settings import MonitoringSettings, load_settings
+from {{cookiecutter.package_name}}.data.ingest import ingest
+from {{cookiecutter.package_name}}.data.prepare import prepare
+from {{cookiecutter.package_name}}.features.build import build_features
+from {{cookiecutter.package_name}}.modeling import drift
+from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.store.point_in_time import training_set
 
 PROJECT, MODEL = Path(__file__).resolve().parents[1], PROBLEM.model
 RESAMPLES, TRAINING_DAYS, WARM_UP, SEED = 100, 91, timedelta(days=28), 0
@@ -41,21 +41,34 @@ def main() -> None:
     found: dict[tuple[str, str], np.ndarray] = {}
     for _ in bar(range(RESAMPLES), "resamples", total=RESAMPLES):
         draw = random.integers(len(days), size=TRAINING_DAYS + monitoring.window_days).tolist()
-        training, window = (dated(days, part) for part in (draw[:TRAINING_DAYS], draw[TRAINING_DAYS:]))
+        training, window = (
+            dated(days, part) for part in (draw[:TRAINING_DAYS], draw[TRAINING_DAYS:])
+        )
         reference = drift.profile(training, MODEL.features)
         measured = drift.measure(reference, window, monitoring)
         alarms += "violated" in measured["status"].to_list()
         if not found:
-            limits = measured.filter(metric="drift").sort("threshold")["slice"].str.strip_prefix("feature=")
+            limits = (
+                measured.filter(metric="drift")
+                .sort("threshold")["slice"]
+                .str.strip_prefix("feature=")
+            )
             steady = [name for name in limits if name in NUMERIC]
             chosen = [steady[len(steady) * third // 3] for third in range(3)]
         for (name, kind), changes in changed(window, chosen).items():
-            hits = [caught(reference, window.with_columns(change), name, monitoring) for change in changes]
+            hits = [
+                caught(reference, window.with_columns(change), name, monitoring)
+                for change in changes
+            ]
             found[name, kind] = found.get((name, kind), np.zeros(len(hits))) + hits
     say(f"{alarms} of {RESAMPLES} stable windows alarmed ({alarms / RESAMPLES:.1%}).")
     for title, kinds, sizes in (
         ("moved by so many standard deviations", ("moved",), [f"{size:g}" for size in MOVED]),
-        ("in so large a share of the rows", ("missing", "unseen"), [f"{size:.0%}" for size in SHARES]),
+        (
+            "in so large a share of the rows",
+            ("missing", "unseen"),
+            [f"{size:.0%}" for size in SHARES],
+        ),
     ):
         rows = [
             (name, kind, *(f"{hits / RESAMPLES:.0%}" for hits in counts))
@@ -68,19 +81,29 @@ def main() -> None:
 def days_of_the_sample() -> list[pl.DataFrame]:
     """Rows with all features, by day; without the first weeks, in which features look back on nothing."""
     with tempfile.TemporaryDirectory(prefix="drift-") as folder:
-        lakehouse = Lakehouse(folder)
-        ingest(lakehouse, PROBLEM.sources, ENDS)
-        prepare(lakehouse, PROBLEM.sources, ENDS, Path(folder) / "reports")
-        build_features(lakehouse, PROBLEM, ENDS)
-        rows = training_set(lakehouse, PROBLEM, PROBLEM.begins + WARM_UP, ENDS, {})
-    kept = rows.select(PREDICTION_TIME, *MODEL.features).with_columns(_day=pl.col(PREDICTION_TIME).dt.date())
+        settings = load_settings("test")
+        tables = settings.lakehouse.model_copy(update={"root": folder})
+        own = {"state": Path(folder), "lakehouse": tables}
+        context = Context(settings.model_copy(update=own), PROBLEM)
+        ingest(context, ENDS)
+        prepare(context, ENDS)
+        build_features(context, ENDS)
+        rows = training_set(context.lakehouse, PROBLEM, PROBLEM.begins + WARM_UP, ENDS, {})
+    kept = rows.select(PREDICTION_TIME, *MODEL.features).with_columns(
+        _day=pl.col(PREDICTION_TIME).dt.date()
+    )
     return kept.partition_by("_day", include_key=False, maintain_order=True)
 
 
 def dated(days: list[pl.DataFrame], numbers: list[int]) -> pl.DataFrame:
     """These days one after the other, as if in this order."""
-    moments = (pl.lit(PROBLEM.begins + timedelta(days=at)).alias(PREDICTION_TIME) for at in range(len(numbers)))
-    return pl.concat(days[number].with_columns(moment) for number, moment in zip(numbers, moments, strict=True))
+    moments = (
+        pl.lit(PROBLEM.begins + timedelta(days=at)).alias(PREDICTION_TIME)
+        for at in range(len(numbers))
+    )
+    return pl.concat(
+        days[number].with_columns(moment) for number, moment in zip(numbers, moments, strict=True)
+    )
 
 
 def changed(window: pl.DataFrame, columns: list[str]) -> dict[tuple[str, str], list[pl.Expr]]:
@@ -89,15 +112,24 @@ def changed(window: pl.DataFrame, columns: list[str]) -> dict[tuple[str, str], l
     changes = {}
     for name in columns:
         spread = window[name].cast(pl.Float64).std()
-        changes[name, "moved"] = [pl.col(name).cast(pl.Float64) + size * pl.lit(spread) for size in MOVED]
-        changes[name, "missing"] = [pl.when(row >= 100 * size).then(name).alias(name) for size in SHARES]
+        changes[name, "moved"] = [
+            pl.col(name).cast(pl.Float64) + size * pl.lit(spread) for size in MOVED
+        ]
+        changes[name, "missing"] = [
+            pl.when(row >= 100 * size).then(name).alias(name) for size in SHARES
+        ]
     for name in MODEL.categorical[:2]:
-        new = (pl.when(row < 100 * size).then(pl.lit("?")).otherwise(name).alias(name) for size in SHARES)
+        new = (
+            pl.when(row < 100 * size).then(pl.lit("?")).otherwise(name).alias(name)
+            for size in SHARES
+        )
         changes[name, "unseen"] = list(new)
     return changes
 
 
-def caught(reference: drift.Profile, window: pl.DataFrame, name: str, monitoring: MonitoringSettings) -> bool:
+def caught(
+    reference: drift.Profile, window: pl.DataFrame, name: str, monitoring: MonitoringSettings
+) -> bool:
     """Whether the changed column alarms."""
     measured = drift.measure(reference, window, monitoring).filter(slice=f"feature={name}")
     return "violated" in measured["status"].to_list()

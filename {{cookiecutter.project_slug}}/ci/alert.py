@@ -36,7 +36,11 @@ def keep(github: GitHub, title: str, results: Mapping[str, str], link: str) -> N
     if red and open_ones:
         github.request("POST", f"/issues/{open_ones[0]}/comments", {"body": f"Still red. {text}"})
     elif red:
-        github.request("POST", "/issues", {"title": title, "body": f"{text}\n\nClosed by the next run that is green."})
+        github.request(
+            "POST",
+            "/issues",
+            {"title": title, "body": f"{text}\n\nClosed by the next run that is green."},
+        )
     for number in [] if red else open_ones:
         github.request("POST", f"/issues/{number}/comments", {"body": f"Green again. {text}"})
         github.request("PATCH", f"/issues/{number}", {"state": "closed"})

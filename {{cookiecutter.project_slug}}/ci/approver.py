@@ -27,7 +27,8 @@ def approver(github: GitHub, run_id: str, environment: str) -> str:
     reviews = [
         review
         for review in github.request("GET", f"/actions/runs/{run_id}/approvals")
-        if review["state"] == "approved" and environment in {entry["name"] for entry in review["environments"]}
+        if review["state"] == "approved"
+        and environment in {entry["name"] for entry in review["environments"]}
     ]
     if not reviews:
         raise CiError(

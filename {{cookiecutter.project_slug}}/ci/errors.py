@@ -36,5 +36,8 @@ def run(script: Callable[[list[str]], None]) -> None:
     try:
         script(sys.argv[1:])
     except CiError as error:
-        print(f"::error::{error}" if os.environ.get("GITHUB_ACTIONS") else f"ci: {error}", file=sys.stderr)
+        print(
+            f"::error::{error}" if os.environ.get("GITHUB_ACTIONS") else f"ci: {error}",
+            file=sys.stderr,
+        )
         sys.exit(1)

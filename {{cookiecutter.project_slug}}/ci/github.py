@@ -48,13 +48,23 @@ class GitHub:
             },
         )
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_S) as answer:
+            with urllib.request.build_opener(_NoRedirect).open(
+                request, timeout=_TIMEOUT_S
+            ) as answer:
                 return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
-            advice = " Does the token allow it (a job's: its `permissions`)?" if error.code in (401, 403, 404) else ""
-            raise CiError(f"GitHub refused {method} {path} with {error.code} {error.reason}.{advice}") from None
+            advice = (
+                " Does the token allow it (a job's: its `permissions`)?"
+                if error.code in (401, 403, 404)
+                else ""
+            )
+            raise CiError(
+                f"GitHub refused {method} {path} with {error.code} {error.reason}.{advice}"
+            ) from None
         except (OSError, ValueError) as error:
-            raise CiError(f"GitHub at {self.api} does not answer {method} {path}: {error}") from None
+            raise CiError(
+                f"GitHub at {self.api} does not answer {method} {path}: {error}"
+            ) from None
 
     def every(self, path: str) -> Iterator[Any]:
         """All entries of a list, page by page."""

@@ -14,16 +14,16 @@ from typing import Any
 
 import polars as pl
 
-from {{cookiecutter.package_name}}.contract import PREDICTION_TIME, Model
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.evaluation import compare
-from {{cookiecutter.package_name}}.feature_store import training_set
+from {{cookiecutter.package_name}}.context import Context, open_context
+from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME, Model
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.data.ingest import ingest
+from {{cookiecutter.package_name}}.data.prepare import prepare
 from {{cookiecutter.package_name}}.features.build import build_features
-from {{cookiecutter.package_name}}.features.ingest import ingest
-from {{cookiecutter.package_name}}.features.prepare import prepare
-from {{cookiecutter.package_name}}.training.dataset import windows_until
+from {{cookiecutter.package_name}}.modeling.evaluation import compare
+from {{cookiecutter.package_name}}.store.point_in_time import training_set
 from {{cookiecutter.package_name}}.training.pipeline import train
-from {{cookiecutter.package_name}}.workspace import Workspace, open_workspace
+from {{cookiecutter.package_name}}.training.split import windows_until
 
 from .errors import CiError, append_to, run
 
@@ -41,37 +41,41 @@ def main(arguments: list[str]) -> None:
         CiError: Arguments, or what the project itself reports.
     """
     try:
-        workspace = open_workspace(ENVIRONMENT)
+        context = open_context(ENVIRONMENT)
         match arguments:
             case ["score", file]:
-                score(workspace, Path(file))
+                score(context, Path(file))
             case ["compare", folder]:
-                judge_files(workspace, Path(folder))
+                judge_files(context, Path(folder))
             case _:
                 raise CiError("Usage: model score FILE | model compare FOLDER")
     except UserError as error:
         raise CiError(" ".join(str(error).split())) from None
 
 
-def score(workspace: Workspace, file: Path) -> None:
+def score(context: Context, file: Path) -> None:
     """Run the loop up to a model and write the holdout: keys, prediction time, slices, label, prediction."""
-    problem, budget = workspace.problem, workspace.settings.training
+    problem, budget = context.problem, context.settings.training
     days = budget.train_days + budget.validation_days + budget.holdout_days + _FIRST_DAYS
     as_of = problem.begins + timedelta(days=days)
-    ingest(workspace.lakehouse, problem.sources, as_of)
-    prepare(workspace.lakehouse, problem.sources, as_of, workspace.settings.state / "reports")
-    build_features(workspace.lakehouse, problem, as_of)
-    predictor = workspace.registry.load(train(workspace, as_of).version)
+    ingest(context, as_of)
+    prepare(context, as_of)
+    build_features(context, as_of)
+    predictor = context.registry.load(train(context, as_of).version)
     window = windows_until(as_of, budget)[-1]
-    rows = window.of(training_set(workspace.lakehouse, problem, window.start, as_of, {}))
+    rows = window.of(training_set(context.lakehouse, problem, window.start, as_of, {}))
     model = problem.model
     columns = dict.fromkeys((*model.keys, PREDICTION_TIME, *model.slices, model.target.label))
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows.select(*columns).with_columns(pl.Series(PREDICTED, predictor.predict(rows))).write_parquet(file)
-    print(f"{rows.height:,} rows of {window.start:%Y-%m-%d} to {window.end:%Y-%m-%d} scored: {file}")
+    rows.select(*columns).with_columns(pl.Series(PREDICTED, predictor.predict(rows))).write_parquet(
+        file
+    )
+    print(
+        f"{rows.height:,} rows of {window.start:%Y-%m-%d} to {window.end:%Y-%m-%d} scored: {file}"
+    )
 
 
-def judge_files(workspace: Workspace, folder: Path) -> None:
+def judge_files(context: Context, folder: Path) -> None:
     """Compare head with base, write `comparison.json`, summarise.
 
     Raises:
@@ -81,15 +85,17 @@ def judge_files(workspace: Workspace, folder: Path) -> None:
         head, base = (pl.read_parquet(folder / f"{name}.parquet") for name in ("head", "base"))
     except OSError as error:
         raise CiError(f"No scores to compare: {error}") from None
-    settings = workspace.settings
-    comparison = judge(head, base, workspace.problem.model, settings.deployment.margin, settings.seed)
+    settings = context.settings
+    comparison = judge(head, base, context.problem.model, settings.deployment.margin, settings.seed)
     (folder / "comparison.json").write_text(json.dumps(comparison, indent=1), encoding="utf-8")
     append_to("GITHUB_STEP_SUMMARY", comparison["sentence"])
     if comparison["verdict"] == "worse":
         raise CiError(comparison["sentence"])
 
 
-def judge(head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float, seed: int) -> dict[str, Any]:
+def judge(
+    head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float, seed: int
+) -> dict[str, Any]:
     """Measure both on the rows that both scored; see `compare` for the intervals.
 
     A merge is stopped only by a loss that is both sure and larger than the margin: the sample is small, and
@@ -113,7 +119,9 @@ def judge(head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float, s
     other = base.select(*keys, pl.col(PREDICTED).alias("_base"))
     rows = head.join(other, on=keys, how="inner", maintain_order="left")
     if rows.is_empty():
-        raise CiError("The two branches scored no row in common: keys or prediction times changed. Compare by hand.")
+        raise CiError(
+            "The two branches scored no row in common: keys or prediction times changed. Compare by hand."
+        )
     ours, theirs = rows[PREDICTED].to_numpy(), rows["_base"].to_numpy()
     forth = compare(rows, ours, theirs, model, _RESAMPLES, seed).filter(slice="").rows(named=True)
     back = compare(rows, theirs, ours, model, _RESAMPLES, seed).filter(slice="").rows(named=True)
@@ -133,7 +141,10 @@ def judge(head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float, s
     elif lower > 0:
         verdict, says = "better", "The model is better than that of the target branch"
     else:
-        verdict, says = "alike", "As far as this sample can tell, the model is as good as that of the target branch"
+        verdict, says = (
+            "alike",
+            "As far as this sample can tell, the model is as good as that of the target branch",
+        )
     values = f"{first['metric']} {first['head'][0]:.4f} against {first['base'][0]:.4f}"
     return {
         "verdict": verdict,

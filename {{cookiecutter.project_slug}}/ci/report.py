@@ -33,19 +33,28 @@ def main(arguments: list[str]) -> None:
     folder, page = Path(arguments[0]), Path(arguments[1])
     found = sorted(folder.rglob("comparison.json"))
     comparison = json.loads(found[0].read_text(encoding="utf-8")) if found else None
-    text = compose(jobs.results("NEEDS"), read_suites(folder), comparison, os.environ.get("RUN", ""))
+    text = compose(
+        jobs.results("NEEDS"), read_suites(folder), comparison, os.environ.get("RUN", "")
+    )
     page.write_text(text, encoding="utf-8")
     append_to("GITHUB_STEP_SUMMARY", text)
 
 
 def compose(
-    results: Mapping[str, str], suites: Mapping[str, ET.Element], comparison: Mapping[str, Any] | None, link: str
+    results: Mapping[str, str],
+    suites: Mapping[str, ET.Element],
+    comparison: Mapping[str, Any] | None,
+    link: str,
 ) -> str:
     """The report: a sentence, how the jobs ended, tests passed and failed, the model beside the target branch's."""
     red = [name for name, result in results.items() if result not in ("success", "skipped")]
     headline = f"## ❌ Not ready to merge: {', '.join(red)}" if red else "## ✅ Ready to merge"
     lines = [MARKER, headline, "", *jobs.table(results), "", *_tests(suites), "### Model", ""]
-    lines += _model(comparison) if comparison else ["No model was compared: the jobs before did not pass.", ""]
+    lines += (
+        _model(comparison)
+        if comparison
+        else ["No model was compared: the jobs before did not pass.", ""]
+    )
     if link:
         lines.append(f"[Logs, test results and predictions]({link})")
     return "\n".join(lines).rstrip() + "\n"
@@ -75,7 +84,11 @@ def _tests(suites: Mapping[str, ET.Element]) -> Iterator[str]:
     failures = []
     for name, root in suites.items():
         cases = list(root.iter("testcase"))
-        failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+        failed = [
+            case
+            for case in cases
+            if case.find("failure") is not None or case.find("error") is not None
+        ]
         skipped = sum(case.find("skipped") is not None for case in cases)
         yield f"| {plain(name)} | {len(cases) - len(failed) - skipped} | {len(failed)} | {skipped} |"
         failures += [f"- {plain(name)}: {plain(_name(case))}" for case in failed]

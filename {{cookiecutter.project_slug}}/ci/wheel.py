@@ -19,7 +19,9 @@ def main(arguments: list[str]) -> None:
     """
     if arguments:
         raise CiError("Usage: python3 -m ci.wheel")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     append_to("GITHUB_OUTPUT", f"run-id={tested_by(connect(), commit)}\ncommit={commit}")
 
 

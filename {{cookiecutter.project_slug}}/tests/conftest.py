@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import hypothesis
 import narwhals as nw
@@ -27,7 +27,8 @@ import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from {{cookiecutter.package_name}} import cli
-from {{cookiecutter.package_name}}.contract import (
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import (
     AVAILABLE_AT,
     KNOWN_AT,
     PREDICTION_TIME,
@@ -41,12 +42,11 @@ from {{cookiecutter.package_name}}.contract import (
     Source,
     Target,
 )
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX, Settings, load_settings
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings, load_settings
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 if TYPE_CHECKING:
     from {{cookiecutter.package_name}}.training.pipeline import Trained
-    from {{cookiecutter.package_name}}.workspace import Workspace
 
 with warnings.catch_warnings():  # it warns of its own type hints
     warnings.simplefilter("ignore")
@@ -59,7 +59,9 @@ PATIENCE = 300.0  # seconds
 Disturbed = tuple[Path, subprocess.Popen[str]]
 Run = Callable[..., tuple[int, str, str]]
 
-hypothesis.settings.register_profile("project", deadline=None, max_examples=30, database=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "project", deadline=None, max_examples=30, database=None, derandomize=True
+)
 hypothesis.settings.load_profile("project")
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
 
@@ -124,14 +126,29 @@ def lakehouse(tmp_path: Path) -> Lakehouse:
     return Lakehouse(str(tmp_path / "lake house"))
 
 
+def within(lakehouse: Lakehouse, *declared: Problem | Source) -> Context:
+    """A context whose tables are those of the lakehouse; of sources alone, with nothing to model."""
+    first, root = declared[0], Path(lakehouse.root)
+    if not isinstance(first, Problem):
+        sources = tuple(item for item in declared if isinstance(item, Source))
+        first = Problem(sources, (), cast(Any, None), START, None)
+    settings = load_settings("test", ROOT)
+    tables = {"root": lakehouse.root, "mounts": lakehouse.mounts}
+    own = {"state": root, "lakehouse": settings.lakehouse.model_copy(update=tables)}
+    return Context(settings.model_copy(update=own), first)
+
+
 @pytest.fixture
 def feed() -> pl.DataFrame:
     """600 orders over 60 days of 2020: what the toy's source publishes."""
     rng = np.random.default_rng(0)
-    frame = pl.DataFrame({"order": range(600), "amount": rng.uniform(1, 100, 600), "noise": rng.normal(0, 20, 600)})
+    frame = pl.DataFrame(
+        {"order": range(600), "amount": rng.uniform(1, 100, 600), "noise": rng.normal(0, 20, 600)}
+    )
     return frame.with_columns(
         pl.Series("shop", rng.choice(["a", "b", "c"], 600)),
-        pl.lit(START).cast(pl.Datetime("us", "UTC")).alias(KNOWN_AT) + pl.duration(minutes=144 * pl.col("order")),
+        pl.lit(START).cast(pl.Datetime("us", "UTC")).alias(KNOWN_AT)
+        + pl.duration(minutes=144 * pl.col("order")),
     ).with_columns(paid=(pl.col("amount") + pl.col("noise") > 50).cast(pl.Float64))
 
 
@@ -140,11 +157,15 @@ def toy(feed: pl.DataFrame) -> Problem:
     """Will an order be paid? Asked an hour after it was made; known a day after."""
     columns: Schema = {"order": nw.Int64, "shop": nw.String, "amount": nw.Float64}
 
-    def load(names: list[str], delay: timedelta) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
+    def load(
+        names: list[str], delay: timedelta
+    ) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
         published = feed.select(*names, pl.col(KNOWN_AT) + delay).lazy()
 
         def rows(since: datetime | None, until: datetime) -> pl.LazyFrame:
-            return published.filter(pl.col(KNOWN_AT) > (since or START - delay), pl.col(KNOWN_AT) <= until)
+            return published.filter(
+                pl.col(KNOWN_AT) > (since or START - delay), pl.col(KNOWN_AT) <= until
+            )
 
         return rows
 
@@ -158,7 +179,10 @@ def toy(feed: pl.DataFrame) -> Problem:
         return 1 - score(label, prediction, weights)
 
     def space(trial: optuna.Trial) -> dict[str, object]:
-        return {"num_leaves": trial.suggest_int("num_leaves", 2, 31), "eta": trial.suggest_float("eta", 0.05, 0.3)}
+        return {
+            "num_leaves": trial.suggest_int("num_leaves", 2, 31),
+            "eta": trial.suggest_float("eta", 0.05, 0.3),
+        }
 
     def spine(frames: Frames) -> nw.LazyFrame[pl.LazyFrame]:
         asked = nw.col(KNOWN_AT).dt.offset_by("1h").alias(PREDICTION_TIME)
@@ -189,7 +213,9 @@ def toy(feed: pl.DataFrame) -> Problem:
         keys={"shop": nw.String},
         values={"last_amount": nw.Float64},
         build=lambda frames: frames["orders"].select(
-            "shop", nw.col(KNOWN_AT).dt.offset_by("2h").alias(AVAILABLE_AT), nw.col("amount").alias("last_amount")
+            "shop",
+            nw.col(KNOWN_AT).dt.offset_by("2h").alias(AVAILABLE_AT),
+            nw.col("amount").alias("last_amount"),
         ),
         lookback=timedelta(hours=2),
     )
@@ -206,7 +232,7 @@ def toy(feed: pl.DataFrame) -> Problem:
     )
     model = Model(
         keys=("order",),
-        requests="orders",
+        scored="orders",
         spine=spine,
         labels=lambda frames: frames["payments"].select("order", target.label, KNOWN_AT),
         on_demand=lambda rows: rows,
@@ -221,7 +247,9 @@ def toy(feed: pl.DataFrame) -> Problem:
         params={"min_data_in_leaf": 5},
         card="A toy.",
     )
-    return Problem(sources=(orders, payments), feature_tables=(last,), model=model, begins=START, ends=None)
+    return Problem(
+        sources=(orders, payments), feature_tables=(last,), model=model, begins=START, ends=None
+    )
 
 
 @pytest.fixture
@@ -293,35 +321,35 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, as_of: datetime) -> Iter
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, as_of: datetime, disturbed: object) -> tuple[Workspace, Trained]:
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, as_of: datetime, disturbed: object
+) -> tuple[Context, Trained]:
     """A project in which every step has run, and what its training returned."""
+    from {{cookiecutter.package_name}}.data.ingest import ingest
+    from {{cookiecutter.package_name}}.data.prepare import prepare
     from {{cookiecutter.package_name}}.features.build import build_features
-    from {{cookiecutter.package_name}}.features.ingest import ingest
-    from {{cookiecutter.package_name}}.features.prepare import prepare
     from {{cookiecutter.package_name}}.problem import PROBLEM
     from {{cookiecutter.package_name}}.training.pipeline import train
-    from {{cookiecutter.package_name}}.workspace import Workspace
 
     folder = copy_project(tmp_path_factory.mktemp("sample") / "my project")
-    workspace = Workspace(load_settings("test", folder), PROBLEM)
-    lakehouse, reports = workspace.lakehouse, workspace.settings.state / "reports"
-    ingest(lakehouse, PROBLEM.sources, as_of)
-    prepare(lakehouse, PROBLEM.sources, as_of, reports)
-    build_features(lakehouse, PROBLEM, as_of)
-    return workspace, train(workspace, as_of)
+    context = Context(load_settings("test", folder), PROBLEM)
+    ingest(context, as_of)
+    prepare(context, as_of)
+    build_features(context, as_of)
+    return context, train(context, as_of)
 
 
 @pytest.fixture
-def workspace(trained: tuple[Workspace, Trained]) -> Workspace:
+def context(trained: tuple[Context, Trained]) -> Context:
     """The project in which every step has run."""
     return trained[0]
 
 
 @pytest.fixture
-def holdout(workspace: Workspace, as_of: datetime) -> pl.DataFrame:
+def holdout(context: Context, as_of: datetime) -> pl.DataFrame:
     """The labelled rows that the model was judged by."""
-    from {{cookiecutter.package_name}}.feature_store import training_set
-    from {{cookiecutter.package_name}}.training.dataset import windows_until
+    from {{cookiecutter.package_name}}.store.point_in_time import training_set
+    from {{cookiecutter.package_name}}.training.split import windows_until
 
-    window = windows_until(as_of, workspace.settings.training)[-1]
-    return training_set(workspace.lakehouse, workspace.problem, window.start, as_of, {})
+    window = windows_until(as_of, context.settings.training)[-1]
+    return training_set(context.lakehouse, context.problem, window.start, as_of, {})

@@ -20,16 +20,17 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from prometheus_client.parser import text_string_to_metric_families
 
-from {{cookiecutter.package_name}} import cli, report
-from {{cookiecutter.package_name}}.contract import polars_schema
-from {{cookiecutter.package_name}}.metrics import METRICS, RUN
-from {{cookiecutter.package_name}}.monitoring import policies
-from {{cookiecutter.package_name}}.monitoring.alerts import ALERTS, LOG
+from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import polars_schema
+from {{cookiecutter.package_name}}.core.settings import load_settings
+from {{cookiecutter.package_name}}.monitoring import backtest
+from {{cookiecutter.package_name}}.monitoring.alerts import LOG
 from {{cookiecutter.package_name}}.monitoring.pipeline import ESTIMATED, PRODUCER, PRODUCTION
-from {{cookiecutter.package_name}}.monitoring.retraining import RETRAININGS
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.settings import load_settings
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.reporting import pages
+from {{cookiecutter.package_name}}.store.measurements import RUN
+from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS
 
 from tests.conftest import copy_project, free_port, wait_for
 
@@ -53,16 +54,33 @@ REACHABLE = """() => [...document.querySelectorAll("a, summary, [tabindex]")].ma
 def measured(rng: np.random.Generator, metric: str, number: int) -> list[dict[str, object]]:
     """A window of the champion: performance, its estimate, drift of every column, one of them unknown."""
     low, value = 0.7, 0.74 - number * 0.002
-    bounds = {"lower": value - 0.02, "upper": value + 0.02, "threshold": low, "rows": 6000, "slice": ""}
+    bounds = {
+        "lower": value - 0.02,
+        "upper": value + 0.02,
+        "threshold": low,
+        "rows": 6000,
+        "slice": "",
+    }
     status = "ok" if value > low else "violated"
     found: list[dict[str, object]] = [
-        {"metric": name, "value": value, "status": status, **bounds} for name in (metric, f"{ESTIMATED}_{metric}")
+        {"metric": name, "value": value, "status": status, **bounds}
+        for name in (metric, f"{ESTIMATED}_{metric}")
     ]
     for position, name in enumerate((*PROBLEM.model.features, "prediction")):
-        shift = None if position == 5 and number < 3 else float(rng.gamma(2, 0.02 if position % 4 else 0.06))
+        shift = (
+            None
+            if position == 5 and number < 3
+            else float(rng.gamma(2, 0.02 if position % 4 else 0.06))
+        )
         state = "unknown" if shift is None else "violated" if shift > 0.1 else "ok"
         limit = None if shift is None else 0.1
-        row = {"slice": f"feature={name}", "value": shift, "threshold": limit, "status": state, "rows": 6000}
+        row = {
+            "slice": f"feature={name}",
+            "value": shift,
+            "threshold": limit,
+            "status": state,
+            "rows": 6000,
+        }
         found.append({"metric": "drift", **row})
     return found
 
@@ -70,44 +88,95 @@ def measured(rng: np.random.Generator, metric: str, number: int) -> list[dict[st
 def health() -> list[dict[str, object]]:
     """A window of production."""
     return [
-        {"metric": "scored", "slice": "", "value": 0.97, "threshold": 0.99, "status": "violated", "rows": 6100},
-        {"metric": "latency_ms", "slice": "", "value": 0.06, "threshold": 250.0, "status": "ok", "rows": 6000},
-        {"metric": "age_hours", "slice": "source=weather", "value": None, "threshold": 48.0, "status": "unknown"},
+        {
+            "metric": "scored",
+            "slice": "",
+            "value": 0.97,
+            "threshold": 0.99,
+            "status": "violated",
+            "rows": 6100,
+        },
+        {
+            "metric": "latency_ms",
+            "slice": "",
+            "value": 0.06,
+            "threshold": 250.0,
+            "status": "ok",
+            "rows": 6000,
+        },
+        {
+            "metric": "age_hours",
+            "slice": "source=weather",
+            "value": None,
+            "threshold": 48.0,
+            "status": "unknown",
+        },
     ]
 
 
-def watch(workspace: Workspace) -> None:
+def watch(context: Context) -> None:
     """Tables as most of a year of monitoring leaves them."""
-    rng, lakehouse, metric = np.random.default_rng(0), workspace.lakehouse, PROBLEM.model.target.metrics[0].name
+    rng, lakehouse, metric = (
+        np.random.default_rng(0),
+        context.lakehouse,
+        PROBLEM.model.target.metrics[0].name,
+    )
     found: list[dict[str, object]] = []
     for number in range(WINDOWS):
         start = PROBLEM.begins + (number + 6) * WEEK
-        window = {"producer": PRODUCER, "window_start": start, "window_end": start + WEEK, "slice": ""}
+        window = {
+            "producer": PRODUCER,
+            "window_start": start,
+            "window_end": start + WEEK,
+            "slice": "",
+        }
         champion = {**window, "subject": f"version {1 + number // 15}"}
         found += [champion | row for row in measured(rng, metric, number)]
         found += [window | {"subject": PRODUCTION} | row for row in health()]
-        for subject in (policies.NEVER, policies.SCHEDULE, policies.DRIFT):
+        for subject in (backtest.NEVER, backtest.SCHEDULE, backtest.DRIFT):
             value = float(rng.normal(0.7, 0.01))
-            found.append(window | {"producer": policies.PRODUCER, "subject": subject, "metric": metric, "value": value})
+            found.append(
+                window
+                | {
+                    "producer": backtest.PRODUCER,
+                    "subject": subject,
+                    "metric": metric,
+                    "value": value,
+                }
+            )
         for name, value in {"seconds": 3.0, "peak_mb": 500.0, "failed": 0.0}.items():
-            found.append(window | {"producer": RUN, "subject": "predict", "metric": name, "value": value})
+            found.append(
+                window | {"producer": RUN, "subject": "predict", "metric": name, "value": value}
+            )
     texts = ("metric", "slice", "status", "receiver", "kind", "text")
     told = "opened: drift feature=dest is violated: 0.31, limit 0.1, 2013-05-14 to 2013-05-21 (version 2)"
     values = zip(texts, ("drift", "feature=dest", "violated", LOG, "opened", told), strict=True)
     notice = {**dict(values), "at": start, "sent_at": start}
     decisions = [
-        {"at": start - WEEK, "retrain": True, "why": "2 of the last 3 windows are violated", "outcome": "version 3"},
-        {"at": start, "retrain": False, "why": "1 of the last 3 windows is violated", "outcome": ""},
+        {
+            "at": start - WEEK,
+            "retrain": True,
+            "why": "2 of the last 3 windows are violated",
+            "outcome": "version 3",
+        },
+        {
+            "at": start,
+            "retrain": False,
+            "why": "1 of the last 3 windows is violated",
+            "outcome": "",
+        },
     ]
-    for table, rows in ((METRICS, found), (ALERTS, [notice]), (RETRAININGS, decisions)):
-        lakehouse.merge(table, nw.from_native(pl.LazyFrame(rows, schema=polars_schema(table.schema))))
+    for table, rows in ((MEASUREMENTS, found), (ALERTS, [notice]), (RETRAININGS, decisions)):
+        lakehouse.merge(
+            table, nw.from_native(pl.LazyFrame(rows, schema=polars_schema(table.schema)))
+        )
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has been watched, with its dashboard."""
     folder = copy_project(tmp_path_factory.mktemp("watched") / "my project")
-    watch(Workspace(load_settings("test", folder), PROBLEM))
+    watch(Context(load_settings("test", folder), PROBLEM))
     subprocess.run(command("dashboard"), cwd=folder, env=surroundings(), check=True)
     return folder
 
@@ -129,7 +198,9 @@ def live(home: Path) -> Iterator[str]:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", port)) == 0
 
-    with subprocess.Popen(command("dashboard", "--port", str(port)), cwd=home, env=surroundings()) as server:
+    with subprocess.Popen(
+        command("dashboard", "--port", str(port)), cwd=home, env=surroundings()
+    ) as server:
         try:
             assert wait_for(lambda: server.poll() is not None or answers())
             assert server.poll() is None
@@ -142,7 +213,9 @@ def live(home: Path) -> Iterator[str]:
 def browser() -> Iterator[Browser]:
     with sync_playwright() as driver:
         # Containers and root have no user namespaces for the sandbox; what is opened is our own.
-        chromium = driver.chromium.launch(executable_path=os.environ["CHROMIUM"], args=["--no-sandbox"])
+        chromium = driver.chromium.launch(
+            executable_path=os.environ["CHROMIUM"], args=["--no-sandbox"]
+        )
         yield chromium
         chromium.close()
 
@@ -154,7 +227,9 @@ def visit(browser: Browser) -> Iterator[Callable[[str, str], Page]]:
 
     def opened(address: str, look: str) -> Page:
         scheme, width = LOOKS[look]
-        contexts.append(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}))
+        contexts.append(
+            browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        )
         page = contexts[-1].new_page()
         page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(str(error)))
@@ -171,7 +246,9 @@ def visit(browser: Browser) -> Iterator[Callable[[str, str], Page]]:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_dashboard_is_sound(home: Path, visit: Callable[[str, str], Page], look: str, tmp_path: Path) -> None:
+def test_the_dashboard_is_sound(
+    home: Path, visit: Callable[[str, str], Page], look: str, tmp_path: Path
+) -> None:
     page = visit((home / ".data" / "test" / "dashboard" / "index.html").as_uri(), look)
     page.screenshot(path=tmp_path / f"{look}.png", full_page=True)
     assert page.evaluate(CHECKS) == []
@@ -187,7 +264,10 @@ def test_the_dashboard_is_sound(home: Path, visit: Callable[[str, str], Page], l
         ("document.querySelector('.h4').style.color = '#c0362c'", "has a contrast of"),
         ("document.querySelector('svg text').style.fill = '#cccccc'", "has a contrast of"),
         ("document.querySelector('th').removeAttribute('scope')", "has no scope"),
-        ("document.querySelector('.scroll table.heat').parentElement.removeAttribute('tabindex')", "cannot be reached"),
+        (
+            "document.querySelector('.scroll table.heat').parentElement.removeAttribute('tabindex')",
+            "cannot be reached",
+        ),
         ("document.querySelector('main').style.minWidth = '500px'", "px too wide"),
     ],
 )
@@ -226,7 +306,9 @@ def test_a_wide_table_scrolls_in_its_own_box(home: Path, visit: Callable[[str, s
     assert page.evaluate("window.scrollX") == 0
 
 
-def test_the_live_dashboard_is_the_same_page(live: str, home: Path, visit: Callable[[str, str], Page]) -> None:
+def test_the_live_dashboard_is_the_same_page(
+    live: str, home: Path, visit: Callable[[str, str], Page]
+) -> None:
     page = visit(f"{live}/", "light")
     assert page.evaluate(CHECKS) == []
     written = (home / ".data" / "test" / "dashboard" / "index.html").read_text(encoding="utf-8")
@@ -236,23 +318,32 @@ def test_the_live_dashboard_is_the_same_page(live: str, home: Path, visit: Calla
 
 def test_live_metrics_are_read_by_those_who_collect_them(live: str, home: Path) -> None:
     rows = pl.DataFrame(
-        Workspace(load_settings("test", home), PROBLEM).lakehouse.scan(METRICS).collect("polars").to_native()
+        Context(load_settings("test", home), PROBLEM)
+        .lakehouse.scan(MEASUREMENTS)
+        .collect("polars")
+        .to_native()
     )
     with urlopen(f"{live}/metrics") as answer:  # noqa: S310
         families = {it.name: it for it in text_string_to_metric_families(answer.read().decode())}
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert set(families) == {f"mlops_metric_{name}" for name in ("value", "threshold", "violated")}
-    scored = [it for it in families["mlops_metric_value"].samples if it.labels["metric"] == "scored"]
+    scored = [
+        it for it in families["mlops_metric_value"].samples if it.labels["metric"] == "scored"
+    ]
     assert [(it.labels["subject"], it.value) for it in scored] == [(PRODUCTION, 0.97)]
     with urlopen(f"{live}/metrics.csv") as answer:  # noqa: S310
-        table = pl.read_csv(io.BytesIO(answer.read()), try_parse_dates=True, infer_schema_length=None)
-    assert table.columns == list(METRICS.schema)
+        table = pl.read_csv(
+            io.BytesIO(answer.read()), try_parse_dates=True, infer_schema_length=None
+        )
+    assert table.columns == list(MEASUREMENTS.schema)
     assert table.height == rows.height
     assert table["value"].drop_nulls().sum() == pytest.approx(rows["value"].drop_nulls().sum())
     assert table["window_end"].max() == rows["window_end"].max()
 
 
-def test_before_anything_was_measured_the_page_is_sound(visit: Callable[[str, str], Page], tmp_path: Path) -> None:
+def test_before_anything_was_measured_the_page_is_sound(
+    visit: Callable[[str, str], Page], tmp_path: Path
+) -> None:
     path = tmp_path / "index.html"
-    report.write(path, report.render("dashboard.html.jinja", name="flights", windows=[]))
+    pages.write(path, pages.render("dashboard.html.jinja", name="flights", windows=[]))
     assert visit(path.as_uri(), "phone").evaluate(CHECKS) == []

@@ -18,18 +18,19 @@ import polars as pl
 import pytest
 
 from {{cookiecutter.package_name}} import cli
-from {{cookiecutter.package_name}}.deployment.transitions import TRANSITIONS
-from {{cookiecutter.package_name}}.metrics import METRICS, RUN
-from {{cookiecutter.package_name}}.monitoring.alerts import ALERTS
-from {{cookiecutter.package_name}}.monitoring.retraining import RETRAININGS
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, load_settings
 from {{cookiecutter.package_name}}.problem import PROBLEM, sources
-from {{cookiecutter.package_name}}.registry import ARTIFACT_DIGEST, CHAMPION
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX, load_settings
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.measurements import RUN
+from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS, TRANSITIONS
+from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST, CHAMPION
 
 from tests.conftest import copy_project
 
-FIRST, MIDDLE, LAST = (datetime.fromisoformat(f"2013-{day}T00:00+00:00") for day in ("02-15", "02-22", "03-01"))
+FIRST, MIDDLE, LAST = (
+    datetime.fromisoformat(f"2013-{day}T00:00+00:00") for day in ("02-15", "02-22", "03-01")
+)
 SETTINGS = {
     "RETRAINING__EVERY_DAYS": "14",
     "RETRAINING__COOLDOWN_DAYS": "7",
@@ -76,19 +77,31 @@ class Home:
         return Home(folder, self.data)
 
     @property
-    def workspace(self) -> Workspace:
+    def context(self) -> Context:
         """Its tables and versions."""
-        return Workspace(load_settings("test", self.folder), PROBLEM)
+        return Context(load_settings("test", self.folder), PROBLEM)
 
     def tables(self) -> Tables:
         """All tables, sorted, without what a clock or the record of runs put there."""
-        parts = [(it.raw_table, it.prepared_table, it.quarantine_table) for it in PROBLEM.sources]
-        every = [*(table for part in parts for table in part), *(it.table for it in PROBLEM.feature_tables)]
-        every += [PROBLEM.predictions, PROBLEM.inference_log, PROBLEM.outcomes, METRICS, ALERTS, RETRAININGS]
+        parts = [
+            (tables.raw(it), tables.prepared(it), tables.quarantine(it)) for it in PROBLEM.sources
+        ]
+        every = [
+            *(table for part in parts for table in part),
+            *(tables.features(it) for it in PROBLEM.feature_tables),
+        ]
+        every += [
+            tables.predictions(PROBLEM),
+            tables.inference_log(PROBLEM),
+            tables.outcomes(PROBLEM),
+            MEASUREMENTS,
+            ALERTS,
+            RETRAININGS,
+        ]
         found = {}
         for table in (*every, TRANSITIONS):
-            rows = pl.DataFrame(self.workspace.lakehouse.scan(table).collect("polars").to_native())
-            if table == METRICS:
+            rows = pl.DataFrame(self.context.lakehouse.scan(table).collect("polars").to_native())
+            if table == MEASUREMENTS:
                 rows = rows.filter(pl.col("producer") != RUN, pl.col("metric") != "latency_ms")
             clock = ("at",) if table == TRANSITIONS else ON_THE_CLOCK
             found[table.name] = rows.drop(clock, strict=False).sort(pl.all())
@@ -96,9 +109,13 @@ class Home:
 
     def versions(self) -> dict[str, dict[str, str]]:
         """Tags, description and trees of each version, by number, and which one is the champion."""
-        registry, found = self.workspace.registry, {}
+        registry, found = self.context.registry, {}
         for version in registry.versions():
-            tags = {key: value for key, value in version.tags.items() if key not in ("stage.when", ARTIFACT_DIGEST)}
+            tags = {
+                key: value
+                for key, value in version.tags.items()
+                if key not in ("stage.when", ARTIFACT_DIGEST)
+            }
             trees = registry.load(version.version).booster.model_to_string()
             champion = str(registry.aliased(CHAMPION) == str(version.version))
             own = {"description": str(version.description), "trees": trees, "champion": champion}
@@ -125,10 +142,14 @@ def publish(folder: Path, corrupt_after: datetime | None = None) -> Path:
     (data.parent / "__init__.py").touch()
     for name in (sources.WEATHER, sources.PLANES, sources.AIRPORTS):
         shutil.copy(original / name, data)
-    flights = sources.read_csv(original / sources.FLIGHTS, sources.RAW_FLIGHTS).filter(pl.col("month") <= 3)
+    flights = sources.read_csv(original / sources.FLIGHTS, sources.RAW_FLIGHTS).filter(
+        pl.col("month") <= 3
+    )
     if corrupt_after:
         airports = sources.read_csv(original / sources.AIRPORTS, sources.RAW_AIRPORTS)
-        flights = corrupt_flights(sources.with_times(flights.lazy(), airports.lazy()).collect(), corrupt_after)
+        flights = corrupt_flights(
+            sources.with_times(flights.lazy(), airports.lazy()).collect(), corrupt_after
+        )
         weather = sources.read_csv(original / sources.WEATHER, sources.RAW_WEATHER)
         corrupt_weather(weather, corrupt_after).write_csv(data / sources.WEATHER, null_value="NA")
     with zipfile.ZipFile(data / sources.FLIGHTS, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -148,7 +169,10 @@ def corrupt_flights(flights: pl.DataFrame, after: datetime) -> pl.DataFrame:
     invented = left + pl.Series("delay", rng.integers(1, 900, flights.height))
     landing, announced = after < sources.AT_LANDING, after < sources.WEEK_AHEAD
     return flights.with_columns(
-        *(pl.when(landing).then(invented).otherwise(name).alias(name) for name in ("arr_delay", "dep_delay")),
+        *(
+            pl.when(landing).then(invented).otherwise(name).alias(name)
+            for name in ("arr_delay", "dep_delay")
+        ),
         *(
             pl.when(announced).then(pl.col(name).shuffle(seed=1)).otherwise(name).alias(name)
             for name in ("tailnum", "distance", "carrier")
@@ -160,7 +184,10 @@ def corrupt_weather(weather: pl.DataFrame, after: datetime) -> pl.DataFrame:
     """Observations that are known later, shuffled."""
     numbers = [name for name, kind in sources.RAW_WEATHER.items() if kind == nw.Float64]
     return weather.with_columns(
-        pl.when(after < sources.HOUR_AFTER).then(pl.col(name).shuffle(seed=2)).otherwise(name).alias(name)
+        pl.when(after < sources.HOUR_AFTER)
+        .then(pl.col(name).shuffle(seed=2))
+        .otherwise(name)
+        .alias(name)
         for name in numbers
     )
 

@@ -23,15 +23,28 @@ from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
 from {{cookiecutter.package_name}} import cli
-from {{cookiecutter.package_name}}.contract import Table
+from {{cookiecutter.package_name}}.core.contract import Table
+from {{cookiecutter.package_name}}.data import ingest, prepare
 from {{cookiecutter.package_name}}.deployment import comparison, compliance, transitions
-from {{cookiecutter.package_name}}.features import build, ingest, prepare
+from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.inference import batch
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
-from {{cookiecutter.package_name}}.monitoring import alerts, dashboard, pipeline, policies, retraining
+from {{cookiecutter.package_name}}.monitoring import alerts, backtest, pipeline, retraining
+from {{cookiecutter.package_name}}.serving import dashboard
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.training import pipeline as training
 
-IMPORTED = (alerts, batch, build, comparison, compliance, dashboard, ingest, model_registry, pipeline, policies)
+IMPORTED = (
+    alerts,
+    batch,
+    build,
+    comparison,
+    compliance,
+    dashboard,
+    ingest,
+    model_registry,
+    pipeline,
+    backtest,
+)
 IMPORTED_TOO = (prepare, retraining, tracking, training, transitions)
 LOG, SAID, MOST = Path(".data/writes.log"), Path(".data/said.log"), 300
 
@@ -63,7 +76,9 @@ def count(name: str) -> str:
     return f"{name}:{LOG.read_text().splitlines().count(name)}"
 
 
-def mortal(function: Callable[..., Any], name_of: Callable[..., str], places: list[str] | str) -> Callable[..., Any]:
+def mortal(
+    function: Callable[..., Any], name_of: Callable[..., str], places: list[str] | str
+) -> Callable[..., Any]:
     """A write that may be the last of its process."""
 
     def write(*arguments: Any, **named: Any) -> Any:

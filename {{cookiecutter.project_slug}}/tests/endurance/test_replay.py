@@ -11,14 +11,13 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from {{cookiecutter.package_name}}.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME
+from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME
 from {{cookiecutter.package_name}}.deployment.transitions import history
-from {{cookiecutter.package_name}}.metrics import METRICS
-from {{cookiecutter.package_name}}.monitoring.alerts import ALERTS
 from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCER
-from {{cookiecutter.package_name}}.monitoring.retraining import RETRAININGS
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.registry import CHALLENGER, CHAMPION
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS
+from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
 
 from tests.conftest import ROOT
 from tests.endurance.conftest import LAST, MIDDLE, Home, Tables, assert_same, publish, replay
@@ -32,7 +31,9 @@ metrics.training:2 version:2 retrainings:3 transitions.stage:2 transitions.appro
 """
 
 
-def test_killed_at_every_step_it_ends_where_an_undisturbed_one_does(walked: Home, fresh: Home, tmp_path: Path) -> None:
+def test_killed_at_every_step_it_ends_where_an_undisturbed_one_does(
+    walked: Home, fresh: Home, tmp_path: Path
+) -> None:
     # given one that was walked to the end
     whole = walked.copy(tmp_path / "whole")
     whole.run(*replay(LAST))
@@ -46,21 +47,21 @@ def test_killed_at_every_step_it_ends_where_an_undisturbed_one_does(walked: Home
     # then both ended in the same state: a second champion, retrained once
     assert_same(killed.tables(), whole.tables())
     assert killed.versions() == whole.versions()
-    assert whole.workspace.registry.aliased(CHAMPION) == "2"
+    assert whole.context.registry.aliased(CHAMPION) == "2"
     assert whole.tables()[RETRAININGS.name]["retrain"].to_list() == [False, False, True]
     assert whole.tables()[ALERTS.name].height == 1
 
 
-def until(moment: datetime, tables: Tables) -> Tables:
+def until(moment: datetime, held: Tables) -> Tables:
     """What was there, and what was said of windows that had ended, without how old the newest rows were."""
     times = (PREDICTION_TIME, AVAILABLE_AT, KNOWN_AT, "at", "window_end")
     found = {}
-    for name, rows in tables.items():
+    for name, rows in held.items():
         time = next((column for column in times if column in rows.columns), None)
         past = rows.filter(pl.col(time) <= moment) if time else rows
-        if name == PROBLEM.outcomes.name:
+        if name == tables.outcomes(PROBLEM).name:
             past = past.filter(pl.col(KNOWN_AT) <= moment)
-        if name == METRICS.name:
+        if name == MEASUREMENTS.name:
             past = past.filter(pl.col("metric") != "age_hours", pl.col("producer") != "replay")
         found[name] = past
     return found
@@ -78,18 +79,18 @@ def test_another_future_has_the_same_past(walked: Home, fresh: Home, tmp_path: P
     assert_same(until(moment, told), until(moment, truth))
     assert other.versions() == walked.versions()
     past = until(moment, truth)
-    for name in (PROBLEM.predictions.name, PROBLEM.outcomes.name):
+    for name in (tables.predictions(PROBLEM).name, tables.outcomes(PROBLEM).name):
         assert past[name].height > 1000
         assert not told[name].equals(truth[name])
-    assert past[METRICS.name].height > 200
+    assert past[MEASUREMENTS.name].height > 200
 
 
 def test_two_monitors_at_once_measure_once(walked: Home, tmp_path: Path) -> None:
     # given a project in which nothing was measured yet
     home = walked.copy(tmp_path / "watched")
-    lakehouse = home.workspace.lakehouse
-    DeltaTable(lakehouse.place(METRICS.name)).delete(f"producer = '{PRODUCER}'")
-    for table in (ALERTS, PROBLEM.outcomes):
+    lakehouse = home.context.lakehouse
+    DeltaTable(lakehouse.place(MEASUREMENTS.name)).delete(f"producer = '{PRODUCER}'")
+    for table in (ALERTS, tables.outcomes(PROBLEM)):
         shutil.rmtree(lakehouse.place(table.name))
     # when two measure it at once
     both = [home.verb("monitor", "--as-of", MIDDLE.isoformat()) for _ in range(2)]
@@ -97,14 +98,21 @@ def test_two_monitors_at_once_measure_once(walked: Home, tmp_path: Path) -> None
     # then neither fails, and all is there once
     assert [process.returncode for process in both] == [0, 0], said
     assert not any("Traceback" in text for text in said)
-    metrics = home.workspace.lakehouse.scan(METRICS).select(*METRICS.keys).collect("polars").to_native()
+    metrics = (
+        home.context.lakehouse.scan(MEASUREMENTS)
+        .select(*MEASUREMENTS.keys)
+        .collect("polars")
+        .to_native()
+    )
     assert metrics.is_unique().all()
     expected = walked.tables()
     found = home.tables()
-    for name in (PROBLEM.outcomes.name, METRICS.name, RETRAININGS.name):
+    for name in (tables.outcomes(PROBLEM).name, MEASUREMENTS.name, RETRAININGS.name):
         last = [until(MIDDLE, tables)[name] for tables in (found, expected)]
         assert last[0].equals(last[1]), name
-    assert "no retraining" in home.run("retrain", "--as-of", (MIDDLE + timedelta(days=1)).isoformat())
+    assert "no retraining" in home.run(
+        "retrain", "--as-of", (MIDDLE + timedelta(days=1)).isoformat()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +130,9 @@ def a_day_later(with_more_data: Home, tmp_path: Path) -> Home:
     return with_more_data.copy(tmp_path / "later")
 
 
-def test_a_challenger_that_is_no_better_is_left_and_not_tried_again_at_once(a_day_later: Home) -> None:
+def test_a_challenger_that_is_no_better_is_left_and_not_tried_again_at_once(
+    a_day_later: Home,
+) -> None:
     # given a retraining that must disappoint
     poor = {"TRAINING__ROUNDS": "1", "RETRAINING__EVERY_DAYS": "8"}
     # when it is due, and asked for again
@@ -131,7 +141,7 @@ def test_a_challenger_that_is_no_better_is_left_and_not_tried_again_at_once(a_da
     # then the champion stays, and there is no third version
     assert "8 days since the last training" in first
     assert "no retraining" in again
-    registry = a_day_later.workspace.registry
+    registry = a_day_later.context.registry
     assert (registry.aliased(CHAMPION), len(registry.versions())) == ("1", 2)
     outcome = a_day_later.tables()[RETRAININGS.name].sort("at")["outcome"]
     assert outcome[-2].startswith("Version 2 is ")
@@ -140,16 +150,24 @@ def test_a_challenger_that_is_no_better_is_left_and_not_tried_again_at_once(a_da
 
 def test_where_a_person_approves_a_retraining_waits(a_day_later: Home) -> None:
     # given production's approval
-    careful = {"DEPLOYMENT__APPROVAL": "person", "DEPLOYMENT__FOUR_EYES": "true", "RETRAINING__EVERY_DAYS": "8"}
+    careful = {
+        "DEPLOYMENT__APPROVAL": "person",
+        "DEPLOYMENT__FOUR_EYES": "true",
+        "RETRAINING__EVERY_DAYS": "8",
+    }
     # when a retraining is due, and asked for again
-    said = a_day_later.run("retrain", "--as-of", (MIDDLE + timedelta(days=1)).isoformat(), **careful)
-    again = a_day_later.run("retrain", "--as-of", (MIDDLE + timedelta(days=2)).isoformat(), **careful)
+    said = a_day_later.run(
+        "retrain", "--as-of", (MIDDLE + timedelta(days=1)).isoformat(), **careful
+    )
+    again = a_day_later.run(
+        "retrain", "--as-of", (MIDDLE + timedelta(days=2)).isoformat(), **careful
+    )
     # then its version waits
     assert "Version 2 waits for `approve` or `reject`" in said
     assert "no retraining" in again
-    registry = a_day_later.workspace.registry
+    registry = a_day_later.context.registry
     assert (registry.aliased(CHAMPION), registry.aliased(CHALLENGER)) == ("1", "2")
     # and whoever did not ask for it can approve it
     a_day_later.run("approve", "--who", "ann", "--why", "looks right", **careful)
     assert registry.aliased(CHAMPION) == "2"
-    assert history(a_day_later.workspace)["who"].to_list()[-2:] == ["retraining", "ann"]
+    assert history(a_day_later.context)["who"].to_list()[-2:] == ["retraining", "ann"]

@@ -18,13 +18,14 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}} import problem as declared
-from {{cookiecutter.package_name}}.contract import Frame, Model
+from {{cookiecutter.package_name}}.context import Context, open_context
+from {{cookiecutter.package_name}}.core.contract import Frame, Model
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.deployment import transitions
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.registry import ARTIFACT_DIGEST, artifact_digest
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest
+from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.training.pipeline import Trained, train
-from {{cookiecutter.package_name}}.workspace import Workspace, open_workspace
 
 MODEL, LABEL = PROBLEM.model, PROBLEM.model.target.label
 _arenas = count()
@@ -32,7 +33,7 @@ CHANGED = "files"  # name of a folder with a model that was changed by hand
 
 Breed = Callable[[str], ModelVersion]
 Add = Callable[..., str]
-Configure = Callable[..., Workspace]
+Configure = Callable[..., Context]
 
 
 def joined(change: Callable[[Frame], Frame]) -> Model:
@@ -46,7 +47,9 @@ def shuffled(rows: Frame) -> Frame:
 
 
 def with_input(name: str, value: nw.Expr) -> Model:
-    return replace(joined(lambda rows: rows.with_columns(value.alias(name))), features=(*MODEL.features, name))
+    return replace(
+        joined(lambda rows: rows.with_columns(value.alias(name))), features=(*MODEL.features, name)
+    )
 
 
 MODELS: dict[str, Model] = {
@@ -60,7 +63,9 @@ MODELS: dict[str, Model] = {
 
 
 @pytest.fixture(scope="session")
-def breed(trained: tuple[Workspace, Trained], as_of: datetime, tmp_path_factory: pytest.TempPathFactory) -> Breed:
+def breed(
+    trained: tuple[Context, Trained], as_of: datetime, tmp_path_factory: pytest.TempPathFactory
+) -> Breed:
     """Train a model by name, once; the version belongs to no arena."""
     home = trained[0]
     mounts = dict.fromkeys(("raw_*", "prepared_*", "features_*"), home.lakehouse.root)
@@ -79,7 +84,7 @@ def breed(trained: tuple[Workspace, Trained], as_of: datetime, tmp_path_factory:
                 "mlflow": home.settings.mlflow.model_copy(update={"model": f"bred-{name}"}),
             }
         )
-        breeder = Workspace(settings, replace(PROBLEM, model=MODELS[name]))
+        breeder = Context(settings, replace(PROBLEM, model=MODELS[name]))
         train(breeder, as_of - timedelta(days=7 if name == "old" else 0))
         return breeder.registry.versions()[0]
 
@@ -87,24 +92,30 @@ def breed(trained: tuple[Workspace, Trained], as_of: datetime, tmp_path_factory:
 
 
 @pytest.fixture
-def configure(trained: tuple[Workspace, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
+def configure(
+    trained: tuple[Context, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Configure:
     """Open a new arena, for the command line too; settings as in environment variables."""
     home = trained[0]
     monkeypatch.chdir(home.settings.project)
 
-    def opened(**settings: str) -> Workspace:
+    def opened(**settings: str) -> Context:
         name = f"arena-{next(_arenas)}"
         mounts = dict.fromkeys(("raw_*", "prepared_*", "features_*"), home.lakehouse.root)
-        own = {"STATE": tmp_path / name, "LAKEHOUSE__ROOT": tmp_path / name / "tables", "MLFLOW__MODEL": name}
+        own = {
+            "STATE": tmp_path / name,
+            "LAKEHOUSE__ROOT": tmp_path / name / "tables",
+            "MLFLOW__MODEL": name,
+        }
         for key, value in {**own, "LAKEHOUSE__MOUNTS": json.dumps(mounts), **settings}.items():
             monkeypatch.setenv(f"{ENV_PREFIX}{key}", str(value))
-        return open_workspace("test")
+        return open_context("test")
 
     return opened
 
 
 @pytest.fixture
-def arena(configure: Configure) -> Workspace:
+def arena(configure: Configure) -> Context:
     """A new arena as the test environment has it."""
     return configure()
 
@@ -124,28 +135,38 @@ def add(breed: Breed) -> Add:
     """Register a model in an arena, like or unlike how it was registered first."""
 
     def registered(
-        arena: Workspace,
+        arena: Context,
         name: str = "good",
         tags: Mapping[str, str | None] | None = None,
         folder: Path | None = None,
         **changes: Any,
     ) -> str:
         version, client = breed(name), arena.registry.client
-        given = {key: value for key, value in version.tags.items() if not key.startswith(("stage.", "compliance."))}
+        given = {
+            key: value
+            for key, value in version.tags.items()
+            if not key.startswith(("stage.", "compliance."))
+        }
         digest = {ARTIFACT_DIGEST: artifact_digest(folder)} if folder else {}
-        kept = {key: value for key, value in {**given, "stage": "None", **digest, **(tags or {})}.items() if value}
+        kept = {
+            key: value
+            for key, value in {**given, "stage": "None", **digest, **(tags or {})}.items()
+            if value
+        }
         source = {"source": str(folder) if folder else version.source, "run_id": version.run_id}
         own = {**source, "description": version.description, **changes}
-        return str(client.create_model_version(arena.settings.mlflow.model, **own, tags=kept).version)
+        return str(
+            client.create_model_version(arena.settings.mlflow.model, **own, tags=kept).version
+        )
 
     return registered
 
 
 @pytest.fixture
-def promote() -> Callable[[Workspace, str], str]:
+def promote() -> Callable[[Context, str], str]:
     """Make a version the champion without asking."""
 
-    def promoted(arena: Workspace, number: str) -> str:
+    def promoted(arena: Context, number: str) -> str:
         transitions.move(arena, "stage", number, "me", "it is good")
         transitions.move(arena, "approve", number, "you", "indeed")
         return number

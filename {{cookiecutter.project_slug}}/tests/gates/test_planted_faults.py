@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,22 @@ import mlflow
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 
+from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.deployment.compliance import CHECKS
+from {{cookiecutter.package_name}}.modeling.scoring import BOOSTER
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.registry import (
+from {{cookiecutter.package_name}}.tracking.registry import (
     ARTIFACT_DIGEST,
     CHALLENGER,
     CHAMPION,
     TRAINING_ID,
     Registry,
 )
-from {{cookiecutter.package_name}}.scoring import BOOSTER
-from {{cookiecutter.package_name}}.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 Breed = Callable[[str], ModelVersion]
 Add = Callable[..., str]
-Promote = Callable[[Workspace, str], str]
+Promote = Callable[[Context, str], str]
 READ_FILES = "signature no_outcome_among_inputs scores_in_clean_process latency size plausible better_than_baseline"
 UNREADABLE = frozenset(READ_FILES.split())
 
@@ -56,6 +57,10 @@ def later(tags: Mapping[str, str], name: str, days: int) -> str:
     return (datetime.fromisoformat(tags[name]) + timedelta(days=days)).isoformat()
 
 
+def without(tag: str, tags: Mapping[str, str]) -> dict[str, str | None]:
+    return {tag: None}
+
+
 def without_a_table(tags: Mapping[str, str]) -> dict[str, str | None]:
     versions = json.loads(tags["data_versions"])
     versions.popitem()
@@ -68,11 +73,15 @@ def signature(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Pat
     def rewritten(folder: Path) -> None:
         path = folder / "MLmodel"
         lines = path.read_text(encoding="utf-8").splitlines()
-        (place,) = (number for number, line in enumerate(lines) if line.strip().startswith("inputs: "))
+        (place,) = (
+            number for number, line in enumerate(lines) if line.strip().startswith("inputs: ")
+        )
         start = lines[place].index("'") + 1
         end = next(number for number in range(place, len(lines)) if lines[number].endswith("'"))
         inputs = json.loads(
-            "".join([lines[place][start:], *(line.strip() for line in lines[place + 1 : end + 1])])[:-1]
+            "".join([lines[place][start:], *(line.strip() for line in lines[place + 1 : end + 1])])[
+                :-1
+            ]
         )
         change(inputs)
         lines[place : end + 1] = [f"{lines[place][:start]}{json.dumps(inputs)}'"]
@@ -100,7 +109,10 @@ def scoring(body: str) -> Callable[[Path], object]:
     def rewritten(folder: Path) -> None:
         path = folder / "scoring.py"
         code = path.read_text(encoding="utf-8")
-        path.write_text(code.replace("        return self.predictor.predict(model_input)", body), encoding="utf-8")
+        path.write_text(
+            code.replace("        return self.predictor.predict(model_input)", body),
+            encoding="utf-8",
+        )
 
     return rewritten
 
@@ -111,7 +123,9 @@ def kept(folder: Path) -> None:
 
 def edited(folder: Path) -> None:
     path = folder / "artifacts" / BOOSTER
-    path.write_text(path.read_text(encoding="utf-8").replace("leaf_value=", "leaf_value=9", 1), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("leaf_value=", "leaf_value=9", 1), encoding="utf-8"
+    )
 
 
 def empty_run(registry: Registry) -> str:
@@ -125,17 +139,26 @@ def empty_card(registry: Registry) -> str:
 
 
 FAULTS = {
-    "an input tells the outcome": Fault("plausible", "too good to be true", model="leaky", problem="leaky"),
+    "an input tells the outcome": Fault(
+        "plausible", "too good to be true", model="leaky", problem="leaky"
+    ),
     "an input has a forbidden name": Fault(
-        "no_outcome_among_inputs", PROBLEM.model.forbidden[-1], model="forbidden", problem="forbidden"
+        "no_outcome_among_inputs",
+        PROBLEM.model.forbidden[-1],
+        model="forbidden",
+        problem="forbidden",
     ),
     "labels were shuffled": Fault("better_than_baseline", "not above 0", model="shuffled"),
     "it predicts a constant": Fault("better_than_baseline", "not above 0", model="constant"),
     "its holdout begins in its training window": Fault(
-        "in_its_time", "windows overlap", tags=lambda tags: {"holdout_start": later(tags, "train_end", -1)}
+        "in_its_time",
+        "windows overlap",
+        tags=lambda tags: {"holdout_start": later(tags, "train_end", -1)},
     ),
     "its windows reach beyond the as-of": Fault(
-        "in_its_time", "beyond the as-of", tags=lambda tags: {"as_of": later(tags, "holdout_end", -1)}
+        "in_its_time",
+        "beyond the as-of",
+        tags=lambda tags: {"as_of": later(tags, "holdout_end", -1)},
     ),
     "a window is not a moment": Fault(
         "in_its_time",
@@ -144,7 +167,7 @@ FAULTS = {
         tags=lambda tags: {"holdout_start": "soon"},
     ),
     **{
-        f"it has no {tag}": Fault("described", f"without {tag}", tags=lambda tags, tag=tag: {tag: None})  # type: ignore[misc]
+        f"it has no {tag}": Fault("described", f"without {tag}", tags=partial(without, tag))
         for tag in (TRAINING_ID, "target", "git_commit", "source_sha256")
     },
     "its description is blank": Fault("described", "without description", description="  "),
@@ -155,17 +178,27 @@ FAULTS = {
         "signature", "their order", files=signature(lambda inputs: inputs.reverse())
     ),
     "an input has another name": Fault(
-        "signature", "unknown", frozenset({"scores_in_clean_process", "latency"}), files=signature(renamed)
+        "signature",
+        "unknown",
+        frozenset({"scores_in_clean_process", "latency"}),
+        files=signature(renamed),
     ),
     "it has no input example": Fault(
-        "signature", "no input example", frozenset({"scores_in_clean_process", "latency"}), files=without_example
+        "signature",
+        "no input example",
+        frozenset({"scores_in_clean_process", "latency"}),
+        files=without_example,
     ),
-    "a table's version was not recorded": Fault("data_versions", "no version recorded", tags=without_a_table),
+    "a table's version was not recorded": Fault(
+        "data_versions", "no version recorded", tags=without_a_table
+    ),
     "a table's version is gone": Fault(
         "data_versions",
         "no version recorded, or left",
         frozenset({"plausible", "better_than_baseline"}),
-        tags=lambda tags: {"data_versions": json.dumps(dict.fromkeys(json.loads(tags["data_versions"]), 10**6))},
+        tags=lambda tags: {
+            "data_versions": json.dumps(dict.fromkeys(json.loads(tags["data_versions"]), 10**6))
+        },
     ),
     "data versions are not a mapping": Fault(
         "data_versions",
@@ -192,12 +225,22 @@ FAULTS = {
         files=scoring("        raise ValueError('broken')"),
     ),
     "it predicts NaN": Fault(
-        "scores_in_clean_process", "nan", files=scoring("        return np.full(len(model_input), np.nan)")
+        "scores_in_clean_process",
+        "nan",
+        files=scoring("        return np.full(len(model_input), np.nan)"),
     ),
-    "it is too slow": Fault("latency", "0.001 are allowed", settings={"DEPLOYMENT__MAX_LATENCY_MS": "0.001"}),
-    "it is too big": Fault("size", "0.001 are allowed", settings={"DEPLOYMENT__MAX_SIZE_MB": "0.001"}),
-    "its booster was edited": Fault("digest", "digest differs", UNREADABLE, files=kept, after=edited),
-    "its files were deleted": Fault("digest", "has lost its files", UNREADABLE, files=kept, after=shutil.rmtree),
+    "it is too slow": Fault(
+        "latency", "0.001 are allowed", settings={"DEPLOYMENT__MAX_LATENCY_MS": "0.001"}
+    ),
+    "it is too big": Fault(
+        "size", "0.001 are allowed", settings={"DEPLOYMENT__MAX_SIZE_MB": "0.001"}
+    ),
+    "its booster was edited": Fault(
+        "digest", "digest differs", UNREADABLE, files=kept, after=edited
+    ),
+    "its files were deleted": Fault(
+        "digest", "has lost its files", UNREADABLE, files=kept, after=shutil.rmtree
+    ),
     "its digest was not recorded": Fault(
         "digest", "digest differs", UNREADABLE, tags=lambda tags: {ARTIFACT_DIGEST: None}
     ),
@@ -207,7 +250,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_each_fault_is_rejected_by_its_own_check(
     fault: Fault,
-    configure: Callable[..., Workspace],
+    configure: Callable[..., Context],
     breed: Breed,
     add: Add,
     promote: Promote,
@@ -219,7 +262,9 @@ def test_each_fault_is_rejected_by_its_own_check(
     champion = promote(arena, add(arena, "old"))
     folder = None
     if fault.files:
-        folder = shutil.copytree(mlflow.artifacts.download_artifacts(breed(fault.model).source), tmp_path / "files")
+        folder = shutil.copytree(
+            mlflow.artifacts.download_artifacts(breed(fault.model).source), tmp_path / "files"
+        )
         fault.files(folder)
     changes = {} if fault.description is None else {"description": fault.description}
     changes |= {} if fault.run is None else {"run_id": fault.run(arena.registry)}
@@ -236,33 +281,53 @@ def test_each_fault_is_rejected_by_its_own_check(
     assert version.tags[f"compliance.{fault.check}"].startswith("fail: ")
     assert fault.why in version.tags[f"compliance.{fault.check}"]
     assert fault.why in str(version.description)
-    assert (code, err.startswith(f"✗ Version {number} is archived"), "Traceback" in err) == (1, True, False)
+    assert (code, err.startswith(f"✗ Version {number} is archived"), "Traceback" in err) == (
+        1,
+        True,
+        False,
+    )
     assert fault.why in err
     assert (version.tags["stage"], version.tags["stage.who"]) == ("Archived", "me")
-    assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == (champion, None)
+    assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == (
+        champion,
+        None,
+    )
     assert arena.registry.version(champion).tags["stage"] == "Production"
 
 
 def test_a_good_version_passes_every_check_and_becomes_the_challenger(
-    arena: Workspace, add: Add, promote: Promote, run: Run
+    arena: Context, add: Add, promote: Promote, run: Run
 ) -> None:
     champion, number = promote(arena, add(arena, "old")), add(arena)
     code, out, err = run("check", "--env", "test", "--version", number, "--who", "me")
-    assert (code, err, f"version {number} passed {len(CHECKS)} of {len(CHECKS)}" in out) == (0, "", True)
+    assert (code, err, f"version {number} passed {len(CHECKS)} of {len(CHECKS)}" in out) == (
+        0,
+        "",
+        True,
+    )
     version = arena.registry.version(number)
-    assert {name: version.tags[f"compliance.{name}"] for name in CHECKS} == dict.fromkeys(CHECKS, "pass")
+    assert {name: version.tags[f"compliance.{name}"] for name in CHECKS} == dict.fromkeys(
+        CHECKS, "pass"
+    )
     summary = f"{len(CHECKS)} of {len(CHECKS)} compliance checks passed"
     assert summary in str(version.description)
     assert PROBLEM.model.target.unit in str(version.description)
-    assert [version.tags[f"stage{part}"] for part in ("", ".who", ".why")] == ["Staging", "me", summary]
-    assert (arena.registry.aliased(CHALLENGER), arena.registry.aliased(CHAMPION)) == (number, champion)
+    assert [version.tags[f"stage{part}"] for part in ("", ".who", ".why")] == [
+        "Staging",
+        "me",
+        summary,
+    ]
+    assert (arena.registry.aliased(CHALLENGER), arena.registry.aliased(CHAMPION)) == (
+        number,
+        champion,
+    )
 
 
 def test_each_check_has_a_fault_that_it_exists_for() -> None:
     assert {fault.check for fault in FAULTS.values()} == set(CHECKS)
 
 
-def test_a_version_registered_by_hand_is_archived(arena: Workspace, breed: Breed, run: Run) -> None:
+def test_a_version_registered_by_hand_is_archived(arena: Context, breed: Breed, run: Run) -> None:
     client, name = arena.registry.client, arena.settings.mlflow.model
     number = str(client.create_model_version(name, str(breed("good").source)).version)
     code, _, err = run("deploy", "--env", "test", "--version", number)
@@ -271,7 +336,7 @@ def test_a_version_registered_by_hand_is_archived(arena: Workspace, breed: Breed
 
 
 def test_a_version_that_never_answers_is_rejected(
-    arena: Workspace, add: Add, run: Run, monkeypatch: pytest.MonkeyPatch
+    arena: Context, add: Add, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number, start = add(arena), subprocess.run
 
@@ -282,10 +347,15 @@ def test_a_version_that_never_answers_is_rejected(
 
     monkeypatch.setattr(subprocess, "run", hang)
     code, _, err = run("check", "--env", "test", "--version", number)
-    assert (code, "scores_in_clean_process: fails in a clean process: no answer in 300 s" in err) == (1, True)
+    assert (
+        code,
+        "scores_in_clean_process: fails in a clean process: no answer in 300 s" in err,
+    ) == (1, True)
 
 
-def test_a_fault_stays_a_fault_when_the_version_is_checked_again(arena: Workspace, add: Add, run: Run) -> None:
+def test_a_fault_stays_a_fault_when_the_version_is_checked_again(
+    arena: Context, add: Add, run: Run
+) -> None:
     number = add(arena, description="")
     for _ in range(2):
         code, _, err = run("check", "--env", "test", "--version", number)

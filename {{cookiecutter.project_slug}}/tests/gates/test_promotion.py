@@ -20,18 +20,18 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}} import __name__ as package
+from {{cookiecutter.package_name}}.context import Context, open_context
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.deployment import transitions
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
-from {{cookiecutter.package_name}}.registry import CHALLENGER, CHAMPION
-from {{cookiecutter.package_name}}.workspace import Workspace, open_workspace
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
 
 Run = Callable[..., tuple[int, str, str]]
 Breed = Callable[[str], ModelVersion]
-Configure = Callable[..., Workspace]
+Configure = Callable[..., Context]
 Add = Callable[..., str]
-Promote = Callable[[Workspace, str], str]
-Act = Callable[[Workspace], object]
+Promote = Callable[[Context, str], str]
+Act = Callable[[Context], object]
 
 PERSON = {"DEPLOYMENT__APPROVAL": "person"}
 WRITES = [
@@ -42,29 +42,31 @@ WRITES = [
 MEETINGS = [*((Lakehouse, name) for name in ("version", "scan")), *WRITES[:-1]]
 
 
-def state(arena: Workspace) -> tuple[object, ...]:
+def state(arena: Context) -> tuple[object, ...]:
     """What must agree: aliases, stages, and the log without its times."""
     aliases = {alias: arena.registry.aliased(alias) for alias in (CHAMPION, CHALLENGER)}
     stages = {version.version: version.tags["stage"] for version in arena.registry.versions()}
     return aliases, stages, transitions.history(arena).drop("at").rows()
 
 
-def stages(arena: Workspace) -> list[str]:
+def stages(arena: Context) -> list[str]:
     """Stages of all versions, oldest first."""
     return [version.tags["stage"] for version in reversed(arena.registry.versions())]
 
 
 @pytest.fixture(scope="module")
-def first() -> list[Workspace]:
+def first() -> list[Context]:
     """Where the first such arena is kept."""
     return []
 
 
 @pytest.fixture
-def waiting(first: list[Workspace], configure: Configure, add: Add, promote: Promote) -> Callable[[], Workspace]:
+def waiting(
+    first: list[Context], configure: Configure, add: Add, promote: Promote
+) -> Callable[[], Context]:
     """A new arena: version 2 followed 1 as champion, and a request for 3 waits; the first is played, others copied."""
 
-    def played() -> Workspace:
+    def played() -> Context:
         arena = configure(**PERSON)
         for _ in range(2):
             promote(arena, add(arena))
@@ -72,18 +74,26 @@ def waiting(first: list[Workspace], configure: Configure, add: Add, promote: Pro
         assert not transitions.request(arena, "3", "asker", "better", "2")
         return arena
 
-    def copied() -> Workspace:
+    def copied() -> Context:
         if not first:
             first.append(played())
         (template,) = first
         arena = configure(**PERSON)
         shutil.copytree(template.lakehouse.root, arena.lakehouse.root)
         names = {"old": template.settings.mlflow.model, "new": arena.settings.mlflow.model}
-        with sqlite3.connect(arena.settings.mlflow.tracking_uri.removeprefix("sqlite:///")) as store:
-            for table in ("registered_models", "model_versions", "model_version_tags", "registered_model_aliases"):
+        with sqlite3.connect(
+            arena.settings.mlflow.tracking_uri.removeprefix("sqlite:///")
+        ) as store:
+            for table in (
+                "registered_models",
+                "model_versions",
+                "model_version_tags",
+                "registered_model_aliases",
+            ):
                 columns = [column for _, column, *_ in store.execute(f"PRAGMA table_info({table})")]
                 chosen = ", ".join(":new" if column == "name" else column for column in columns)
-                store.execute(f"INSERT INTO {table} SELECT {chosen} FROM {table} WHERE name = :old", names)  # noqa: S608
+                copy = f"INSERT INTO {table} SELECT {chosen} FROM {table} WHERE name = :old"  # noqa: S608
+                store.execute(copy, names)
         store.close()
         return arena
 
@@ -93,7 +103,7 @@ def waiting(first: list[Workspace], configure: Configure, add: Add, promote: Pro
 # Requests and approvals
 
 
-def test_policy_grants_at_once(arena: Workspace, add: Add) -> None:
+def test_policy_grants_at_once(arena: Context, add: Add) -> None:
     transitions.move(arena, "stage", add(arena), "me", "it is good")
     assert transitions.request(arena, "1", "asker", "better")
     assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == ("1", None)
@@ -101,13 +111,15 @@ def test_policy_grants_at_once(arena: Workspace, add: Add) -> None:
     assert moves[1:] == [("request", "asker", "better"), ("approve", "policy", "better")]
 
 
-def test_a_request_waits_for_a_person(waiting: Callable[[], Workspace]) -> None:
+def test_a_request_waits_for_a_person(waiting: Callable[[], Context]) -> None:
     arena = waiting()
     assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == ("2", "3")
     assert stages(arena) == ["Archived", "Production", "Staging"]
 
 
-def test_an_approval_promotes_and_says_who_and_why(waiting: Callable[[], Workspace], run: Run) -> None:
+def test_an_approval_promotes_and_says_who_and_why(
+    waiting: Callable[[], Context], run: Run
+) -> None:
     arena = waiting()
     code, out, _ = run("approve", "--env", "test", "--who", "boss", "--why", "well done")
     assert (code, "Version 3 is the champion" in out) == (0, True)
@@ -118,7 +130,9 @@ def test_an_approval_promotes_and_says_who_and_why(waiting: Callable[[], Workspa
     assert arena.registry.version("2").tags["stage.why"] == "version 3 took its place"
 
 
-def test_a_rejection_archives_and_the_champion_stays(waiting: Callable[[], Workspace], run: Run) -> None:
+def test_a_rejection_archives_and_the_champion_stays(
+    waiting: Callable[[], Context], run: Run
+) -> None:
     arena = waiting()
     code, out, _ = run("reject", "--env", "test", "--who", "boss", "--why", "too risky")
     assert (code, "Version 3 is archived" in out) == (0, True)
@@ -128,41 +142,43 @@ def test_a_rejection_archives_and_the_champion_stays(waiting: Callable[[], Works
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject"])
-def test_nothing_waits(verb: str, waiting: Callable[[], Workspace], run: Run) -> None:
+def test_nothing_waits(verb: str, waiting: Callable[[], Context], run: Run) -> None:
     arena = waiting()
     transitions.decide(arena, "boss", "well done", approve=True)
     code, _, err = run(verb, "--env", "test", "--who", "other", "--why", "me too")
     assert (code, err.startswith("✗ No request waits for a decision.")) == (1, True)
 
 
-def test_nothing_waits_in_a_new_registry(arena: Workspace) -> None:
+def test_nothing_waits_in_a_new_registry(arena: Context) -> None:
     with pytest.raises(UserError, match="No request waits"):
         transitions.decide(arena, "boss", "well done", approve=True)
 
 
-def with_deployment(arena: Workspace, **changes: object) -> Workspace:
+def with_deployment(arena: Context, **changes: object) -> Context:
     deployment = arena.settings.deployment.model_copy(update=changes)
-    return Workspace(arena.settings.model_copy(update={"deployment": deployment}), arena.problem)
+    return Context(arena.settings.model_copy(update={"deployment": deployment}), arena.problem)
 
 
-def test_four_eyes_refuse_the_one_who_asked(waiting: Callable[[], Workspace]) -> None:
+def test_four_eyes_refuse_the_one_who_asked(waiting: Callable[[], Context]) -> None:
     arena = with_deployment(waiting(), four_eyes=True)
     with pytest.raises(UserError, match="asker asked for this promotion and may not approve it"):
         transitions.decide(arena, "asker", "well done", approve=True)
     assert arena.registry.aliased(CHAMPION) == "2"
 
 
-def test_four_eyes_let_another_approve(waiting: Callable[[], Workspace]) -> None:
+def test_four_eyes_let_another_approve(waiting: Callable[[], Context]) -> None:
     arena = with_deployment(waiting(), four_eyes=True)
     assert transitions.decide(arena, "boss", "well done", approve=True) == "3"
 
 
-def test_four_eyes_let_the_asker_withdraw(waiting: Callable[[], Workspace]) -> None:
+def test_four_eyes_let_the_asker_withdraw(waiting: Callable[[], Context]) -> None:
     arena = with_deployment(waiting(), four_eyes=True)
     assert transitions.decide(arena, "asker", "changed my mind", approve=False) == "3"
 
 
-def test_a_request_is_stale_when_the_challenger_changed(waiting: Callable[[], Workspace], add: Add) -> None:
+def test_a_request_is_stale_when_the_challenger_changed(
+    waiting: Callable[[], Context], add: Add
+) -> None:
     arena = waiting()
     transitions.move(arena, "stage", add(arena), "me", "it is better still")
     with pytest.raises(UserError, match="The request for version 3 is stale"):
@@ -170,7 +186,7 @@ def test_a_request_is_stale_when_the_challenger_changed(waiting: Callable[[], Wo
     assert (arena.registry.aliased(CHAMPION), stages(arena)[2:]) == ("2", ["Archived", "Staging"])
 
 
-def test_a_request_is_stale_when_the_champion_changed(waiting: Callable[[], Workspace]) -> None:
+def test_a_request_is_stale_when_the_champion_changed(waiting: Callable[[], Context]) -> None:
     arena = waiting()
     transitions.rollback(arena, "me", "it was bad")
     with pytest.raises(UserError, match="The request for version 3 is stale"):
@@ -178,19 +194,23 @@ def test_a_request_is_stale_when_the_champion_changed(waiting: Callable[[], Work
     assert arena.registry.aliased(CHAMPION) == "1"
 
 
-def test_a_request_outlives_the_failure_of_another_version(waiting: Callable[[], Workspace], add: Add) -> None:
+def test_a_request_outlives_the_failure_of_another_version(
+    waiting: Callable[[], Context], add: Add
+) -> None:
     arena = waiting()
     transitions.move(arena, "archive", add(arena), "me", "it is bad")
     assert transitions.decide(arena, "boss", "well done", approve=True) == "3"
 
 
-def test_only_the_challenger_can_be_requested(arena: Workspace, add: Add) -> None:
+def test_only_the_challenger_can_be_requested(arena: Context, add: Add) -> None:
     with pytest.raises(UserError, match="Version 1 is not the challenger"):
         transitions.request(arena, add(arena), "asker", "trust me")
     assert (arena.registry.aliased(CHAMPION), transitions.history(arena).height) == (None, 0)
 
 
-def test_a_comparison_with_a_former_champion_is_no_evidence(arena: Workspace, add: Add, promote: Promote) -> None:
+def test_a_comparison_with_a_former_champion_is_no_evidence(
+    arena: Context, add: Add, promote: Promote
+) -> None:
     for _ in range(2):
         promote(arena, add(arena))
     transitions.move(arena, "stage", add(arena), "me", "it is good")
@@ -199,7 +219,7 @@ def test_a_comparison_with_a_former_champion_is_no_evidence(arena: Workspace, ad
     assert arena.registry.aliased(CHAMPION) == "2"
 
 
-def test_what_waits_is_not_asked_again(waiting: Callable[[], Workspace]) -> None:
+def test_what_waits_is_not_asked_again(waiting: Callable[[], Context]) -> None:
     # given a request of the asker, who may not approve it
     arena = waiting()
     before = state(arena)
@@ -215,7 +235,9 @@ def test_files_changed_while_a_request_waits_are_not_approved(
     configure: Configure, add: Add, breed: Breed, tmp_path: Path
 ) -> None:
     arena = configure(**PERSON)
-    folder = shutil.copytree(mlflow.artifacts.download_artifacts(breed("good").source), tmp_path / "files")
+    folder = shutil.copytree(
+        mlflow.artifacts.download_artifacts(breed("good").source), tmp_path / "files"
+    )
     transitions.move(arena, "stage", add(arena, folder=folder), "me", "it is good")
     transitions.request(arena, "1", "asker", "better")
     (folder / "MLmodel").write_text("", encoding="utf-8")
@@ -224,7 +246,9 @@ def test_files_changed_while_a_request_waits_are_not_approved(
     assert arena.registry.aliased(CHAMPION) is None
 
 
-def test_the_champion_is_not_examined_again(arena: Workspace, add: Add, promote: Promote, run: Run) -> None:
+def test_the_champion_is_not_examined_again(
+    arena: Context, add: Add, promote: Promote, run: Run
+) -> None:
     promote(arena, add(arena))
     before = state(arena)
     code, _, err = run("check", "--env", "test", "--version", "1")
@@ -234,13 +258,16 @@ def test_the_champion_is_not_examined_again(arena: Workspace, add: Add, promote:
 # History
 
 
-def test_history_shows_who_moved_what_when_and_why(waiting: Callable[[], Workspace], run: Run) -> None:
+def test_history_shows_who_moved_what_when_and_why(
+    waiting: Callable[[], Context], run: Run
+) -> None:
     log = transitions.history(waiting())
     assert log["at"].is_sorted()
     last = log.row(-1, named=True)
-    assert [last[key] for key in ("action", "version", "from_stage", "to_stage", "champion", "who", "why")] == [
-        *("request", "3", "Staging", "Staging", "2", "asker", "better")
-    ]
+    assert [
+        last[key]
+        for key in ("action", "version", "from_stage", "to_stage", "champion", "who", "why")
+    ] == [*("request", "3", "Staging", "Staging", "2", "asker", "better")]
     code, out, _ = run("history", "--env", "test")
     shown = [line for line in out.splitlines() if "asker" in line]
     assert (code, len(shown), "request" in shown[0], "better" in shown[0]) == (0, 1, True, True)
@@ -249,7 +276,9 @@ def test_history_shows_who_moved_what_when_and_why(waiting: Callable[[], Workspa
 # Rollback
 
 
-def test_a_rollback_restores_the_champion_before_and_is_recorded(waiting: Callable[[], Workspace], run: Run) -> None:
+def test_a_rollback_restores_the_champion_before_and_is_recorded(
+    waiting: Callable[[], Context], run: Run
+) -> None:
     arena = waiting()
     code, out, _ = run("rollback", "--env", "test", "--who", "boss", "--why", "it was bad")
     assert (code, "Version 1 is the champion again" in out) == (0, True)
@@ -261,16 +290,23 @@ def test_a_rollback_restores_the_champion_before_and_is_recorded(waiting: Callab
     ]
 
 
-def test_rollbacks_go_back_one_by_one_until_there_is_none(arena: Workspace, add: Add, promote: Promote) -> None:
+def test_rollbacks_go_back_one_by_one_until_there_is_none(
+    arena: Context, add: Add, promote: Promote
+) -> None:
     for _ in range(3):
         promote(arena, add(arena))
     assert [transitions.rollback(arena, "me", why) for why in ("bad", "as bad")] == ["2", "1"]
     with pytest.raises(UserError, match="no earlier champion"):
         transitions.rollback(arena, "me", "worst")
-    assert (arena.registry.aliased(CHAMPION), stages(arena)) == ("1", ["Production", "Archived", "Archived"])
+    assert (arena.registry.aliased(CHAMPION), stages(arena)) == (
+        "1",
+        ["Production", "Archived", "Archived"],
+    )
 
 
-def test_a_version_rolled_back_is_not_gone_back_to(arena: Workspace, add: Add, promote: Promote) -> None:
+def test_a_version_rolled_back_is_not_gone_back_to(
+    arena: Context, add: Add, promote: Promote
+) -> None:
     for _ in range(2):
         promote(arena, add(arena))
     transitions.rollback(arena, "me", "bad")
@@ -278,16 +314,24 @@ def test_a_version_rolled_back_is_not_gone_back_to(arena: Workspace, add: Add, p
     assert transitions.rollback(arena, "me", "bad again") == "1"
 
 
-def test_there_is_nothing_to_roll_back_to(arena: Workspace, add: Add, promote: Promote, run: Run) -> None:
+def test_there_is_nothing_to_roll_back_to(
+    arena: Context, add: Add, promote: Promote, run: Run
+) -> None:
     promote(arena, add(arena))
     code, _, err = run("rollback", "--env", "test", "--why", "bad")
-    assert (code, err.startswith("✗ There is no earlier champion"), arena.registry.aliased(CHAMPION)) == (1, True, "1")
+    assert (
+        code,
+        err.startswith("✗ There is no earlier champion"),
+        arena.registry.aliased(CHAMPION),
+    ) == (1, True, "1")
 
 
 def test_files_that_were_changed_are_not_rolled_back_to(
-    arena: Workspace, add: Add, breed: Breed, promote: Promote, tmp_path: Path
+    arena: Context, add: Add, breed: Breed, promote: Promote, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(mlflow.artifacts.download_artifacts(breed("good").source), tmp_path / "files")
+    folder = shutil.copytree(
+        mlflow.artifacts.download_artifacts(breed("good").source), tmp_path / "files"
+    )
     promote(arena, add(arena, folder=folder))
     promote(arena, add(arena))
     (folder / "MLmodel").write_text("", encoding="utf-8")
@@ -301,7 +345,9 @@ def test_files_that_were_changed_are_not_rolled_back_to(
 
 
 @contextmanager
-def before_call(number: int, calls: list[tuple[type, str]], act: Callable[[], object]) -> Iterator[None]:
+def before_call(
+    number: int, calls: list[tuple[type, str]], act: Callable[[], object]
+) -> Iterator[None]:
     """Do something just before the n-th of these calls."""
     made, inside = count(), threading.local()
 
@@ -320,23 +366,25 @@ def before_call(number: int, calls: list[tuple[type, str]], act: Callable[[], ob
         yield
 
 
-def approve(arena: Workspace) -> object:
+def approve(arena: Context) -> object:
     return transitions.decide(arena, "boss", "well done", approve=True)
 
 
-def reject(arena: Workspace) -> object:
+def reject(arena: Context) -> object:
     return transitions.decide(arena, "critic", "too risky", approve=False)
 
 
-def approve_too(arena: Workspace) -> object:
+def approve_too(arena: Context) -> object:
     return transitions.decide(arena, "other", "me too", approve=True)
 
 
 @pytest.mark.parametrize("other", [approve_too, reject])
-def test_of_two_decisions_one_wins_wherever_they_meet(other: Act, waiting: Callable[[], Workspace]) -> None:
+def test_of_two_decisions_one_wins_wherever_they_meet(
+    other: Act, waiting: Callable[[], Context]
+) -> None:
     outcomes: list[str] = []
 
-    def attempt(act: Act, arena: Workspace) -> None:
+    def attempt(act: Act, arena: Context) -> None:
         try:
             act(arena)
             outcomes.append("won")
@@ -344,7 +392,7 @@ def test_of_two_decisions_one_wins_wherever_they_meet(other: Act, waiting: Calla
             outcomes.append(str(error))
 
     for number in count():
-        arena, second = waiting(), open_workspace("test")
+        arena, second = waiting(), open_context("test")
         outcomes.clear()
         with before_call(number, MEETINGS, lambda: attempt(other, second)):  # noqa: B023 called at once
             attempt(approve, arena)
@@ -353,33 +401,44 @@ def test_of_two_decisions_one_wins_wherever_they_meet(other: Act, waiting: Calla
         decisions = transitions.history(arena)["action"].to_list()[6:]
         assert (outcomes.count("won"), len(decisions)) == (1, 1)
         (told,) = (outcome for outcome in outcomes if outcome != "won")
-        assert any(text in told for text in ("Somebody else moved a version", "No request waits", "is stale"))
+        assert any(
+            text in told
+            for text in ("Somebody else moved a version", "No request waits", "is stale")
+        )
         champion = "3" if decisions == ["approve"] else "2"
-        assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == (champion, None)
+        assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == (
+            champion,
+            None,
+        )
         assert stages(arena).count("Production") == 1
         assert arena.registry.version(champion).tags["stage"] == "Production"
     assert number > 8
 
 
-def test_of_two_threads_that_approve_one_wins(waiting: Callable[[], Workspace]) -> None:
+def test_of_two_threads_that_approve_one_wins(waiting: Callable[[], Context]) -> None:
     arena, barrier = waiting(), threading.Barrier(2)
     won, told = [], []
 
-    def attempt(workspace: Workspace, who: str) -> None:
+    def attempt(context: Context, who: str) -> None:
         barrier.wait()
         try:
-            won.append(transitions.decide(workspace, who, "well done", approve=True))
+            won.append(transitions.decide(context, who, "well done", approve=True))
         except UserError as error:
             told.append(str(error))
 
-    threads = [threading.Thread(target=attempt, args=(open_workspace("test"), who)) for who in ("a", "b")]
+    threads = [
+        threading.Thread(target=attempt, args=(open_context("test"), who)) for who in ("a", "b")
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert (won, len(told)) == (["3"], 1)
     assert transitions.history(arena)["action"].to_list()[6:] == ["approve"]
-    assert (arena.registry.aliased(CHAMPION), stages(arena)) == ("3", ["Archived", "Archived", "Production"])
+    assert (arena.registry.aliased(CHAMPION), stages(arena)) == (
+        "3",
+        ["Archived", "Archived", "Production"],
+    )
 
 
 # Killed
@@ -393,21 +452,23 @@ def die() -> None:
     raise Killed
 
 
-def stage(arena: Workspace) -> None:
+def stage(arena: Context) -> None:
     transitions.move(arena, "stage", "3", "me", "it is good, again")
 
 
-def rollback(arena: Workspace) -> object:
+def rollback(arena: Context) -> object:
     return transitions.rollback(arena, "boss", "it was bad")
 
 
-def request(arena: Workspace) -> object:
+def request(arena: Context) -> object:
     with suppress(UserError):  # granted already
-        return transitions.request(with_deployment(arena, approval="policy"), "3", "asker", "better still", "2")
+        return transitions.request(
+            with_deployment(arena, approval="policy"), "3", "asker", "better still", "2"
+        )
     return None
 
 
-def run_again(act: Act, waiting: Callable[[], Workspace]) -> Iterator[Workspace]:
+def run_again(act: Act, waiting: Callable[[], Context]) -> Iterator[Context]:
     """Arenas in which it was killed before its first call, its second, ..., and then run again."""
     for number in count():
         arena = waiting()
@@ -416,7 +477,7 @@ def run_again(act: Act, waiting: Callable[[], Workspace]) -> Iterator[Workspace]
                 act(arena)
         except Killed:
             assert arena.registry.aliased(CHAMPION) is not None
-            act(open_workspace("test"))
+            act(open_context("test"))
             yield arena
         else:
             assert number > 4  # what is as it should be is not written again
@@ -425,7 +486,7 @@ def run_again(act: Act, waiting: Callable[[], Workspace]) -> Iterator[Workspace]
 
 @pytest.mark.parametrize("act", [stage, approve, reject, rollback])
 def test_what_was_killed_between_any_two_calls_is_finished_by_the_next_run(
-    act: Act, waiting: Callable[[], Workspace]
+    act: Act, waiting: Callable[[], Context]
 ) -> None:
     undisturbed = waiting()
     act(undisturbed)
@@ -435,7 +496,7 @@ def test_what_was_killed_between_any_two_calls_is_finished_by_the_next_run(
 
 
 def test_a_request_killed_between_any_two_calls_is_granted_once_by_the_next_run(
-    waiting: Callable[[], Workspace],
+    waiting: Callable[[], Context],
 ) -> None:
     for arena in run_again(request, waiting):
         assert transitions.history(arena).filter(action="approve", version="3").height == 1
@@ -443,7 +504,9 @@ def test_a_request_killed_between_any_two_calls_is_granted_once_by_the_next_run(
         assert stages(arena) == ["Archived", "Archived", "Production"]
 
 
-def test_a_process_killed_in_a_promotion_is_finished_by_the_next(waiting: Callable[[], Workspace], run: Run) -> None:
+def test_a_process_killed_in_a_promotion_is_finished_by_the_next(
+    waiting: Callable[[], Context], run: Run
+) -> None:
     arena = waiting()
     lines = (
         "import os",
@@ -460,4 +523,7 @@ def test_a_process_killed_in_a_promotion_is_finished_by_the_next(waiting: Callab
     code_after, out, _ = run(*verb)
     assert (code_after, "Version 3 is the champion" in out) == (0, True)
     assert transitions.history(arena)["action"].to_list()[6:] == ["approve"]
-    assert (arena.registry.aliased(CHAMPION), stages(arena)) == ("3", ["Archived", "Archived", "Production"])
+    assert (arena.registry.aliased(CHAMPION), stages(arena)) == (
+        "3",
+        ["Archived", "Archived", "Production"],
+    )

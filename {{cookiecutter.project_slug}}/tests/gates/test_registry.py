@@ -21,10 +21,10 @@ from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 
 from {{cookiecutter.package_name}} import cli
-from {{cookiecutter.package_name}}.registry import Registry
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.tracking.registry import Registry
 from {{cookiecutter.package_name}}.training.pipeline import Trained
-from {{cookiecutter.package_name}}.workspace import Workspace
 
 from tests.conftest import free_port, wait_for
 from tests.integration.test_webhook import CREATED, SECRET, Receiver, deliver
@@ -35,7 +35,9 @@ def running(log: Path, *arguments: str, **settings: str) -> Iterator[None]:
     """Run a module in the background; what it says goes to a file."""
     with log.open("w", encoding="utf-8") as said:
         command = [sys.executable, "-m", *arguments]
-        with subprocess.Popen(command, env={**os.environ, **settings}, stdout=said, stderr=said) as process:
+        with subprocess.Popen(
+            command, env={**os.environ, **settings}, stdout=said, stderr=said
+        ) as process:
             try:
                 yield
             finally:
@@ -43,7 +45,7 @@ def running(log: Path, *arguments: str, **settings: str) -> Iterator[None]:
 
 
 def test_a_real_registry_has_a_new_version_deployed(
-    trained: tuple[Workspace, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Context, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given an MLflow server over a copy of the trained project's store, and the receiver as the command line runs it
     home, done = trained
@@ -54,7 +56,10 @@ def test_a_real_registry_has_a_new_version_deployed(
     monkeypatch.chdir(here)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     registry, listener = free_port(), free_port()
-    address, receiving = f"http://127.0.0.1:{registry}", Receiver(f"http://127.0.0.1:{listener}/", [])
+    address, receiving = (
+        f"http://127.0.0.1:{registry}",
+        Receiver(f"http://127.0.0.1:{listener}/", []),
+    )
     serve = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(registry), "--workers", "1")
     allowed = {
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
@@ -91,14 +96,25 @@ def test_a_real_registry_has_a_new_version_deployed(
         assert deliver(receiving, made_up, age=timedelta(minutes=10)) == 401
         # and a version is registered from what the training logged
         first = client.get_model_version(name, str(done.version))
-        tags = {key: value for key, value in first.tags.items() if not key.startswith(("stage", "compliance"))}
+        tags = {
+            key: value
+            for key, value in first.tags.items()
+            if not key.startswith(("stage", "compliance"))
+        }
         remote = Registry(home.settings.mlflow.model_copy(update={"tracking_uri": address}))
         try:
-            number = remote.register(str(first.source), str(first.run_id), tags, str(first.description)).version
+            number = remote.register(
+                str(first.source), str(first.run_id), tags, str(first.description)
+            ).version
         finally:
             mlflow.set_tracking_uri(home.settings.mlflow.tracking_uri)
         # then this one is deployed, and only this one
-        until(lambda: client.get_model_version(name, str(number)).tags["stage"] in {"Production", "Archived"})
+        until(
+            lambda: (
+                client.get_model_version(name, str(number)).tags["stage"]
+                in {"Production", "Archived"}
+            )
+        )
         until(lambda: client.get_registered_model(name).aliases.get("champion") is not None)
         assert client.get_registered_model(name).aliases["champion"] == number
         assert client.get_model_version(name, str(done.version)).tags == first.tags

@@ -18,7 +18,8 @@ from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
 from {{cookiecutter.package_name}} import cli
-from {{cookiecutter.package_name}}.features import build, ingest, prepare
+from {{cookiecutter.package_name}}.data import ingest, prepare
+from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.training import pipeline
 
 IMPORTED = (build, ingest, pipeline, prepare, model_registry, tracking)

@@ -18,7 +18,9 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
         status = {"moved": 302, "refused": 403, "gone": 404, "dispatches": 204}.get(name, 200)
-        content = {"html": b"<html>", "dispatches": b""}.get(name, json.dumps(dict(self.headers)).encode())
+        content = {"html": b"<html>", "dispatches": b""}.get(
+            name, json.dumps(dict(self.headers)).encode()
+        )
         self.send_response(status)
         self.send_header("Location", "http://127.0.0.2/elsewhere")
         self.end_headers()

@@ -12,28 +12,31 @@ import narwhals as nw
 import pytest
 
 from {{cookiecutter.package_name}} import problem
-from {{cookiecutter.package_name}}.contract import KNOWN_AT, Frame, Frames
-from {{cookiecutter.package_name}}.feature_store import input_tables
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Frame, Frames
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.problem import PROBLEM, sources
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.store import tables
 
 Run = Callable[..., tuple[int, str, str]]
 MODEL, TARGET = PROBLEM.model, PROBLEM.model.target
-RAW = [source.raw_table for source in PROBLEM.sources]
+RAW = [tables.raw(source) for source in PROBLEM.sources]
 
 
 @pytest.fixture
-def unharmed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def unharmed(context: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """Stand in the project; afterwards its tables and versions are as before."""
 
     def state() -> list[object]:
-        tables = [*RAW, *input_tables(PROBLEM)]
-        return [*map(workspace.lakehouse.version, tables), *(item.version for item in workspace.registry.versions())]
+        held = [*RAW, *tables.inputs(PROBLEM)]
+        return [
+            *map(context.lakehouse.version, held),
+            *(item.version for item in context.registry.versions()),
+        ]
 
-    monkeypatch.chdir(workspace.settings.project)
+    monkeypatch.chdir(context.settings.project)
     before = state()
-    yield workspace
+    yield context
     assert state() == before
 
 
@@ -45,10 +48,14 @@ def one_message(end: tuple[int, str, str]) -> str:
     return err
 
 
-def test_an_unwritable_root(unharmed: Workspace, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_root(
+    unharmed: Context, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     monkeypatch.setenv(f"{ENV_PREFIX}LAKEHOUSE__ROOT", str(tmp_path / "file"))
-    message = one_message(run("ingest", "--env", "test", "--as-of", (PROBLEM.begins + timedelta(days=1)).isoformat()))
+    message = one_message(
+        run("ingest", "--env", "test", "--as-of", (PROBLEM.begins + timedelta(days=1)).isoformat())
+    )
     assert f"Cannot write {tmp_path / 'file'}/raw_" in message
 
 
@@ -59,27 +66,35 @@ def test_an_unwritable_registry(run: Run, as_of: datetime, monkeypatch: pytest.M
     assert "MLflow at sqlite:////dev/null/mlflow.db does not answer" in message
 
 
-def test_too_early_an_as_of_leaves_too_little_to_split(unharmed: Workspace, run: Run) -> None:
+def test_too_early_an_as_of_leaves_too_little_to_split(unharmed: Context, run: Run) -> None:
     early = PROBLEM.begins + timedelta(days=unharmed.settings.training.holdout_days + 2)
     message = one_message(run("train", "--env", "test", "--as-of", early.isoformat()))
     assert "The train window" in message
     assert f"asks for {unharmed.settings.training.min_rows}" in message
 
 
-def test_steps_out_of_order(unharmed: Workspace, run: Run, as_of: datetime) -> None:
+def test_steps_out_of_order(unharmed: Context, run: Run, as_of: datetime) -> None:
     later = (as_of + timedelta(days=1)).isoformat()
-    assert "Run the steps before this one" in one_message(run("prepare", "--env", "test", "--as-of", later))
-    assert "Run the steps before this one" in one_message(run("train", "--env", "test", "--as-of", later))
+    assert "Run the steps before this one" in one_message(
+        run("prepare", "--env", "test", "--as-of", later)
+    )
+    assert "Run the steps before this one" in one_message(
+        run("train", "--env", "test", "--as-of", later)
+    )
 
 
 @pytest.mark.skipif(TARGET.classes is None, reason="a quantity has no classes")
-def test_one_class_only(unharmed: Workspace, run: Run, as_of: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_class_only(
+    unharmed: Context, run: Run, as_of: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def labels(frames: Frames) -> Frame:
         return MODEL.labels(frames).with_columns(nw.lit(1.0).alias(TARGET.label))
 
     monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, model=replace(MODEL, labels=labels)))
     earlier = (as_of - timedelta(hours=1)).isoformat()
-    assert "shows no other label than 1" in one_message(run("train", "--env", "test", "--as-of", earlier))
+    assert "shows no other label than 1" in one_message(
+        run("train", "--env", "test", "--as-of", earlier)
+    )
 
 
 # Sources: files of the sample problem
@@ -105,9 +120,15 @@ def _other_encoding(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"EMBRAER", b"EMBRA\xcbR", 1))
 
 
-@pytest.mark.parametrize("damage", [_renamed, _retyped, _emptied, _header_only, _other_encoding, Path.unlink])
+@pytest.mark.parametrize(
+    "damage", [_renamed, _retyped, _emptied, _header_only, _other_encoding, Path.unlink]
+)
 def test_a_damaged_source_is_named_and_mended_loses_nothing(
-    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: Callable[[Path], None]
+    project: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
@@ -116,13 +137,30 @@ def test_a_damaged_source_is_named_and_mended_loses_nothing(
     planes = next(source for source in PROBLEM.sources if source.name == "planes")
     monkeypatch.setattr(sources, "data_folder", lambda: folder)
     monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, sources=(planes,)))
-    ingest = ("ingest", "--env", "test", "--as-of", (PROBLEM.begins + timedelta(days=1)).isoformat())
+    ingest = (
+        "ingest",
+        "--env",
+        "test",
+        "--as-of",
+        (PROBLEM.begins + timedelta(days=1)).isoformat(),
+    )
 
     damage(folder / "planes.csv")
     assert str(folder / "planes.csv") in one_message(run(*ingest))
-    assert [path.name for path in (project / ".data" / "test" / "lakehouse").iterdir()] == ["metrics"]  # it failed
+    assert [path.name for path in (project / ".data" / "test" / "lakehouse").iterdir()] == [
+        "metrics"
+    ]  # it failed
 
     shutil.copy(whole, folder)
     assert run(*ingest)[0] == 0
-    assert KNOWN_AT in planes.raw_table.schema
-    assert len(list((project / ".data" / "test" / "lakehouse" / planes.raw_table.name).glob("*.parquet"))) == 1
+    assert KNOWN_AT in tables.raw(planes).schema
+    assert (
+        len(
+            list(
+                (project / ".data" / "test" / "lakehouse" / tables.raw(planes).name).glob(
+                    "*.parquet"
+                )
+            )
+        )
+        == 1
+    )

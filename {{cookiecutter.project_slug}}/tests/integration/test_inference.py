@@ -16,26 +16,27 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}} import problem
-from {{cookiecutter.package_name}}.contract import AVAILABLE_AT, PREDICTION_TIME, Frame, Table
-from {{cookiecutter.package_name}}.feature_store import input_tables, training_set
+from {{cookiecutter.package_name}}.context import Context, open_context
+from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, PREDICTION_TIME, Frame, Table
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.inference import batch
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.modeling.scoring import BOOSTER
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.registry import CHAMPION
-from {{cookiecutter.package_name}}.scoring import BOOSTER
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store.point_in_time import training_set
+from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.training.pipeline import Trained
-from {{cookiecutter.package_name}}.workspace import Workspace, open_workspace
 
 Run = Callable[..., tuple[int, str, str]]
-Open = Callable[..., Workspace]
-MODEL, SCORED = PROBLEM.model, (PROBLEM.predictions, PROBLEM.inference_log)
+Open = Callable[..., Context]
+MODEL, SCORED = PROBLEM.model, (tables.predictions(PROBLEM), tables.inference_log(PROBLEM))
 KEYS = [*MODEL.keys, PREDICTION_TIME]
 TEXT, NUMBER = "planted", 10_000
 
 
 @pytest.fixture
-def champion(trained: tuple[Workspace, Trained]) -> Iterator[str]:
+def champion(trained: tuple[Context, Trained]) -> Iterator[str]:
     """The version of the trained project, in production."""
     home, done = trained
     home.registry.point(CHAMPION, done.version)
@@ -45,49 +46,59 @@ def champion(trained: tuple[Workspace, Trained]) -> Iterator[str]:
 
 
 @pytest.fixture
-def opened(trained: tuple[Workspace, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+def opened(
+    trained: tuple[Context, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Open:
     """Open an environment that only scores, for the command line too; it may own some of the tables it reads."""
     home = trained[0]
     monkeypatch.chdir(home.settings.project)
 
-    def environment(name: str = "scores", *own: Table, **settings: object) -> Workspace:
-        root, mounted = tmp_path / name, [table.name for table in input_tables(PROBLEM) if table not in own]
+    def environment(name: str = "scores", *own: Table, **settings: object) -> Context:
+        root, mounted = (
+            tmp_path / name,
+            [table.name for table in tables.inputs(PROBLEM) if table not in own],
+        )
         for table in own:
             shutil.copytree(Path(home.lakehouse.root) / table.name, root / table.name)
         mounts = json.dumps(dict.fromkeys(mounted, home.lakehouse.root))
-        values = {"LAKEHOUSE__ROOT": root, "LAKEHOUSE__MOUNTS": mounts, "INFERENCE__FIRST_DAYS": 1, **settings}
+        values = {
+            "LAKEHOUSE__ROOT": root,
+            "LAKEHOUSE__MOUNTS": mounts,
+            "INFERENCE__FIRST_DAYS": 1,
+            **settings,
+        }
         for key, value in values.items():
             monkeypatch.setenv(f"{ENV_PREFIX}{key}", str(value))
-        return open_workspace("test")
+        return open_context("test")
 
     return environment
 
 
 @pytest.fixture
-def scoring(opened: Open, champion: str) -> Workspace:
+def scoring(opened: Open, champion: str) -> Context:
     return opened()
 
 
-def score(workspace: Workspace, as_of: datetime) -> int:
-    return batch.predict(workspace, as_of, batch.due(workspace, as_of), complete=True)[1]
+def score(context: Context, as_of: datetime) -> int:
+    return batch.predict(context, as_of, batch.due(context, as_of), complete=True)[1]
 
 
-def rows(workspace: Workspace, table: Table) -> pl.DataFrame:
-    found = pl.DataFrame(workspace.lakehouse.scan(table).collect("polars").to_native())
+def rows(context: Context, table: Table) -> pl.DataFrame:
+    found = pl.DataFrame(context.lakehouse.scan(table).collect("polars").to_native())
     return found.sort(table.keys)
 
 
-def inputs(workspace: Workspace) -> pl.DataFrame:
-    return rows(workspace, PROBLEM.inference_log).drop("latency_ms")
+def inputs(context: Context) -> pl.DataFrame:
+    return rows(context, tables.inference_log(PROBLEM)).drop("latency_ms")
 
 
-def versions(workspace: Workspace) -> list[int | None]:
-    return [workspace.lakehouse.version(table) for table in SCORED]
+def versions(context: Context) -> list[int | None]:
+    return [context.lakehouse.version(table) for table in SCORED]
 
 
-def asked(workspace: Workspace, as_of: datetime, since: datetime, until: datetime) -> pl.DataFrame:
+def asked(context: Context, as_of: datetime, since: datetime, until: datetime) -> pl.DataFrame:
     """Prepared rows that ask for a prediction at a time in an interval, as a file would hold them."""
-    schedule = rows(workspace, PROBLEM.requests.prepared_table).select(*PROBLEM.requests.prepared)
+    schedule = rows(context, tables.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
     spine = next(batch.spines(PROBLEM, [schedule], as_of))
     inside = spine.filter(pl.col(PREDICTION_TIME).is_between(since, until, closed="right"))
     return schedule.join(inside, on=list(MODEL.keys), how="semi")
@@ -96,15 +107,22 @@ def asked(workspace: Workspace, as_of: datetime, since: datetime, until: datetim
 # What may be seen
 
 
-def plant(workspace: Workspace, spine: pl.DataFrame, at: datetime) -> None:
+def plant(context: Context, spine: pl.DataFrame, at: datetime) -> None:
     """Give the entities of a row other features, available at a moment."""
     for feature in PROBLEM.feature_tables:
         strange = {
-            name: pl.lit(TEXT if kind == nw.String else NUMBER, nw.Schema({name: kind}).to_polars()[name])
+            name: pl.lit(
+                TEXT if kind == nw.String else NUMBER, nw.Schema({name: kind}).to_polars()[name]
+            )
             for name, kind in feature.values.items()
         }
-        planted = spine.select(*feature.keys, pl.lit(at).alias(AVAILABLE_AT)).with_columns(**strange)
-        workspace.lakehouse.merge(feature.table, nw.from_native(planted.lazy().select(*feature.table.schema)))
+        planted = spine.select(*feature.keys, pl.lit(at).alias(AVAILABLE_AT)).with_columns(
+            **strange
+        )
+        context.lakehouse.merge(
+            tables.features(feature),
+            nw.from_native(planted.lazy().select(*tables.features(feature).schema)),
+        )
 
 
 @pytest.mark.parametrize("after", [timedelta(0), timedelta(microseconds=1)])
@@ -112,35 +130,39 @@ def test_nothing_after_the_prediction_time_is_seen(
     opened: Open, champion: str, as_of: datetime, after: timedelta
 ) -> None:
     # given a request, and features of its entities that became available as it is scored or right after
-    tables = [feature.table for feature in PROBLEM.feature_tables]
-    honest, other = opened("honest"), opened("planted", *tables)
-    spine = next(batch.spines(PROBLEM, [asked(other, as_of, as_of - timedelta(hours=4), as_of)], as_of)).head(1)
+    built = [tables.features(feature) for feature in PROBLEM.feature_tables]
+    honest, other = opened("honest"), opened("planted", *built)
+    spine = next(
+        batch.spines(PROBLEM, [asked(other, as_of, as_of - timedelta(hours=4), as_of)], as_of)
+    ).head(1)
     plant(other, spine, spine[PREDICTION_TIME].item() + after)
     # when both are scored
-    for workspace in (honest, other):
-        batch.predict(workspace, as_of, [spine])
+    for context in (honest, other):
+        batch.predict(context, as_of, [spine])
     # then only what was available made a difference
     same = inputs(honest).equals(inputs(other))
     assert same == (after > timedelta(0))
 
 
 @pytest.mark.parametrize("after", [timedelta(0), timedelta(microseconds=1)])
-def test_nothing_after_the_as_of_is_seen(opened: Open, champion: str, as_of: datetime, after: timedelta) -> None:
+def test_nothing_after_the_as_of_is_seen(
+    opened: Open, champion: str, as_of: datetime, after: timedelta
+) -> None:
     # given a request whose prediction time lies ahead, and features that become available until then
-    tables = [feature.table for feature in PROBLEM.feature_tables]
-    honest, other = opened("honest"), opened("planted", *tables)
+    built = [tables.features(feature) for feature in PROBLEM.feature_tables]
+    honest, other = opened("honest"), opened("planted", *built)
     tomorrow = asked(other, as_of, as_of + timedelta(hours=12), as_of + timedelta(days=1)).head(1)
     spine = next(batch.spines(PROBLEM, [tomorrow], as_of))
     plant(other, spine, as_of + after)
-    for workspace in (honest, other):
-        batch.predict(workspace, as_of, [spine])
+    for context in (honest, other):
+        batch.predict(context, as_of, [spine])
     same = inputs(honest).equals(inputs(other))
     assert same == (after > timedelta(0))
 
 
-def test_no_prediction_is_made_for_later_than_the_as_of(scoring: Workspace, as_of: datetime) -> None:
+def test_no_prediction_is_made_for_later_than_the_as_of(scoring: Context, as_of: datetime) -> None:
     score(scoring, as_of)
-    times = rows(scoring, PROBLEM.predictions)[PREDICTION_TIME]
+    times = rows(scoring, tables.predictions(PROBLEM))[PREDICTION_TIME]
     assert times.is_between(as_of - timedelta(days=1), as_of, closed="right").all()
     assert times.len() == asked(scoring, as_of, as_of - timedelta(days=1), as_of).height > 100
 
@@ -148,70 +170,87 @@ def test_no_prediction_is_made_for_later_than_the_as_of(scoring: Workspace, as_o
 # What is written
 
 
-def test_what_is_due_is_scored_once(scoring: Workspace, as_of: datetime) -> None:
+def test_what_is_due_is_scored_once(scoring: Context, as_of: datetime) -> None:
     # given a first scoring the day before
     earlier = score(scoring, as_of - timedelta(days=1))
     # when a day passes
     later = score(scoring, as_of)
-    found, before = rows(scoring, PROBLEM.predictions), versions(scoring)
+    found, before = rows(scoring, tables.predictions(PROBLEM)), versions(scoring)
     # then each row was scored once, and again changes nothing
     assert earlier > 0
     assert later > 0
-    assert found.height == earlier + later == scoring.lakehouse.count(PROBLEM.inference_log)
+    assert found.height == earlier + later == scoring.lakehouse.count(tables.inference_log(PROBLEM))
     assert found.select(KEYS).is_duplicated().sum() == 0
     assert score(scoring, as_of) == 0
     assert versions(scoring) == before
 
 
-def test_a_row_is_the_same_in_training_and_in_scoring(scoring: Workspace, champion: str, as_of: datetime) -> None:
+def test_a_row_is_the_same_in_training_and_in_scoring(
+    scoring: Context, champion: str, as_of: datetime
+) -> None:
     # given the training set of the days that are due
     since = as_of - timedelta(days=scoring.settings.inference.first_days)
-    learned = training_set(scoring.lakehouse, PROBLEM, since + timedelta(microseconds=1), as_of, {}).sort(KEYS)
+    learned = training_set(
+        scoring.lakehouse, PROBLEM, since + timedelta(microseconds=1), as_of, {}
+    ).sort(KEYS)
     # when they are scored
     score(scoring, as_of)
     # then inputs and predictions are the same to the bit
-    found = rows(scoring, PROBLEM.inference_log)
+    found = rows(scoring, tables.inference_log(PROBLEM))
     logged = found.join(learned.select(KEYS), on=KEYS, how="semi").sort(KEYS)
     inputs = [pl.col(name).cast(found.schema[name]) for name in PROBLEM.model.features]
     assert learned.height > 100
     assert_frame_equal(logged.select(inputs), learned.select(inputs), check_exact=True)
-    assert logged["prediction"].to_list() == scoring.registry.load(champion).predict(learned).tolist()
+    assert (
+        logged["prediction"].to_list() == scoring.registry.load(champion).predict(learned).tolist()
+    )
 
 
 def test_the_size_of_chunks_changes_nothing(opened: Open, champion: str, as_of: datetime) -> None:
     whole, small = opened("whole"), opened("small", INFERENCE__CHUNK_ROWS=200)
     assert score(whole, as_of) == score(small, as_of) > 400
     assert_frame_equal(inputs(small), inputs(whole), check_exact=True)
-    predictions = [rows(workspace, PROBLEM.predictions) for workspace in (small, whole)]
+    predictions = [rows(context, tables.predictions(PROBLEM)) for context in (small, whole)]
     assert_frame_equal(*predictions, check_exact=True)
 
 
 def test_every_row_names_the_versions_of_all_that_it_was_made_with(
-    scoring: Workspace, champion: str, as_of: datetime
+    scoring: Context, champion: str, as_of: datetime
 ) -> None:
     score(scoring, as_of)
-    read = {table.name: scoring.lakehouse.version(table) for table in input_tables(PROBLEM)}
-    predictions, logged = rows(scoring, PROBLEM.predictions), rows(scoring, PROBLEM.inference_log)
+    read = {table.name: scoring.lakehouse.version(table) for table in tables.inputs(PROBLEM)}
+    predictions, logged = (
+        rows(scoring, tables.predictions(PROBLEM)),
+        rows(scoring, tables.inference_log(PROBLEM)),
+    )
     assert [json.loads(text) for text in predictions["feature_versions"].unique()] == [read]
     assert {*predictions["model_version"], *logged["model_version"]} == {champion}
-    assert_frame_equal(predictions.select(*KEYS, "prediction"), logged.select(*KEYS, "prediction"), check_exact=True)
+    assert_frame_equal(
+        predictions.select(*KEYS, "prediction"),
+        logged.select(*KEYS, "prediction"),
+        check_exact=True,
+    )
     assert logged["latency_ms"].is_between(0, 1_000, closed="right").all()
 
 
-def test_a_request_is_logged_once(scoring: Workspace, as_of: datetime) -> None:
+def test_a_request_is_logged_once(scoring: Context, as_of: datetime) -> None:
     # given requests that were scored
     requests = asked(scoring, as_of, as_of - timedelta(hours=3), as_of)
     batch.predict(scoring, as_of, batch.spines(PROBLEM, [requests], as_of))
-    logged, before = rows(scoring, PROBLEM.inference_log), versions(scoring)
+    logged, before = rows(scoring, tables.inference_log(PROBLEM)), versions(scoring)
     # when they are sent again
     batch.predict(scoring, as_of, batch.spines(PROBLEM, [requests, requests.head(1)], as_of))
     # then nothing changes, and what is due later adds to it
-    assert_frame_equal(rows(scoring, PROBLEM.inference_log), logged, check_exact=True)
+    assert_frame_equal(rows(scoring, tables.inference_log(PROBLEM)), logged, check_exact=True)
     assert versions(scoring) == before
     score(scoring, as_of)
-    added = rows(scoring, PROBLEM.inference_log)
-    assert_frame_equal(added.join(logged.select(KEYS), on=KEYS, how="semi"), logged, check_exact=True)
-    operations = {commit["operation"] for commit in scoring.lakehouse.history(PROBLEM.inference_log)}
+    added = rows(scoring, tables.inference_log(PROBLEM))
+    assert_frame_equal(
+        added.join(logged.select(KEYS), on=KEYS, how="semi"), logged, check_exact=True
+    )
+    operations = {
+        commit["operation"] for commit in scoring.lakehouse.history(tables.inference_log(PROBLEM))
+    }
     assert "MERGE" not in operations
 
 
@@ -237,7 +276,7 @@ def test_a_scoring_that_is_killed_anywhere_is_finished_by_the_next(
     assert score(other, as_of) > 800
     # then all is as if nothing had happened
     assert_frame_equal(inputs(other), inputs(undisturbed), check_exact=True)
-    predictions = [rows(workspace, PROBLEM.predictions) for workspace in (other, undisturbed)]
+    predictions = [rows(context, tables.predictions(PROBLEM)) for context in (other, undisturbed)]
     assert_frame_equal(*predictions, check_exact=True)
     assert score(other, as_of) == 0
 
@@ -255,7 +294,7 @@ def predict(run: Run, as_of: datetime) -> Run:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_a_file_holds_what_the_table_would(
-    scoring: Workspace, predict: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    scoring: Context, predict: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     # given an output written in several chunks
     monkeypatch.setenv(f"{ENV_PREFIX}INFERENCE__CHUNK_ROWS", "100")
@@ -265,8 +304,12 @@ def test_a_file_holds_what_the_table_would(
     # when the tables are written
     assert predict()[0] == 0
     # then both hold the same
-    table = rows(scoring, PROBLEM.predictions)
-    file = pl.read_parquet(output) if suffix == ".parquet" else pl.read_csv(output, schema_overrides=table.schema)
+    table = rows(scoring, tables.predictions(PROBLEM))
+    file = (
+        pl.read_parquet(output)
+        if suffix == ".parquet"
+        else pl.read_csv(output, schema_overrides=table.schema)
+    )
     assert_frame_equal(file.sort(KEYS), table, check_exact=True)
     # and what is due no more is a file without rows
     assert predict("--output", str(output))[0] == 0
@@ -276,12 +319,19 @@ def test_a_file_holds_what_the_table_would(
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_a_fault_midway_leaves_the_file_of_before(
-    scoring: Workspace, as_of: datetime, predict: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    scoring: Context,
+    as_of: datetime,
+    predict: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
 ) -> None:
     # given rows of which the last has no key, in chunks, and an output of before
     monkeypatch.setenv(f"{ENV_PREFIX}INFERENCE__CHUNK_ROWS", "50")
     requests = asked(scoring, as_of, as_of - timedelta(days=1), as_of)
-    keyless = requests.tail(1).with_columns(pl.lit(None, requests[MODEL.keys[0]].dtype).alias(MODEL.keys[0]))
+    keyless = requests.tail(1).with_columns(
+        pl.lit(None, requests[MODEL.keys[0]].dtype).alias(MODEL.keys[0])
+    )
     pl.concat([requests, keyless]).write_parquet(tmp_path / "requests.parquet")
     output = tmp_path / "out" / f"scored{suffix}"
     output.parent.mkdir()
@@ -316,7 +366,7 @@ def as_sqlite(rows: pl.DataFrame, folder: Path) -> tuple[str, str]:
 
 @pytest.mark.parametrize("store", [as_parquet, as_csv, as_sqlite])
 def test_files_and_databases_are_scored_like_the_tables(
-    scoring: Workspace,
+    scoring: Context,
     predict: Run,
     as_of: datetime,
     tmp_path: Path,
@@ -326,7 +376,11 @@ def test_files_and_databases_are_scored_like_the_tables(
     requests = asked(scoring, as_of, as_of - timedelta(days=1), as_of)
     (source, query), output = store(requests, tmp_path), tmp_path / "scored.parquet"
     assert predict("--input", source, "--query", query, "--output", str(output))[0] == 0
-    assert_frame_equal(pl.read_parquet(output).sort(KEYS), rows(scoring, PROBLEM.predictions), check_exact=True)
+    assert_frame_equal(
+        pl.read_parquet(output).sort(KEYS),
+        rows(scoring, tables.predictions(PROBLEM)),
+        check_exact=True,
+    )
 
 
 # Refusals
@@ -346,13 +400,19 @@ def one_message(end: tuple[int, str, str]) -> str:
         (("--input", "requests.xlsx"), "neither .parquet nor .csv"),
         (("--input", "absent.parquet"), "No such file"),
         (("--input", "sqlite:///absent.db", "--query", "SELECT 1"), "No such file"),
-        (("--input", "oracle://me:secret@host/db", "--query", "SELECT 1"), "No driver for oracle://"),
+        (
+            ("--input", "oracle://me:secret@host/db", "--query", "SELECT 1"),
+            "No driver for oracle://",
+        ),
         (("--input", "postgresql://me:top/secret@127.0.0.1:1/db"), "not written as a URI"),
-        (("--input", "postgresql://me:secret@127.0.0.1:1/db", "--query", "SELECT 1"), "Failed to connect"),
+        (
+            ("--input", "postgresql://me:secret@127.0.0.1:1/db", "--query", "SELECT 1"),
+            "Failed to connect",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_one_message(
-    scoring: Workspace, as_of: datetime, run: Run, arguments: tuple[str, ...], message: str
+    scoring: Context, as_of: datetime, run: Run, arguments: tuple[str, ...], message: str
 ) -> None:
     here, later = scoring.settings.project, (as_of + timedelta(days=1)).isoformat()
     before = set(here.iterdir())
@@ -384,7 +444,7 @@ def retyped(rows: pl.DataFrame) -> pl.DataFrame:
     [(no_column, "has no column"), (garbage_time, "declared types"), (retyped, "declared String")],
 )
 def test_rows_of_another_shape_are_one_message(
-    scoring: Workspace,
+    scoring: Context,
     predict: Run,
     as_of: datetime,
     tmp_path: Path,
@@ -397,13 +457,15 @@ def test_rows_of_another_shape_are_one_message(
     assert versions(scoring) == [None, None]
 
 
-def test_without_a_champion_it_says_how_to_get_one(scoring: Workspace, predict: Run) -> None:
+def test_without_a_champion_it_says_how_to_get_one(scoring: Context, predict: Run) -> None:
     scoring.registry.point(CHAMPION, None)
     assert "There is no champion yet" in one_message(predict())
     assert versions(scoring) == [None, None]
 
 
-def test_files_that_were_tampered_with_are_not_loaded(scoring: Workspace, champion: str, predict: Run) -> None:
+def test_files_that_were_tampered_with_are_not_loaded(
+    scoring: Context, champion: str, predict: Run
+) -> None:
     booster = scoring.registry.download(champion) / "artifacts" / BOOSTER
     honest = booster.read_bytes()
     try:
@@ -430,14 +492,24 @@ def a_text(rows: Frame) -> Frame:
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [(vanished, MODEL.features[-1]), (a_number, MODEL.categorical[-1]), (a_text, MODEL.features[-1])],
+    [
+        (vanished, MODEL.features[-1]),
+        (a_number, MODEL.categorical[-1]),
+        (a_text, MODEL.features[-1]),
+    ],
 )
 def test_features_that_are_not_those_of_the_training_are_named(
-    scoring: Workspace, predict: Run, monkeypatch: pytest.MonkeyPatch, change: Callable[[Frame], Frame], name: str
+    scoring: Context,
+    predict: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Frame], Frame],
+    name: str,
 ) -> None:
     if name in (*MODEL.slices, *MODEL.keys):
         pytest.skip("not to be changed alone")
-    monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, model=replace(MODEL, on_demand=change)))
+    monkeypatch.setattr(
+        problem, "PROBLEM", replace(PROBLEM, model=replace(MODEL, on_demand=change))
+    )
     assert f"The champion needs {name}, which" in one_message(predict())
     assert versions(scoring) == [None, None]
 
@@ -446,8 +518,8 @@ def test_a_table_without_a_declared_column_is_named(
     opened: Open, champion: str, predict: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feature, *others = PROBLEM.feature_tables
-    workspace = opened("scores", feature.table)
+    context = opened("scores", tables.features(feature))
     declared = replace(feature, values={**feature.values, "unheard_of": nw.Float64})
     monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, feature_tables=(declared, *others)))
-    assert f"{feature.table.name} has no column unheard_of" in one_message(predict())
-    assert versions(workspace) == [None, None]
+    assert f"{tables.features(feature).name} has no column unheard_of" in one_message(predict())
+    assert versions(context) == [None, None]

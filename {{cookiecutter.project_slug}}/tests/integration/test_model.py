@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.evaluation import group_means
-from {{cookiecutter.package_name}}.feature_store import training_set
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.modeling.evaluation import group_means
+from {{cookiecutter.package_name}}.modeling.scoring import Predictor
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.scoring import Predictor
-from {{cookiecutter.package_name}}.training.dataset import windows_until
+from {{cookiecutter.package_name}}.store.point_in_time import training_set
 from {{cookiecutter.package_name}}.training.pipeline import Trained
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.training.split import windows_until
 
 MODEL, TARGET = PROBLEM.model, PROBLEM.model.target
 ELSEWHERE = """
@@ -31,8 +31,8 @@ print(json.dumps([float(value) for value in model.predict(pd.read_parquet(sys.ar
 
 
 @pytest.fixture
-def predictor(workspace: Workspace) -> Predictor:
-    return workspace.registry.load(workspace.registry.versions()[0].version)
+def predictor(context: Context) -> Predictor:
+    return context.registry.load(context.registry.versions()[0].version)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def inputs(holdout: pl.DataFrame) -> pl.DataFrame:
     return holdout.select(MODEL.features)
 
 
-def test_features_earn_their_keep(trained: tuple[Workspace, Trained]) -> None:
+def test_features_earn_their_keep(trained: tuple[Context, Trained]) -> None:
     results = trained[1].results
     assert results is not None
     first = results.row(0, named=True)
@@ -49,26 +49,32 @@ def test_features_earn_their_keep(trained: tuple[Workspace, Trained]) -> None:
 
 
 def test_the_baseline_knows_the_training_window_only(
-    workspace: Workspace, trained: tuple[Workspace, Trained], as_of: datetime, holdout: pl.DataFrame
+    context: Context, trained: tuple[Context, Trained], as_of: datetime, holdout: pl.DataFrame
 ) -> None:
-    train, *_ = windows_until(as_of, workspace.settings.training)
-    known = train.of(training_set(workspace.lakehouse, PROBLEM, train.start, as_of, {}))
+    train, *_ = windows_until(as_of, context.settings.training)
+    known = train.of(training_set(context.lakehouse, PROBLEM, train.start, as_of, {}))
     guess = group_means(known, holdout, MODEL.baseline, TARGET.label)
-    expected = TARGET.metrics[0].score(holdout[TARGET.label].to_numpy(), guess, np.ones(holdout.height))
+    expected = TARGET.metrics[0].score(
+        holdout[TARGET.label].to_numpy(), guess, np.ones(holdout.height)
+    )
     assert trained[1].results is not None
     assert trained[1].results["reference"][0] == pytest.approx(float(expected))
 
 
 def test_it_predicts_the_same_where_the_project_is_unknown(
-    workspace: Workspace, predictor: Predictor, inputs: pl.DataFrame, tmp_path: Path
+    context: Context, predictor: Predictor, inputs: pl.DataFrame, tmp_path: Path
 ) -> None:
-    rows = inputs.head(500).with_columns(pl.col(set(MODEL.features) - set(MODEL.categorical)).cast(pl.Float64))
+    rows = inputs.head(500).with_columns(
+        pl.col(set(MODEL.features) - set(MODEL.categorical)).cast(pl.Float64)
+    )
     rows.write_parquet(tmp_path / "rows.parquet")
-    package = Workspace.__module__.partition(".")[0]
+    package = Context.__module__.partition(".")[0]
     command = [sys.executable, "-I", "-W", "ignore", "-c", ELSEWHERE.replace("{package}", package)]
-    model = workspace.registry.download(workspace.registry.versions()[0].version)
+    model = context.registry.download(context.registry.versions()[0].version)
     arguments = [str(model), str(tmp_path / "rows.parquet")]
-    done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout.splitlines()[-1]) == predictor.predict(rows).tolist()
 
 
@@ -84,7 +90,9 @@ def test_a_rise_of_what_may_only_raise_it_never_lowers_a_prediction(
     predictor: Predictor, inputs: pl.DataFrame, rise: float
 ) -> None:
     before = predictor.predict(inputs)
-    after = predictor.predict(inputs.with_columns(pl.col(name) + sign * rise for name, sign in MODEL.monotone.items()))
+    after = predictor.predict(
+        inputs.with_columns(pl.col(name) + sign * rise for name, sign in MODEL.monotone.items())
+    )
     assert (after >= before - 1e-12).all()
     assert after.mean() > before.mean()
 

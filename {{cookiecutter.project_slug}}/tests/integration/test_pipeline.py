@@ -14,60 +14,73 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from {{cookiecutter.package_name}}.contract import Table
-from {{cookiecutter.package_name}}.feature_store import input_tables
-from {{cookiecutter.package_name}}.metrics import METRICS, RUN
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import Table
+from {{cookiecutter.package_name}}.core.settings import load_settings
+from {{cookiecutter.package_name}}.modeling.scoring import BOOSTER
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.registry import ARTIFACT_DIGEST, artifact_digest, provenance
-from {{cookiecutter.package_name}}.scoring import BOOSTER
-from {{cookiecutter.package_name}}.settings import load_settings
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.measurements import RUN
+from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
+from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest, provenance
+from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.training.pipeline import Trained
-from {{cookiecutter.package_name}}.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 STEPS = ("ingest", "prepare", "features", "train")
-WRITTEN = [table for item in PROBLEM.sources for table in (item.raw_table, item.quarantine_table)]
-DATA = [*WRITTEN, *input_tables(PROBLEM)]
-TABLES = [*DATA, METRICS]
+WRITTEN = [
+    table for item in PROBLEM.sources for table in (tables.raw(item), tables.quarantine(item))
+]
+DATA = [*WRITTEN, *tables.inputs(PROBLEM)]
+TABLES = [*DATA, MEASUREMENTS]
 
 
-def rows(workspace: Workspace, table: Table) -> pl.DataFrame:
+def rows(context: Context, table: Table) -> pl.DataFrame:
     """What a table holds; of the metrics, all but how long runs took."""
-    frame = pl.DataFrame(workspace.lakehouse.scan(table).collect("polars").to_native())
-    kept = frame.filter(pl.col("producer") != RUN) if table is METRICS else frame
+    frame = pl.DataFrame(context.lakehouse.scan(table).collect("polars").to_native())
+    kept = frame.filter(pl.col("producer") != RUN) if table is MEASUREMENTS else frame
     return kept.sort(table.keys or frame.columns)
 
 
-def booster(workspace: Workspace) -> str:
-    mlflow.set_tracking_uri(workspace.settings.mlflow.tracking_uri)
-    folder = workspace.registry.download(workspace.registry.versions()[0].version)
+def booster(context: Context) -> str:
+    mlflow.set_tracking_uri(context.settings.mlflow.tracking_uri)
+    folder = context.registry.download(context.registry.versions()[0].version)
     return (folder / "artifacts" / BOOSTER).read_text(encoding="utf-8")
 
 
-def test_every_table_is_filled_with_what_was_known_and_nothing_later(workspace: Workspace, as_of: datetime) -> None:
-    for table in [*(item.raw_table for item in PROBLEM.sources), *input_tables(PROBLEM)]:
-        latest = rows(workspace, table)[table.time].max()
+def test_every_table_is_filled_with_what_was_known_and_nothing_later(
+    context: Context, as_of: datetime
+) -> None:
+    for table in [*(tables.raw(item) for item in PROBLEM.sources), *tables.inputs(PROBLEM)]:
+        latest = rows(context, table)[table.time].max()
         assert latest is not None
         assert latest <= as_of  # type: ignore[operator]
-        assert workspace.lakehouse.complete_until(table) == as_of
+        assert context.lakehouse.complete_until(table) == as_of
 
 
-def test_no_row_is_lost_on_the_way(workspace: Workspace) -> None:
+def test_no_row_is_lost_on_the_way(context: Context) -> None:
     quarantined = 0
     for source in PROBLEM.sources:
         given, passed, failed = map(
-            workspace.lakehouse.count, (source.raw_table, source.prepared_table, source.quarantine_table)
+            context.lakehouse.count,
+            (tables.raw(source), tables.prepared(source), tables.quarantine(source)),
         )
         assert given == passed + failed
         quarantined += failed
-        assert rows(workspace, source.quarantine_table).filter(pl.col("reason").str.len_chars() == 0).is_empty()
+        assert (
+            rows(context, tables.quarantine(source))
+            .filter(pl.col("reason").str.len_chars() == 0)
+            .is_empty()
+        )
     assert quarantined > 0
 
 
-def test_a_version_tells_where_it_comes_from(workspace: Workspace, as_of: datetime) -> None:
-    project, registry = workspace.settings.project, workspace.registry
+def test_a_version_tells_where_it_comes_from(context: Context, as_of: datetime) -> None:
+    project, registry = context.settings.project, context.registry
     (version,) = registry.versions()
-    head = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
     lock = hashlib.sha256((project / "requirements" / "run.txt").read_bytes()).hexdigest()
     assert version.tags["as_of"] == as_of.isoformat()
     assert version.tags["git_commit"] == head.stdout.strip()
@@ -76,33 +89,53 @@ def test_a_version_tells_where_it_comes_from(workspace: Workspace, as_of: dateti
     assert version.tags["source_sha256"] == provenance(project)["source_sha256"]
     assert version.tags["target"] == PROBLEM.model.target.label
     assert json.loads(version.tags["data_versions"]) == {
-        table.name: workspace.lakehouse.version(table) for table in input_tables(PROBLEM)
+        table.name: context.lakehouse.version(table) for table in tables.inputs(PROBLEM)
     }
     assert version.tags[ARTIFACT_DIGEST] == artifact_digest(registry.download(version.version))
-    bounds = [version.tags[f"{name}_{side}"] for name in ("train", "holdout") for side in ("start", "end")]
+    bounds = [
+        version.tags[f"{name}_{side}"] for name in ("train", "holdout") for side in ("start", "end")
+    ]
     assert bounds == sorted(bounds)
     assert PROBLEM.model.target.unit in str(version.description)
 
 
-def test_a_run_holds_parameters_metrics_and_data(workspace: Workspace, trained: tuple[Workspace, Trained]) -> None:
+def test_a_run_holds_parameters_metrics_and_data(
+    context: Context, trained: tuple[Context, Trained]
+) -> None:
     results = trained[1].results
-    run = workspace.registry.client.get_run(str(workspace.registry.versions()[0].run_id))
+    run = context.registry.client.get_run(str(context.registry.versions()[0].run_id))
     assert run.info.status == "FINISHED"
-    assert run.data.params["seed"] == str(workspace.settings.seed)
-    assert {*PROBLEM.model.target.params, *PROBLEM.model.params, "monotone_constraints"} <= run.data.params.keys()
+    assert run.data.params["seed"] == str(context.settings.seed)
+    assert {
+        *PROBLEM.model.target.params,
+        *PROBLEM.model.params,
+        "monotone_constraints",
+    } <= run.data.params.keys()
     assert results is not None
     for row in results.filter(slice="").iter_rows(named=True):
         assert run.data.metrics[row["metric"]] == pytest.approx(row["value"])
         assert run.data.metrics[f"{row['metric']}_gain"] == pytest.approx(row["gain"])
     assert run.inputs is not None
-    assert {item.dataset.name for item in run.inputs.dataset_inputs} == {item.name for item in input_tables(PROBLEM)}
+    assert {item.dataset.name for item in run.inputs.dataset_inputs} == {
+        item.name for item in tables.inputs(PROBLEM)
+    }
 
 
-def test_documents_are_logged(workspace: Workspace, trained: tuple[Workspace, Trained], tmp_path: Path) -> None:
-    run_id = workspace.registry.versions()[0].run_id
-    folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/evaluation", dst_path=str(tmp_path)))
+def test_documents_are_logged(
+    context: Context, trained: tuple[Context, Trained], tmp_path: Path
+) -> None:
+    run_id = context.registry.versions()[0].run_id
+    folder = Path(
+        mlflow.artifacts.download_artifacts(f"runs:/{run_id}/evaluation", dst_path=str(tmp_path))
+    )
     names = {path.name for path in folder.iterdir()}
-    assert {"report.html", "model_card.md", "results.csv", "calibration.csv", "contributions.csv"} <= names
+    assert {
+        "report.html",
+        "model_card.md",
+        "results.csv",
+        "calibration.csv",
+        "contributions.csv",
+    } <= names
     pictures = [path.read_bytes() for path in folder.glob("*.png")]
     assert len(pictures) == 3
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
@@ -112,26 +145,32 @@ def test_documents_are_logged(workspace: Workspace, trained: tuple[Workspace, Tr
     assert PROBLEM.model.card.strip() in (folder / "model_card.md").read_text(encoding="utf-8")
 
 
-def test_a_version_says_what_it_takes(workspace: Workspace, holdout: pl.DataFrame) -> None:
-    info = mlflow.models.get_model_info(str(workspace.registry.versions()[0].source))
+def test_a_version_says_what_it_takes(context: Context, holdout: pl.DataFrame) -> None:
+    info = mlflow.models.get_model_info(str(context.registry.versions()[0].source))
     assert tuple(info.signature.inputs.input_names()) == PROBLEM.model.features
-    kinds = dict(zip(info.signature.inputs.input_names(), info.signature.inputs.input_types(), strict=True))
-    assert {name for name, kind in kinds.items() if kind.name == "string"} == set(PROBLEM.model.categorical)
+    kinds = dict(
+        zip(info.signature.inputs.input_names(), info.signature.inputs.input_types(), strict=True)
+    )
+    assert {name for name, kind in kinds.items() if kind.name == "string"} == set(
+        PROBLEM.model.categorical
+    )
     example = mlflow.pyfunc.load_model(info.model_uri).input_example
     assert list(example.columns) == list(PROBLEM.model.features)
     assert len(example) > 0
 
 
-def test_pages_work_offline(workspace: Workspace) -> None:
-    pages = sorted(workspace.settings.project.rglob("*.html"))
+def test_pages_work_offline(context: Context) -> None:
+    pages = sorted(context.settings.project.rglob("*.html"))
     assert {"report.html"} < {path.name for path in pages}
-    fetched = re.compile(r"<script|<link|<iframe|@import|(?:src=|href=|url\()\s*(?![\"']?(?:#|data:))")
+    fetched = re.compile(
+        r"<script|<link|<iframe|@import|(?:src=|href=|url\()\s*(?![\"']?(?:#|data:))"
+    )
     for path in pages:
         assert fetched.findall(path.read_text(encoding="utf-8")) == []
 
 
-def test_nothing_is_pickled(workspace: Workspace) -> None:
-    files = [path for path in workspace.settings.state.rglob("*") if path.is_file()]
+def test_nothing_is_pickled(context: Context) -> None:
+    files = [path for path in context.settings.state.rglob("*") if path.is_file()]
     assert any(path.name == BOOSTER for path in files)
     for path in files:
         assert path.suffix not in {".pkl", ".pickle", ".joblib", ".npy"}
@@ -139,52 +178,62 @@ def test_nothing_is_pickled(workspace: Workspace) -> None:
 
 
 def test_everything_again_changes_nothing(
-    workspace: Workspace, as_of: datetime, run: Run, monkeypatch: pytest.MonkeyPatch
+    context: Context, as_of: datetime, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(workspace.settings.project)
-    before = {table.name: workspace.lakehouse.version(table) for table in DATA}
-    measured = rows(workspace, METRICS)
-    numbers = [version.version for version in workspace.registry.versions()]
+    monkeypatch.chdir(context.settings.project)
+    before = {table.name: context.lakehouse.version(table) for table in DATA}
+    measured = rows(context, MEASUREMENTS)
+    numbers = [version.version for version in context.registry.versions()]
     for step in STEPS:
         assert run(step, "--env", "test", "--as-of", as_of.isoformat())[0] == 0
-    assert {table.name: workspace.lakehouse.version(table) for table in DATA} == before
-    assert_frame_equal(rows(workspace, METRICS), measured)
-    assert [version.version for version in workspace.registry.versions()] == numbers
+    assert {table.name: context.lakehouse.version(table) for table in DATA} == before
+    assert_frame_equal(rows(context, MEASUREMENTS), measured)
+    assert [version.version for version in context.registry.versions()] == numbers
 
 
-def test_status_shows_tables_and_versions(workspace: Workspace, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workspace.settings.project)
+def test_status_shows_tables_and_versions(
+    context: Context, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(context.settings.project)
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run("status", "--env", "test")
     assert code == 0
     for table in TABLES:
-        if workspace.lakehouse.count(table):
-            assert re.search(rf"{table.name} .* {workspace.lakehouse.count(table):,} ", out)
+        if context.lakehouse.count(table):
+            assert re.search(rf"{table.name} .* {context.lakehouse.count(table):,} ", out)
 
 
-def test_code_that_differs_from_its_commit_is_called_dirty(workspace: Workspace, tmp_path: Path) -> None:
-    changed = workspace.settings.project / "conf" / "dev.yml"
+def test_code_that_differs_from_its_commit_is_called_dirty(
+    context: Context, tmp_path: Path
+) -> None:
+    changed = context.settings.project / "conf" / "dev.yml"
     content = changed.read_text(encoding="utf-8")
     changed.write_text(content + "# changed\n", encoding="utf-8")
-    dirty = provenance(workspace.settings.project)["git_dirty"]
+    dirty = provenance(context.settings.project)["git_dirty"]
     changed.write_text(content, encoding="utf-8")
-    assert (dirty, provenance(workspace.settings.project)["git_dirty"]) == ("true", "false")
+    assert (dirty, provenance(context.settings.project)["git_dirty"]) == ("true", "false")
     outside = provenance(tmp_path)
-    assert (outside["git_commit"], outside["git_dirty"], outside["lock_sha256"]) == ("none", "unknown", "none")
+    assert (outside["git_commit"], outside["git_dirty"], outside["lock_sha256"]) == (
+        "none",
+        "unknown",
+        "none",
+    )
 
 
 def test_steps_that_are_killed_and_run_again_end_as_if_undisturbed(
-    workspace: Workspace, disturbed: tuple[Path, subprocess.Popen[str]]
+    context: Context, disturbed: tuple[Path, subprocess.Popen[str]]
 ) -> None:
     project, process = disturbed
     ends = json.loads(process.communicate()[0])
-    other = Workspace(load_settings("test", project), PROBLEM)
+    other = Context(load_settings("test", project), PROBLEM)
     killed = [end for end in ends if end != 0]
     assert killed == [-signal.SIGKILL] * (len(ends) - len(STEPS))
     for table in TABLES:
-        assert_frame_equal(rows(other, table), rows(workspace, table), check_exact=True)
-        assert table is METRICS or other.lakehouse.version(table) == workspace.lakehouse.version(table)
+        assert_frame_equal(rows(other, table), rows(context, table), check_exact=True)
+        assert table is MEASUREMENTS or other.lakehouse.version(table) == context.lakehouse.version(
+            table
+        )
     assert len(other.registry.versions()) == 1
-    assert booster(other) == booster(workspace)
+    assert booster(other) == booster(context)
     runs = other.registry.client.search_runs([other.registry.experiment])
     assert sorted({item.info.status for item in runs} - {"KILLED"}) == ["FINISHED"]

@@ -7,11 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.contract import KNOWN_AT, Problem, Source, Table
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.features.ingest import ingest
-from {{cookiecutter.package_name}}.features.prepare import prepare
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Problem, Source, Table
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.data.ingest import ingest
+from {{cookiecutter.package_name}}.data.prepare import prepare
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+
+from tests.conftest import within
 
 DAY = timedelta(days=1)
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
@@ -31,7 +34,9 @@ def edited(source: Source, edit: pl.Expr) -> Source:
 def amount(values: dict[int, float | None]) -> pl.Expr:
     """Other amounts for some orders."""
     given = pl.col("order").replace_strict(values, default=None, return_dtype=pl.Float64)
-    return pl.when(pl.col("order").is_in(list(values))).then(given).otherwise("amount").alias("amount")
+    return (
+        pl.when(pl.col("order").is_in(list(values))).then(given).otherwise("amount").alias("amount")
+    )
 
 
 def rows(lakehouse: Lakehouse, table: Table) -> pl.DataFrame:
@@ -39,18 +44,20 @@ def rows(lakehouse: Lakehouse, table: Table) -> pl.DataFrame:
     return frame.sort("order", "amount")
 
 
-def test_ingest_appends_what_became_known_once(lakehouse: Lakehouse, toy: Problem, orders: Source) -> None:
-    assert ingest(lakehouse, toy.sources, TEN_DAYS) == {"orders": 100, "payments": 91}
-    assert ingest(lakehouse, toy.sources, TEN_DAYS) == {}
-    assert ingest(lakehouse, toy.sources, TEN_DAYS + DAY) == {"orders": 10, "payments": 10}
-    known = rows(lakehouse, orders.raw_table)[KNOWN_AT]
+def test_ingest_appends_what_became_known_once(
+    lakehouse: Lakehouse, toy: Problem, orders: Source
+) -> None:
+    assert ingest(within(lakehouse, toy), TEN_DAYS) == {"orders": 100, "payments": 91}
+    assert ingest(within(lakehouse, toy), TEN_DAYS) == {}
+    assert ingest(within(lakehouse, toy), TEN_DAYS + DAY) == {"orders": 10, "payments": 10}
+    known = rows(lakehouse, tables.raw(orders))[KNOWN_AT]
     assert (known.n_unique(), known.max()) == (110, TEN_DAYS + DAY)
 
 
 def test_ingest_skips_tables_that_are_only_read(tmp_path: Path, toy: Problem) -> None:
     theirs = Lakehouse(str(tmp_path / "theirs"))
     ours = Lakehouse(str(tmp_path / "ours"), mounts={"raw_orders": theirs.root})
-    assert ingest(ours, toy.sources, TEN_DAYS) == {"payments": 91}
+    assert ingest(within(ours, toy), TEN_DAYS) == {"payments": 91}
     assert not (tmp_path / "theirs").exists()
 
 
@@ -61,35 +68,46 @@ def test_ingest_skips_tables_that_are_only_read(tmp_path: Path, toy: Problem) ->
         (pl.col("amount").cast(pl.Int64), "amount is Int64, declared Float64"),
     ],
 )
-def test_ingest_refuses_another_schema(lakehouse: Lakehouse, orders: Source, edit: pl.Expr, message: str) -> None:
+def test_ingest_refuses_another_schema(
+    lakehouse: Lakehouse, orders: Source, edit: pl.Expr, message: str
+) -> None:
     with pytest.raises(UserError, match=f"raw_orders: {message}"):
-        ingest(lakehouse, [edited(orders, edit)], TEN_DAYS)
-    assert lakehouse.version(orders.raw_table) is None
+        ingest(within(lakehouse, edited(orders, edit)), TEN_DAYS)
+    assert lakehouse.version(tables.raw(orders)) is None
 
 
 def test_prepare_needs_raw_tables(lakehouse: Lakehouse, toy: Problem, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="raw_orders is not there yet"):
-        prepare(lakehouse, toy.sources, TEN_DAYS, tmp_path)
+        prepare(within(lakehouse, toy), TEN_DAYS)
 
 
-def test_rows_that_fail_go_to_quarantine_with_reasons(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
+def test_rows_that_fail_go_to_quarantine_with_reasons(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
     bad = edited(orders, amount({3: 150.0, 5: -1.0}))
-    ingest(lakehouse, [bad], TEN_DAYS)
-    assert prepare(lakehouse, [bad], TEN_DAYS, tmp_path) == {"orders": (98, 2)}
-    quarantine = rows(lakehouse, bad.quarantine_table)
+    ingest(within(lakehouse, bad), TEN_DAYS)
+    assert prepare(within(lakehouse, bad), TEN_DAYS) == {"orders": (98, 2)}
+    quarantine = rows(lakehouse, tables.quarantine(bad))
     assert quarantine.select("order", "amount", "reason").rows() == [
         (3, 150.0, "A plausible amount"),
         (5, -1.0, "A plausible amount"),
     ]
-    assert set(rows(lakehouse, bad.prepared_table)["order"]) == set(range(1, 101)) - {3, 5}
-    assert "A plausible amount" in (tmp_path / "checks_orders.html").read_text(encoding="utf-8")
+    assert set(rows(lakehouse, tables.prepared(bad))["order"]) == set(range(1, 101)) - {3, 5}
+    assert "A plausible amount" in (
+        Path(lakehouse.root) / "reports" / "checks_orders.html"
+    ).read_text(encoding="utf-8")
 
 
-def test_every_failed_check_is_a_reason(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
-    both = replace(edited(orders, amount({4: 150.0})), checks=lambda to: orders.checks(to).col_vals_lt("amount", 140))
-    ingest(lakehouse, [both], TEN_DAYS)
-    prepare(lakehouse, [both], TEN_DAYS, tmp_path)
-    reasons = rows(lakehouse, both.quarantine_table)["reason"].to_list()
+def test_every_failed_check_is_a_reason(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
+    both = replace(
+        edited(orders, amount({4: 150.0})),
+        checks=lambda to: orders.checks(to).col_vals_lt("amount", 140),
+    )
+    ingest(within(lakehouse, both), TEN_DAYS)
+    prepare(within(lakehouse, both), TEN_DAYS)
+    reasons = rows(lakehouse, tables.quarantine(both))["reason"].to_list()
     assert reasons == ["A plausible amount; col_vals_lt(amount)"]
 
 
@@ -98,47 +116,55 @@ def test_rows_with_a_repeated_or_null_key_go_to_quarantine(
     lakehouse: Lakehouse, orders: Source, tmp_path: Path, key: int | None
 ) -> None:
     bad = edited(orders, pl.when(pl.col("order") == 7).then(key).otherwise("order").alias("order"))
-    ingest(lakehouse, [bad], TEN_DAYS)
-    prepare(lakehouse, [bad], TEN_DAYS, tmp_path)
-    assert set(rows(lakehouse, bad.quarantine_table)["order"]) == {key}
-    assert set(rows(lakehouse, bad.prepared_table)["order"]) == set(range(1, 101)) - {key, 7}
+    ingest(within(lakehouse, bad), TEN_DAYS)
+    prepare(within(lakehouse, bad), TEN_DAYS)
+    assert set(rows(lakehouse, tables.quarantine(bad))["order"]) == {key}
+    assert set(rows(lakehouse, tables.prepared(bad))["order"]) == set(range(1, 101)) - {key, 7}
 
 
-def test_too_many_failures_stop_it_and_commit_nothing(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
+def test_too_many_failures_stop_it_and_commit_nothing(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
     bad = edited(orders, amount(dict.fromkeys(range(1, 12), 999.0)))
-    ingest(lakehouse, [bad], TEN_DAYS)
+    ingest(within(lakehouse, bad), TEN_DAYS)
     message = r"11 of 100 rows of orders fail .*10\.0%; most often: A plausible amount \(11\)(?s:.*)checks_orders\.html"
     with pytest.raises(UserError, match=message):
-        prepare(lakehouse, [bad], TEN_DAYS, tmp_path / "new folder")
-    assert (tmp_path / "new folder" / "checks_orders.html").exists()
-    assert lakehouse.version(bad.prepared_table) is None
-    assert lakehouse.version(bad.quarantine_table) is None
+        prepare(within(lakehouse, bad), TEN_DAYS)
+    assert (Path(lakehouse.root) / "reports" / "checks_orders.html").exists()
+    assert lakehouse.version(tables.prepared(bad)) is None
+    assert lakehouse.version(tables.quarantine(bad)) is None
 
 
-def test_as_many_failures_as_allowed_do_not_stop_it(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
+def test_as_many_failures_as_allowed_do_not_stop_it(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
     bad = edited(orders, amount(dict.fromkeys(range(1, 11), 999.0)))
-    ingest(lakehouse, [bad], TEN_DAYS)
-    assert prepare(lakehouse, [bad], TEN_DAYS, tmp_path) == {"orders": (90, 10)}
+    ingest(within(lakehouse, bad), TEN_DAYS)
+    assert prepare(within(lakehouse, bad), TEN_DAYS) == {"orders": (90, 10)}
 
 
-def test_all_rows_in_quarantine_stop_it(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
+def test_all_rows_in_quarantine_stop_it(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
     bad = edited(orders, pl.lit(-1.0).alias("amount"))
-    ingest(lakehouse, [bad], TEN_DAYS)
+    ingest(within(lakehouse, bad), TEN_DAYS)
     with pytest.raises(UserError, match="100 of 100 rows of orders fail"):
-        prepare(lakehouse, [bad], TEN_DAYS, tmp_path)
+        prepare(within(lakehouse, bad), TEN_DAYS)
 
 
 def test_no_news_is_no_failure(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
-    ingest(lakehouse, [orders], BEGIN - DAY)
-    assert prepare(lakehouse, [orders], BEGIN - DAY, tmp_path) == {"orders": (0, 0)}
-    assert lakehouse.complete_until(orders.prepared_table) == BEGIN - DAY
+    ingest(within(lakehouse, orders), BEGIN - DAY)
+    assert prepare(within(lakehouse, orders), BEGIN - DAY) == {"orders": (0, 0)}
+    assert lakehouse.complete_until(tables.prepared(orders)) == BEGIN - DAY
 
 
-def test_a_check_that_cannot_run_is_named(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
+def test_a_check_that_cannot_run_is_named(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
     bad = replace(orders, checks=lambda to: to.col_vals_gt("absent", 0, brief="More than nothing"))
-    ingest(lakehouse, [bad], TEN_DAYS)
+    ingest(within(lakehouse, bad), TEN_DAYS)
     with pytest.raises(UserError, match="'More than nothing' cannot run"):
-        prepare(lakehouse, [bad], TEN_DAYS, tmp_path)
+        prepare(within(lakehouse, bad), TEN_DAYS)
 
 
 def test_prepare_step_by_step_equals_prepare_at_once(tmp_path: Path, orders: Source) -> None:
@@ -146,27 +172,33 @@ def test_prepare_step_by_step_equals_prepare_at_once(tmp_path: Path, orders: Sou
     at_once, daily = Lakehouse(str(tmp_path / "a")), Lakehouse(str(tmp_path / "b"))
     for lakehouse, days in ((at_once, [10]), (daily, [4, 10])):
         for day in days:
-            ingest(lakehouse, [bad], BEGIN + day * DAY)
-            prepare(lakehouse, [bad], BEGIN + day * DAY, tmp_path)
-    for table in (bad.prepared_table, bad.quarantine_table):
+            ingest(within(lakehouse, bad), BEGIN + day * DAY)
+            prepare(within(lakehouse, bad), BEGIN + day * DAY)
+    for table in (tables.prepared(bad), tables.quarantine(bad)):
         assert rows(daily, table).equals(rows(at_once, table))
 
 
-def test_an_earlier_as_of_changes_nothing(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
-    ingest(lakehouse, [orders], TEN_DAYS)
-    prepare(lakehouse, [orders], TEN_DAYS, tmp_path)
-    before = lakehouse.version(orders.prepared_table)
-    assert ingest(lakehouse, [orders], TEN_DAYS - DAY) == {}
-    assert prepare(lakehouse, [orders], TEN_DAYS - DAY, tmp_path) == {}
-    assert lakehouse.version(orders.prepared_table) == before
+def test_an_earlier_as_of_changes_nothing(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
+    ingest(within(lakehouse, orders), TEN_DAYS)
+    prepare(within(lakehouse, orders), TEN_DAYS)
+    before = lakehouse.version(tables.prepared(orders))
+    assert ingest(within(lakehouse, orders), TEN_DAYS - DAY) == {}
+    assert prepare(within(lakehouse, orders), TEN_DAYS - DAY) == {}
+    assert lakehouse.version(tables.prepared(orders)) == before
 
 
-def test_a_row_that_comes_again_replaces_its_former_self(lakehouse: Lakehouse, orders: Source, tmp_path: Path) -> None:
-    ingest(lakehouse, [orders], TEN_DAYS)
-    prepare(lakehouse, [orders], TEN_DAYS, tmp_path)
+def test_a_row_that_comes_again_replaces_its_former_self(
+    lakehouse: Lakehouse, orders: Source, tmp_path: Path
+) -> None:
+    ingest(within(lakehouse, orders), TEN_DAYS)
+    prepare(within(lakehouse, orders), TEN_DAYS)
     corrected = edited(orders, (pl.col("order") - 50).alias("order"))
-    ingest(lakehouse, [corrected], TEN_DAYS + DAY)
-    prepare(lakehouse, [corrected], TEN_DAYS + DAY, tmp_path)
-    prepared = rows(lakehouse, orders.prepared_table)
+    ingest(within(lakehouse, corrected), TEN_DAYS + DAY)
+    prepare(within(lakehouse, corrected), TEN_DAYS + DAY)
+    prepared = rows(lakehouse, tables.prepared(orders))
     assert prepared.height == 100
-    assert prepared.filter(pl.col("order").is_between(51, 60))[KNOWN_AT].min() == TEN_DAYS + timedelta(minutes=144)
+    assert prepared.filter(pl.col("order").is_between(51, 60))[
+        KNOWN_AT
+    ].min() == TEN_DAYS + timedelta(minutes=144)

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from standardwebhooks import Webhook
 
-from {{cookiecutter.package_name}}.deployment.webhook import receiver
+from {{cookiecutter.package_name}}.serving.webhook import receiver
 
 from tests.conftest import free_port, wait_for
 
@@ -31,7 +31,9 @@ def listening(tmp_path: Path) -> Iterator[Receiver]:
     started: list[str] = []
     application = receiver(SECRET, MODEL, tmp_path / "deliveries", started.append)
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     assert wait_for(lambda: server.started)
@@ -41,7 +43,12 @@ def listening(tmp_path: Path) -> Iterator[Receiver]:
 
 
 def deliver(
-    to: Receiver, event: object = CREATED, *, key: str = SECRET, name: str = "one", age: timedelta = timedelta(0)
+    to: Receiver,
+    event: object = CREATED,
+    *,
+    key: str = SECRET,
+    name: str = "one",
+    age: timedelta = timedelta(0),
 ) -> int:
     """Send what a registry would send; returns the HTTP status."""
     body, moment = json.dumps(event), datetime.now(UTC) - age

@@ -18,15 +18,16 @@ import pytest
 from adbc_driver_postgresql import dbapi
 from polars.testing import assert_frame_equal
 
-from {{cookiecutter.package_name}}.contract import PREDICTION_TIME, UTC_TIME, Problem
-from {{cookiecutter.package_name}}.errors import UserError
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME, UTC_TIME, Problem
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings
 from {{cookiecutter.package_name}}.inference import batch
-from {{cookiecutter.package_name}}.inference.requests import conform, read
+from {{cookiecutter.package_name}}.inference.inputs import conform, read
 from {{cookiecutter.package_name}}.problem import PROBLEM
-from {{cookiecutter.package_name}}.registry import CHAMPION
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX, Settings
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.training.pipeline import Trained
-from {{cookiecutter.package_name}}.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 USER, PASSWORD = "asker", "a b/c:d@e?f=100%"
@@ -56,13 +57,25 @@ def socket_folder() -> Iterator[Path]:
 
         def call(program: str, *arguments: str) -> None:
             command = [str(programs / program), "--pgdata", str(folder / "data"), *arguments]
-            done = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False, **owner)
+            done = subprocess.run(
+                command, cwd=folder, stdout=subprocess.DEVNULL, check=False, **owner
+            )
             said = log.read_text(encoding="utf-8") if log.exists() else ""
             assert done.returncode == 0, f"{program} failed: {said}"
 
-        call("initdb", "--no-sync", "--auth=scram-sha-256", "--username", USER, "--pwfile", str(secret))
+        call(
+            "initdb",
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--username",
+            USER,
+            "--pwfile",
+            str(secret),
+        )
         with (folder / "data" / "postgresql.conf").open("a", encoding="utf-8") as configuration:
-            configuration.write(f"listen_addresses = ''\nunix_socket_directories = '{folder}'\nfsync = off\n")
+            configuration.write(
+                f"listen_addresses = ''\nunix_socket_directories = '{folder}'\nfsync = off\n"
+            )
         call("pg_ctl", "start", "--wait", "--log", str(log))
         yield folder
         call("pg_ctl", "stop", "--wait", "--mode", "immediate")
@@ -84,8 +97,8 @@ def uri(address: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def asking(toy: Problem, settings: Settings) -> Workspace:
-    return Workspace(settings, toy)
+def asking(toy: Problem, settings: Settings) -> Context:
+    return Context(settings, toy)
 
 
 def execute(uri: str, statement: str) -> None:
@@ -99,7 +112,7 @@ def store(uri: str, rows: pl.DataFrame) -> None:
         cursor.adbc_ingest("requests", rows)
 
 
-def test_rows_come_as_they_are_declared(uri: str, asking: Workspace, feed: pl.DataFrame) -> None:
+def test_rows_come_as_they_are_declared(uri: str, asking: Context, feed: pl.DataFrame) -> None:
     # given orders in the types that a database may have chosen, one of them without an amount
     amount = pl.when(pl.col("order") != 3).then("amount")
     rows = feed.select("order", "shop", amount)
@@ -112,10 +125,12 @@ def test_rows_come_as_they_are_declared(uri: str, asking: Workspace, feed: pl.Da
     assert_frame_equal(pl.concat(chunks), rows, check_exact=True)
 
 
-def test_moments_come_in_utc_whatever_the_session_says(uri: str, asking: Workspace) -> None:
+def test_moments_come_in_utc_whatever_the_session_says(uri: str, asking: Context) -> None:
     with dbapi.connect(uri) as connection, connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'Asia/Tokyo'")
-        cursor.execute("SELECT timestamptz '2020-02-01 09:00+09' AS zoned, timestamp '2020-02-01 00:00' AS naive")
+        cursor.execute(
+            "SELECT timestamptz '2020-02-01 09:00+09' AS zoned, timestamp '2020-02-01 00:00' AS naive"
+        )
         found = pl.DataFrame(cursor.fetch_arrow_table())
     rows = conform(found, dict.fromkeys(("zoned", "naive"), UTC_TIME), "The query")
     assert rows.rows() == [(datetime.fromisoformat("2020-02-01T00:00Z"),) * 2]
@@ -123,7 +138,7 @@ def test_moments_come_in_utc_whatever_the_session_says(uri: str, asking: Workspa
 
 def test_a_database_is_scored_like_the_tables(
     uri: str,
-    trained: tuple[Workspace, Trained],
+    trained: tuple[Context, Trained],
     as_of: datetime,
     run: Run,
     tmp_path: Path,
@@ -132,8 +147,10 @@ def test_a_database_is_scored_like_the_tables(
     # given the rows of the last day that ask for a prediction, in the database
     home, done = trained
     home.registry.point(CHAMPION, done.version)
-    table, keys = PROBLEM.requests.prepared_table, list(PROBLEM.model.keys)
-    rows = pl.DataFrame(home.lakehouse.scan(table).select(*PROBLEM.requests.prepared).collect("polars").to_native())
+    table, keys = tables.prepared(PROBLEM.scored), list(PROBLEM.model.keys)
+    rows = pl.DataFrame(
+        home.lakehouse.scan(table).select(*PROBLEM.scored.prepared).collect("polars").to_native()
+    )
     last_day = pl.col(PREDICTION_TIME).is_between(as_of - timedelta(days=1), as_of, closed="right")
     asked = next(batch.spines(PROBLEM, [rows], as_of)).filter(last_day)
     store(uri, rows.join(asked, on=keys, how="semi"))
@@ -142,23 +159,33 @@ def test_a_database_is_scored_like_the_tables(
     monkeypatch.setenv(f"{ENV_PREFIX}INFERENCE__FIRST_DAYS", "1")
     common = ("predict", "--env", "test", "--as-of", as_of.isoformat(), "--output")
     assert run(*common, str(tmp_path / "tables.parquet"))[0] == 0
-    assert run(*common, str(tmp_path / "base.parquet"), "--input", uri, "--query", EVERYTHING)[0] == 0
+    assert (
+        run(*common, str(tmp_path / "base.parquet"), "--input", uri, "--query", EVERYTHING)[0] == 0
+    )
     # then the predictions are the same to the bit
-    tables, base = (pl.read_parquet(tmp_path / f"{name}.parquet").sort(keys) for name in ("tables", "base"))
-    assert base.height == asked.height > 100
-    assert_frame_equal(base, tables, check_exact=True)
+    by_table, by_base = (
+        pl.read_parquet(tmp_path / f"{name}.parquet").sort(keys) for name in ("tables", "base")
+    )
+    assert by_base.height == asked.height > 100
+    assert_frame_equal(by_base, by_table, check_exact=True)
 
 
 @pytest.mark.parametrize("statement", ["DROP TABLE requests", "DELETE FROM requests RETURNING *"])
-def test_what_is_no_question_changes_nothing(uri: str, asking: Workspace, feed: pl.DataFrame, statement: str) -> None:
+def test_what_is_no_question_changes_nothing(
+    uri: str, asking: Context, feed: pl.DataFrame, statement: str
+) -> None:
     store(uri, feed)
     with suppress(UserError):
         list(read(asking, uri, statement))
     assert sum(chunk.height for chunk in read(asking, uri, EVERYTHING)) == feed.height
 
 
-@pytest.mark.parametrize("query", ["", "SELECT", "SELECT nonsense FROM requests", "SELECT * FROM nowhere"])
-def test_a_query_that_is_none_is_one_message(uri: str, asking: Workspace, feed: pl.DataFrame, query: str) -> None:
+@pytest.mark.parametrize(
+    "query", ["", "SELECT", "SELECT nonsense FROM requests", "SELECT * FROM nowhere"]
+)
+def test_a_query_that_is_none_is_one_message(
+    uri: str, asking: Context, feed: pl.DataFrame, query: str
+) -> None:
     store(uri, feed)
     with pytest.raises(UserError, match=r"Cannot read the rows to score|has no column") as refusal:
         list(read(asking, uri, query))
@@ -166,8 +193,14 @@ def test_a_query_that_is_none_is_one_message(uri: str, asking: Workspace, feed: 
 
 
 @pytest.mark.parametrize("given", ["wrong", PASSWORD, *(f"top{sign}secret" for sign in "% @/?#&[")])
-def test_a_password_never_shows(address: Callable[[str], str], asking: Workspace, given: str) -> None:
-    for uri in (address(given), f"{address('')}&password={given}", f"{address('')}&password={given}&nonsense=1"):
+def test_a_password_never_shows(address: Callable[[str], str], asking: Context, given: str) -> None:
+    for uri in (
+        address(given),
+        f"{address('')}&password={given}",
+        f"{address('')}&password={given}&nonsense=1",
+    ):
         with pytest.raises(UserError) as refusal:
             list(read(asking, uri, "SELECT 1"))
-        assert not any(part and part in str(refusal.value) for part in ("secret", "wrong", "c:d", "100%"))
+        assert not any(
+            part and part in str(refusal.value) for part in ("secret", "wrong", "c:d", "100%")
+        )

@@ -13,7 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from pyspark.sql import SparkSession
 
-from {{cookiecutter.package_name}}.contract import (
+from {{cookiecutter.package_name}}.core.contract import (
     AVAILABLE_AT,
     KNOWN_AT,
     PREDICTION_TIME,
@@ -22,8 +22,9 @@ from {{cookiecutter.package_name}}.contract import (
     Frame,
     Source,
 )
-from {{cookiecutter.package_name}}.feature_store import point_in_time_join
 from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
 
 Both = dict[str, tuple[Frame, Frame]]
 BEGINS = {"spring": datetime(2013, 2, 20, tzinfo=UTC), "autumn": datetime(2013, 10, 20, tzinfo=UTC)}
@@ -54,7 +55,7 @@ def random_rows(source: Source, begin: datetime, seed: int) -> pl.DataFrame:
     minutes = np.sort(rng.choice(DAYS * 24 * 60, ROWS, replace=False))
     moments = pl.Series([begin + timedelta(minutes=int(minute)) for minute in minutes])
     columns = {}
-    for name, kind in source.prepared_table.schema.items():
+    for name, kind in tables.prepared(source).schema.items():
         if kind == UTC_TIME:
             values = moments
         elif kind == nw.String:
@@ -62,14 +63,18 @@ def random_rows(source: Source, begin: datetime, seed: int) -> pl.DataFrame:
         elif kind == nw.Boolean:
             values = pl.Series(rng.random(ROWS) < 0.1)
         else:
-            values = pl.Series(rng.integers(-60, 200, ROWS)).cast(pl.Float64 if kind == nw.Float64 else pl.Int64)
+            values = pl.Series(rng.integers(-60, 200, ROWS)).cast(
+                pl.Float64 if kind == nw.Float64 else pl.Int64
+            )
         kept = pl.Series(rng.random(ROWS) > 0.1) | (name in {*source.keys, *entities, KNOWN_AT})
         columns[name] = pl.select(pl.when(kept).then(values)).to_series().alias(name)
     return pl.DataFrame(columns).unique(list(source.keys), maintain_order=True)
 
 
 @pytest.fixture(scope="module", params=BEGINS)
-def frames(request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Both:
+def frames(
+    request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+) -> Both:
     """The same prepared tables on polars and on Spark."""
     folder, both = tmp_path_factory.mktemp("tables"), {}
     for seed, source in enumerate(PROBLEM.sources):
@@ -97,7 +102,9 @@ def assert_equal(polars: Frame, spark: Frame, keys: list[str]) -> None:
 
 @pytest.mark.parametrize("feature", PROBLEM.feature_tables, ids=lambda feature: feature.name)
 def test_a_feature_table_is_the_same(frames: Both, feature: FeatureTable) -> None:
-    assert_equal(built(feature, frames, 0), built(feature, frames, 1), list(feature.table.keys))
+    assert_equal(
+        built(feature, frames, 0), built(feature, frames, 1), list(tables.features(feature).keys)
+    )
 
 
 @pytest.mark.parametrize("feature", PROBLEM.feature_tables, ids=lambda feature: feature.name)
@@ -114,9 +121,17 @@ def test_a_point_in_time_join_is_the_same(
         (pl.col(AVAILABLE_AT) + pl.duration(minutes=pl.lit(shift))).alias(PREDICTION_TIME),
     )
     spine.write_parquet(tmp_path / "spine.parquet")
-    spines: tuple[Frame, Frame] = (nw.from_native(spine.lazy()), on_spark(spark, tmp_path / "spine.parquet"))
+    spines: tuple[Frame, Frame] = (
+        nw.from_native(spine.lazy()),
+        on_spark(spark, tmp_path / "spine.parquet"),
+    )
     joined = [
-        point_in_time_join(spines[engine], built(feature, frames, engine), tuple(feature.keys), tuple(feature.values))
+        point_in_time_join(
+            spines[engine],
+            built(feature, frames, engine),
+            tuple(feature.keys),
+            tuple(feature.values),
+        )
         for engine in (0, 1)
     ]
     assert_equal(joined[0], joined[1], ["row"])

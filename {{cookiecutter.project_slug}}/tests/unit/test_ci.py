@@ -11,9 +11,21 @@ from typing import Any
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.contract import Problem
+from {{cookiecutter.package_name}}.core.contract import Problem
 
-from ci import alert, approver, comment, dispatch, errors, jobs, model, moment, report, summary, wheel
+from ci import (
+    alert,
+    approver,
+    comment,
+    dispatch,
+    errors,
+    jobs,
+    model,
+    moment,
+    report,
+    summary,
+    wheel,
+)
 from ci.errors import CiError
 from ci.github import GitHub, connect
 
@@ -65,10 +77,15 @@ def test_the_first_report_is_a_new_comment(github: Callable[[Answer], tuple[GitH
     assert changes(sent) == [("POST", "/issues/7/comments", {"body": report.MARKER})]
 
 
-def test_later_reports_replace_it_and_nobody_elses(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
+def test_later_reports_replace_it_and_nobody_elses(
+    github: Callable[[Answer], tuple[GitHub, Sent]],
+) -> None:
     # given a person who quotes the report, and the report on the second page
     quoted = {"id": 1, "body": f"{report.MARKER} mine", "user": {"type": "User"}}
-    first_page = [quoted, *({"id": 2, "body": "Looks good", "user": {"type": "Bot"}} for _ in range(99))]
+    first_page = [
+        quoted,
+        *({"id": 2, "body": "Looks good", "user": {"type": "Bot"}} for _ in range(99)),
+    ]
     second_page = [{"id": 3, "body": f"{report.MARKER}\nold", "user": {"type": "Bot"}}]
     api, sent = github(lambda _, path, __: second_page if path.endswith("page=2") else first_page)
     # when
@@ -126,7 +143,9 @@ def test_a_broken_results_file_is_named(tmp_path: Path) -> None:
         report.read_suites(tmp_path)
 
 
-def test_the_report_is_a_file_and_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_a_file_and_the_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     monkeypatch.setenv("NEEDS", json.dumps({"lint": {"result": "success", "outputs": {}}}))
     (tmp_path / "unit.xml").write_text(JUNIT)
@@ -149,14 +168,18 @@ def test_needs_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, given:
 def scored(toy: Problem, feed: pl.DataFrame) -> pl.DataFrame:
     """Rows of the toy with a prediction that is right on average."""
     rows = feed.rename({"known_at": "prediction_time"})
-    return rows.select("order", "prediction_time", "shop", "paid", prediction=0.2 + 0.6 * pl.col("paid"))
+    return rows.select(
+        "order", "prediction_time", "shop", "paid", prediction=0.2 + 0.6 * pl.col("paid")
+    )
 
 
 @pytest.mark.parametrize(
     ("prediction", "verdict"),
     [(pl.col("paid"), "better"), (pl.col("prediction"), "alike"), (pl.lit(0.5), "worse")],
 )
-def test_the_verdict_follows_the_gain(toy: Problem, scored: pl.DataFrame, prediction: pl.Expr, verdict: str) -> None:
+def test_the_verdict_follows_the_gain(
+    toy: Problem, scored: pl.DataFrame, prediction: pl.Expr, verdict: str
+) -> None:
     head = scored.with_columns(prediction=prediction)
     # the base's rows in another order, and some that head does not have
     found = model.judge(head.head(500), scored.reverse(), toy.model, 0.01, 0)
@@ -191,7 +214,9 @@ def test_what_cannot_be_done_is_said(project: Path, arguments: list[str]) -> Non
 
 
 @pytest.mark.parametrize("result", ["failure", "cancelled"])
-def test_an_issue_is_opened_when_it_turns_red(github: Callable[[Answer], tuple[GitHub, Sent]], result: str) -> None:
+def test_an_issue_is_opened_when_it_turns_red(
+    github: Callable[[Answer], tuple[GitHub, Sent]], result: str
+) -> None:
     others = [{"number": 1, "title": "Other"}, {"number": 2, "title": TITLE, "pull_request": {}}]
     api, sent = github(lambda *_: others)
     alert.keep(api, TITLE, {"build": "success", "loop": result}, LINK)
@@ -200,7 +225,9 @@ def test_an_issue_is_opened_when_it_turns_red(github: Callable[[Answer], tuple[G
     assert LINK in body["body"]
 
 
-def test_it_is_commented_while_red_and_closed_when_green(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
+def test_it_is_commented_while_red_and_closed_when_green(
+    github: Callable[[Answer], tuple[GitHub, Sent]],
+) -> None:
     api, sent = github(lambda *_: [{"number": 4, "title": TITLE}])
     alert.keep(api, TITLE, {"loop": "failure"}, LINK)
     ((method, path, body),) = changes(sent)
@@ -214,7 +241,9 @@ def test_it_is_commented_while_red_and_closed_when_green(github: Callable[[Answe
     assert sent[-1][2] == {"state": "closed"}
 
 
-def test_green_without_an_issue_changes_nothing(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
+def test_green_without_an_issue_changes_nothing(
+    github: Callable[[Answer], tuple[GitHub, Sent]],
+) -> None:
     api, sent = github(lambda *_: [])
     alert.keep(api, TITLE, {"loop": "success"}, LINK)
     assert changes(sent) == []
@@ -229,7 +258,9 @@ def test_the_wheel_is_that_of_a_green_push(github: Callable[[Answer], tuple[GitH
     assert "head_sha=abc&event=push&status=success" in sent[0][1]
 
 
-def test_a_commit_that_staging_has_not_passed_is_refused(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
+def test_a_commit_that_staging_has_not_passed_is_refused(
+    github: Callable[[Answer], tuple[GitHub, Sent]],
+) -> None:
     api, _ = github(lambda *_: {"workflow_runs": []})
     with pytest.raises(CiError, match="abc has not passed staging: push it to main first"):
         wheel.tested_by(api, "abc")
@@ -246,7 +277,9 @@ def test_who_approved_is_found(github: Callable[[Answer], tuple[GitHub, Sent]]) 
     assert sent == [("GET", "/actions/runs/5/approvals", None)]
 
 
-def test_an_environment_without_reviewers_promotes_nothing(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
+def test_an_environment_without_reviewers_promotes_nothing(
+    github: Callable[[Answer], tuple[GitHub, Sent]],
+) -> None:
     api, _ = github(lambda *_: [])
     with pytest.raises(CiError, match="Give it required reviewers"):
         approver.approver(api, "5", "promotion")
@@ -263,7 +296,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
-def test_an_announced_version_is_an_event(github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float]) -> None:
+def test_an_announced_version_is_an_event(
+    github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float]
+) -> None:
     api, sent = github(lambda *_: None)
     dispatch.dispatch(api, "7")
     event = {"event_type": "model-version", "client_payload": {"version": "7"}}
@@ -271,7 +306,9 @@ def test_an_announced_version_is_an_event(github: Callable[[Answer], tuple[GitHu
 
 
 def test_an_event_that_does_not_arrive_is_sent_again(
-    github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float], capsys: pytest.CaptureFixture[str]
+    github: Callable[[Answer], tuple[GitHub, Sent]],
+    pauses: list[float],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def answer(*_: Any) -> Any:
         if len(sent) < 3:
@@ -308,18 +345,33 @@ def test_the_summary_says_what_to_do_about_the_step_that_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcomes = {"ingest": "success", "check": "failure", "compare": "skipped"}
-    steps = {name: {"outcome": outcome, "conclusion": "success", "outputs": {}} for name, outcome in outcomes.items()}
+    steps = {
+        name: {"outcome": outcome, "conclusion": "success", "outputs": {}}
+        for name, outcome in outcomes.items()
+    }
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     monkeypatch.setenv("STEPS", json.dumps(steps))
     monkeypatch.setenv("REPORTS", "https://ci/artifacts/1")
     summary.main([])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["| step | result | what to do |", "|---|---|---|", "| ingest | ✅ success |  |"]
-    assert lines[3].startswith("| check | ❌ failure | the log names the checks that the version failed")
-    assert lines[4:] == ["| compare | ⏭️ skipped |  |", "", "[Reports of this run](https://ci/artifacts/1)"]
+    assert lines[:3] == [
+        "| step | result | what to do |",
+        "|---|---|---|",
+        "| ingest | ✅ success |  |",
+    ]
+    assert lines[3].startswith(
+        "| check | ❌ failure | the log names the checks that the version failed"
+    )
+    assert lines[4:] == [
+        "| compare | ⏭️ skipped |  |",
+        "",
+        "[Reports of this run](https://ci/artifacts/1)",
+    ]
 
 
-def test_a_job_without_reports_links_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_without_reports_links_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     monkeypatch.setenv("STEPS", "{}")
     monkeypatch.setenv("REPORTS", "")
@@ -361,7 +413,9 @@ def test_the_moment_is_now_unless_one_is_given(
 
 
 @pytest.mark.parametrize("given", ["yesterday", "2013-11-01\nPATH=/tmp"])
-def test_what_is_not_a_moment_sets_nothing(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_a_moment_sets_nothing(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_ENV", str(tmp_path / "env"))
     with pytest.raises(CiError, match="is not a moment"):
         moment.main([given])
@@ -372,7 +426,11 @@ def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_API_URL", raising=False)
     with pytest.raises(CiError, match="GITHUB_API_URL is not set"):
         connect()
-    for name, value in {"GITHUB_API_URL": "ftp://x", "GITHUB_REPOSITORY": "a/b", "GITHUB_TOKEN": "t"}.items():
+    for name, value in {
+        "GITHUB_API_URL": "ftp://x",
+        "GITHUB_REPOSITORY": "a/b",
+        "GITHUB_TOKEN": "t",
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CiError, match="no web address"):
         connect()

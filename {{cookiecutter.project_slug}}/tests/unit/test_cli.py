@@ -11,8 +11,8 @@ import pytest
 
 from {{cookiecutter.package_name}} import cli, problem
 from {{cookiecutter.package_name}}.cli import parse_moment
-from {{cookiecutter.package_name}}.contract import Problem
-from {{cookiecutter.package_name}}.errors import UserError
+from {{cookiecutter.package_name}}.core.contract import Problem
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.problem import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
@@ -46,7 +46,9 @@ def test_an_as_of_within_the_data_stays(project: Path, run: Run) -> None:
     assert f"needed until {as_of:%Y-%m-%d %H:%M} (UTC)" in err
 
 
-def test_an_as_of_may_stand_in_the_environment(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_as_of_may_stand_in_the_environment(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     as_of = PROBLEM.begins + timedelta(days=40)
     monkeypatch.setenv("AS_OF", as_of.isoformat())
     assert f"needed until {as_of:%Y-%m-%d %H:%M} (UTC)" in run("prepare", "--env", "test")[2]
@@ -57,12 +59,17 @@ def test_without_an_as_of_verbs_of_one_hour_agree(
 ) -> None:
     monkeypatch.setattr(problem, "PROBLEM", toy)
     before = datetime.now(UTC)
-    wanted = {f"needed until {hour:%Y-%m-%d %H}:00 (UTC)" for hour in (before, before + timedelta(hours=1))}
+    wanted = {
+        f"needed until {hour:%Y-%m-%d %H}:00 (UTC)"
+        for hour in (before, before + timedelta(hours=1))
+    }
     assert any(text in run("prepare", "--env", "test")[2] for text in wanted)
 
 
 @pytest.mark.skipif(PROBLEM.ends is None, reason="the data have no end")
-def test_an_as_of_after_the_data_is_moved_to_their_end_and_that_is_said(project: Path, run: Run) -> None:
+def test_an_as_of_after_the_data_is_moved_to_their_end_and_that_is_said(
+    project: Path, run: Run
+) -> None:
     for later in ([], ["--as-of", "2999-01-01"]):
         code, out, err = run("prepare", "--env", "test", *later)
         assert (code, f"The data end on {PROBLEM.ends:%Y-%m-%d %H:%M} UTC" in out) == (1, True)
@@ -72,7 +79,9 @@ def test_an_as_of_after_the_data_is_moved_to_their_end_and_that_is_said(project:
 @pytest.mark.parametrize("offset", [timedelta(0), timedelta(days=400)])
 def test_an_as_of_before_the_data_is_refused(project: Path, run: Run, offset: timedelta) -> None:
     for verb in ("ingest", "prepare", "features", "train", "run"):
-        code, out, err = run(verb, "--env", "test", "--as-of", (PROBLEM.begins - offset).isoformat())
+        code, out, err = run(
+            verb, "--env", "test", "--as-of", (PROBLEM.begins - offset).isoformat()
+        )
         assert (code, out) == (1, "")
         assert "is not after the data begin" in err
     assert not (project / ".data").exists()
@@ -82,7 +91,9 @@ def test_an_as_of_before_the_data_is_refused(project: Path, run: Run, offset: ti
 def test_an_unknown_environment_is_one_message(project: Path, run: Run, verb: str) -> None:
     code, out, err = run(verb, "--env", "nope")
     assert (code, out) == (1, "")
-    assert err.startswith("✗ Unknown environment 'nope'.\n  → Use one of: dev, prod, replay, staging, test.")
+    assert err.startswith(
+        "✗ Unknown environment 'nope'.\n  → Use one of: dev, prod, replay, staging, test."
+    )
     assert "Traceback" not in err
 
 
@@ -91,7 +102,9 @@ def test_a_message_is_printed_as_it_is(project: Path, run: Run) -> None:
     assert (code, "'[bold]x[/]' is not a moment" in err) == (1, True)
 
 
-def test_outside_a_project_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+def test_outside_a_project_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = run("status")
     assert (code, "No conf/base.yml" in err) == (1, True)
@@ -122,12 +135,15 @@ def test_the_command_line_is_there_before_heavy_imports() -> None:
     heavy = "{'mlflow', 'narwhals', 'numpy', 'optuna', 'polars', 'pydantic'}"
     code = f"import sys, {cli.__name__}; print(sorted({heavy} & set(sys.modules)))"
     paths = os.pathsep.join(sys.path)
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, check=True
+    )
     assert done.stdout.strip() == b"[]"
 
 
 @pytest.mark.parametrize(
-    ("secret", "said"), [("", "WEBHOOK_SECRET is not set"), ("any", "--start: there is no command 'no-such-command'")]
+    ("secret", "said"),
+    [("", "WEBHOOK_SECRET is not set"), ("any", "--start: there is no command 'no-such-command'")],
 )
 def test_a_receiver_that_could_do_nothing_does_not_start(
     project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, secret: str, said: str

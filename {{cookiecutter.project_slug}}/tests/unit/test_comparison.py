@@ -3,9 +3,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from {{cookiecutter.package_name}}.core.settings import DeploymentSettings
 from {{cookiecutter.package_name}}.deployment.comparison import judge
-from {{cookiecutter.package_name}}.evaluation import RESULTS
-from {{cookiecutter.package_name}}.settings import DeploymentSettings
+from {{cookiecutter.package_name}}.modeling.evaluation import RESULTS
 
 SETTINGS = DeploymentSettings(
     approval="policy",
@@ -21,11 +21,20 @@ SETTINGS = DeploymentSettings(
 
 def results(*rows: dict[str, object]) -> pl.DataFrame:
     """Results of a reference of 2.0: margins are 0.02 overall and 0.1 on a slice."""
-    common = {"metric": "loss", "rows": 500, "value": 2.0, "lower": 1.9, "upper": 2.1, "reference": 2.0}
+    common = {
+        "metric": "loss",
+        "rows": 500,
+        "value": 2.0,
+        "lower": 1.9,
+        "upper": 2.1,
+        "reference": 2.0,
+    }
     return pl.DataFrame([{**common, "slice": "", **row} for row in rows], schema=RESULTS)
 
 
-def gain(value: float | None, lower: float | None, upper: float | None, **more: object) -> dict[str, object]:
+def gain(
+    value: float | None, lower: float | None, upper: float | None, **more: object
+) -> dict[str, object]:
     return {"gain": value, "gain_lower": lower, "gain_upper": upper, **more}
 
 
@@ -41,7 +50,9 @@ def gain(value: float | None, lower: float | None, upper: float | None, **more: 
         (gain(None, None, None), "worse"),
     ],
 )
-def test_overall_the_gain_is_surely_above_minus_the_margin(row: dict[str, object], status: str) -> None:
+def test_overall_the_gain_is_surely_above_minus_the_margin(
+    row: dict[str, object], status: str
+) -> None:
     assert judge(results(row), SETTINGS)["status"].to_list() == [status]
 
 
@@ -55,7 +66,9 @@ def test_overall_the_gain_is_surely_above_minus_the_margin(row: dict[str, object
         (gain(float("nan"), float("nan"), float("nan")), "worse"),
     ],
 )
-def test_a_slice_objects_when_it_is_worse_than_its_margin_and_surely_worse(row: dict[str, object], status: str) -> None:
+def test_a_slice_objects_when_it_is_worse_than_its_margin_and_surely_worse(
+    row: dict[str, object], status: str
+) -> None:
     judged = judge(results(gain(0.1, 0.05, 0.2), {**row, "slice": "shop=a"}), SETTINGS)
     assert judged["status"].to_list() == ["ok", status]
 

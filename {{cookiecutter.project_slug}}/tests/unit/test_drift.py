@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from {{cookiecutter.package_name}}.contract import PREDICTION_TIME
-from {{cookiecutter.package_name}}.drift import distance, load, measure, profile, save
-from {{cookiecutter.package_name}}.settings import MonitoringSettings, Settings
+from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME
+from {{cookiecutter.package_name}}.core.settings import MonitoringSettings, Settings
+from {{cookiecutter.package_name}}.modeling.drift import distance, load, measure, profile, save
 
 COLUMNS = ("amount", "shop", "rare")
 counts = st.lists(st.integers(0, 1_000), min_size=2, max_size=30).filter(lambda rows: sum(rows) > 0)
@@ -38,7 +38,9 @@ def monitoring(settings: Settings) -> MonitoringSettings:
     return settings.monitoring
 
 
-def statuses(rows: pl.DataFrame, monitoring: MonitoringSettings, days: int = 70) -> dict[tuple[str, str], str]:
+def statuses(
+    rows: pl.DataFrame, monitoring: MonitoringSettings, days: int = 70
+) -> dict[tuple[str, str], str]:
     measured = measure(profile(sample(days, 0), COLUMNS), rows, monitoring)
     return {
         (part.removeprefix("feature="), name): status
@@ -58,13 +60,22 @@ def test_each_column_has_its_statistics(monitoring: MonitoringSettings) -> None:
     [
         (pl.col("amount") + 5, {("amount", "drift")}),
         (pl.col("amount") * 1.5, {("amount", "drift")}),
-        (pl.when(pl.col("shop") == "b").then(pl.lit("a")).otherwise("shop").alias("shop"), {("shop", "drift")}),
+        (
+            pl.when(pl.col("shop") == "b").then(pl.lit("a")).otherwise("shop").alias("shop"),
+            {("shop", "drift")},
+        ),
         (
             pl.when(pl.col("shop") == "b").then(pl.lit("new")).otherwise("shop").alias("shop"),
             {("shop", "drift"), ("shop", "unseen")},
         ),
-        (pl.when(pl.col("rare") > 2).then("rare").alias("rare"), {("rare", "drift"), ("rare", "missing")}),
-        (pl.lit(None, dtype=pl.Float64).alias("amount"), {("amount", "drift"), ("amount", "missing")}),
+        (
+            pl.when(pl.col("rare") > 2).then("rare").alias("rare"),
+            {("rare", "drift"), ("rare", "missing")},
+        ),
+        (
+            pl.lit(None, dtype=pl.Float64).alias("amount"),
+            {("amount", "drift"), ("amount", "missing")},
+        ),
     ],
 )
 def test_a_shift_is_found_where_it_is(
@@ -79,7 +90,9 @@ def test_what_cannot_be_known_is_not_called_fine(monitoring: MonitoringSettings)
     week = sample(7, 1)
     assert set(statuses(week.head(1), monitoring).values()) == {"unknown"}
     assert set(statuses(week.head(0), monitoring).values()) == {"unknown"}
-    assert set(statuses(week, monitoring, days=20).values()) == {"unknown"}  # fewer than three windows
+    assert set(statuses(week, monitoring, days=20).values()) == {
+        "unknown"
+    }  # fewer than three windows
     vanished = statuses(week.drop("amount"), monitoring)
     assert {status for (column, _), status in vanished.items() if column == "amount"} == {"unknown"}
     assert {status for (column, _), status in vanished.items() if column != "amount"} == {"ok"}
@@ -87,10 +100,14 @@ def test_what_cannot_be_known_is_not_called_fine(monitoring: MonitoringSettings)
 
 def test_days_that_differ_widen_the_limits(monitoring: MonitoringSettings) -> None:
     # given a training whose weeks are far apart
-    restless = sample(70, 0).with_columns(pl.col("amount") + 5 * (pl.col(PREDICTION_TIME).dt.epoch("d") // 7 % 2))
+    restless = sample(70, 0).with_columns(
+        pl.col("amount") + 5 * (pl.col(PREDICTION_TIME).dt.epoch("d") // 7 % 2)
+    )
     week = sample(7, 1).with_columns(pl.col("amount") + 5)
     # then a week like any of them is nothing new
-    found = measure(profile(restless, COLUMNS), week, monitoring).filter(slice="feature=amount", metric="drift")
+    found = measure(profile(restless, COLUMNS), week, monitoring).filter(
+        slice="feature=amount", metric="drift"
+    )
     assert found["status"].to_list() == ["ok"]
     assert statuses(week, monitoring)["amount", "drift"] == "violated"
 
@@ -113,7 +130,9 @@ def test_a_profile_is_what_was_saved(tmp_path: Path, monitoring: MonitoringSetti
 @given(counts, counts)
 def test_distance_is_symmetric_and_between_0_and_1(first: list[int], second: list[int]) -> None:
     size = max(len(first), len(second))
-    one, other = (np.array(rows + [0] * (size - len(rows)), dtype=np.float64) for rows in (first, second))
+    one, other = (
+        np.array(rows + [0] * (size - len(rows)), dtype=np.float64) for rows in (first, second)
+    )
     assert 0 <= distance(one, other) <= 1
     assert distance(one, other) == pytest.approx(distance(other, one))
     assert distance(one, one) == 0
@@ -123,10 +142,16 @@ def test_distance_equals_the_textbook_less_chance() -> None:
     first, second = np.array([30.0, 70.0, 0.0]) * 1e9, np.array([10.0, 60.0, 30.0]) * 1e9
     p, q = first / first.sum(), second / second.sum()
     middle = (p + q) / 2
-    entropies = [float(-(part[part > 0] * np.log2(part[part > 0])).sum()) for part in (middle, p, q)]
-    assert distance(first, second) ** 2 == pytest.approx(entropies[0] - (entropies[1] + entropies[2]) / 2)
+    entropies = [
+        float(-(part[part > 0] * np.log2(part[part > 0])).sum()) for part in (middle, p, q)
+    ]
+    assert distance(first, second) ** 2 == pytest.approx(
+        entropies[0] - (entropies[1] + entropies[2]) / 2
+    )
     assert distance(np.array([1e9, 0]), np.array([0, 1e9])) == pytest.approx(1)
     # chance alone: the mean divergence of two samples of 500 in 10 bins is taken off
-    draws = np.random.default_rng(0).multinomial(500, [0.1] * 10, size=(4_000, 2)).astype(np.float64)
+    draws = (
+        np.random.default_rng(0).multinomial(500, [0.1] * 10, size=(4_000, 2)).astype(np.float64)
+    )
     squares = distance(draws[:, 0], draws[:, 1]) ** 2
     assert squares.mean() < 0.4 * 9 * (2 / 500) / (8 * np.log(2))

@@ -7,25 +7,32 @@ import numpy as np
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.contract import PREDICTION_TIME, Array, Problem
-from {{cookiecutter.package_name}}.evaluation import (
+from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME, Array, Problem
+from {{cookiecutter.package_name}}.modeling.evaluation import (
     MIN_SLICE_ROWS,
     RESULTS,
     calibration,
     compare,
     group_means,
 )
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
-from {{cookiecutter.package_name}}.metrics import METRICS, record
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store.measurements import record
+from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 
 
 @pytest.fixture
 def rows(toy: Problem) -> pl.DataFrame:
     """40 days of 25 rows; shop c is too small to be a slice."""
     rng = np.random.default_rng(0)
-    times = [toy.begins + timedelta(hours=24 * day, minutes=minute) for day in range(40) for minute in range(25)]
+    times = [
+        toy.begins + timedelta(hours=24 * day, minutes=minute)
+        for day in range(40)
+        for minute in range(25)
+    ]
     shops = rng.choice(["a", "b", "c"], 1000, p=[0.5, 0.4, 0.1])
-    return pl.DataFrame({PREDICTION_TIME: times, "shop": shops, "paid": (rng.random(1000) < 0.4).astype(float)})
+    return pl.DataFrame(
+        {PREDICTION_TIME: times, "shop": shops, "paid": (rng.random(1000) < 0.4).astype(float)}
+    )
 
 
 def noisy(rows: pl.DataFrame, noise: float) -> Array:
@@ -33,7 +40,9 @@ def noisy(rows: pl.DataFrame, noise: float) -> Array:
     return label + np.random.default_rng(3).normal(0, noise, len(label))
 
 
-def test_perfect_beats_random_whichever_way_a_metric_points(rows: pl.DataFrame, toy: Problem) -> None:
+def test_perfect_beats_random_whichever_way_a_metric_points(
+    rows: pl.DataFrame, toy: Problem
+) -> None:
     better = compare(rows, noisy(rows, 0), noisy(rows, 1), toy.model, 50, 0).filter(slice="")
     worse = compare(rows, noisy(rows, 1), noisy(rows, 0), toy.model, 50, 0).filter(slice="")
     assert better["metric"].to_list() == ["loss", "skill"]
@@ -48,7 +57,9 @@ def test_equal_predictions_have_no_gain(rows: pl.DataFrame, toy: Problem) -> Non
     assert result.select("gain", "gain_lower", "gain_upper").unique().rows() == [(0.0, 0.0, 0.0)]
 
 
-def test_intervals_contain_their_value_and_repeat_with_the_seed(rows: pl.DataFrame, toy: Problem) -> None:
+def test_intervals_contain_their_value_and_repeat_with_the_seed(
+    rows: pl.DataFrame, toy: Problem
+) -> None:
     result = compare(rows, noisy(rows, 0.5), noisy(rows, 1), toy.model, 200, 0)
     assert result.schema == RESULTS
     for name in ("", "gain_"):
@@ -73,9 +84,13 @@ def test_intervals_are_wider_where_days_differ(rows: pl.DataFrame, toy: Problem)
 
 
 def test_slices_are_large_enough_and_show_both_labels(rows: pl.DataFrame, toy: Problem) -> None:
-    one_label = rows.with_columns(pl.when(pl.col("shop") == "b").then(1.0).otherwise("paid").alias("paid"))
+    one_label = rows.with_columns(
+        pl.when(pl.col("shop") == "b").then(1.0).otherwise("paid").alias("paid")
+    )
     for frame, expected in ((rows, ["shop=a", "shop=b"]), (one_label, ["shop=a"])):
-        found = compare(frame, noisy(frame, 1), noisy(frame, 2), toy.model, 20, 0).filter(pl.col("slice") != "")
+        found = compare(frame, noisy(frame, 1), noisy(frame, 2), toy.model, 20, 0).filter(
+            pl.col("slice") != ""
+        )
         assert found["slice"].to_list() == expected
         assert set(found["metric"]) == {"loss"}
         assert (found["rows"] >= MIN_SLICE_ROWS).all()
@@ -95,21 +110,32 @@ def test_calibration_has_ten_even_bins_in_order() -> None:
 
 
 def test_calibration_of_few_rows() -> None:
-    assert calibration(np.array([0.0, 1.0]), np.array([0.2, 0.8])).rows() == [(0.2, 0.0, 1), (0.8, 1.0, 1)]
+    assert calibration(np.array([0.0, 1.0]), np.array([0.2, 0.8])).rows() == [
+        (0.2, 0.0, 1),
+        (0.8, 1.0, 1),
+    ]
 
 
 def test_group_means_come_from_train_and_new_groups_get_the_mean_of_all() -> None:
     train = pl.DataFrame({"shop": ["a", "a", "b"], "size": [1, 1, 2], "paid": [0.0, 1.0, 1.0]})
-    rows = pl.DataFrame({"shop": ["b", "a", "z", None, "a"], "size": [2, 1, 1, 1, 2], "paid": [9.0] * 5})
-    assert group_means(train, rows, ["shop", "size"], "paid").tolist() == pytest.approx([1, 0.5, 2 / 3, 2 / 3, 2 / 3])
+    rows = pl.DataFrame(
+        {"shop": ["b", "a", "z", None, "a"], "size": [2, 1, 1, 1, 2], "paid": [9.0] * 5}
+    )
+    assert group_means(train, rows, ["shop", "size"], "paid").tolist() == pytest.approx(
+        [1, 0.5, 2 / 3, 2 / 3, 2 / 3]
+    )
 
 
-def test_metrics_recorded_again_change_nothing(lakehouse: Lakehouse, rows: pl.DataFrame, toy: Problem) -> None:
+def test_metrics_recorded_again_change_nothing(
+    lakehouse: Lakehouse, rows: pl.DataFrame, toy: Problem
+) -> None:
     result = compare(rows, noisy(rows, 0.5), noisy(rows, 1), toy.model, 20, 0)
     window = (toy.begins, toy.begins + timedelta(days=40))
     assert record(lakehouse, result, "test", "thing", *window) == result.height
     assert record(lakehouse, result, "test", "thing", *window) == 0
-    assert record(lakehouse, result.with_columns(value=1.5), "test", "thing", *window) == result.height
-    stored = lakehouse.scan(METRICS).collect("polars").to_native()
+    assert (
+        record(lakehouse, result.with_columns(value=1.5), "test", "thing", *window) == result.height
+    )
+    stored = lakehouse.scan(MEASUREMENTS).collect("polars").to_native()
     assert stored.select("producer", "subject", "value").unique().rows() == [("test", "thing", 1.5)]
     assert stored.height == result.height

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from {{cookiecutter.package_name}}.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Problem
-from {{cookiecutter.package_name}}.feature_store import input_tables, point_in_time_join, training_set
+from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Problem
 from {{cookiecutter.package_name}}.features.build import build_features
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join, training_set
+
+from tests.conftest import within
 
 Key = str | None
 MOMENT = pl.Datetime("us", "UTC")
@@ -33,10 +36,20 @@ def join(spine: list[tuple[Key, int, int]], known: Known) -> pl.DataFrame:
     ).with_columns((epoch + pl.duration(minutes="at")).alias(PREDICTION_TIME))
     right = pl.LazyFrame(
         [(key, at, at, *pair) for (key, at), pair in known.items()],
-        schema={"key": pl.String, "at": pl.Int64, "since": pl.Int64, "value": pl.Int64, "text": pl.String},
+        schema={
+            "key": pl.String,
+            "at": pl.Int64,
+            "since": pl.Int64,
+            "value": pl.Int64,
+            "text": pl.String,
+        },
         orient="row",
-    ).select("key", (epoch + pl.duration(minutes="at")).alias(AVAILABLE_AT), "since", "value", "text")
-    joined = point_in_time_join(nw.from_native(left), nw.from_native(right), ["key"], ["since", "value", "text"])
+    ).select(
+        "key", (epoch + pl.duration(minutes="at")).alias(AVAILABLE_AT), "since", "value", "text"
+    )
+    joined = point_in_time_join(
+        nw.from_native(left), nw.from_native(right), ["key"], ["since", "value", "text"]
+    )
     return pl.DataFrame(joined.collect("polars").to_native())
 
 
@@ -46,12 +59,16 @@ def test_join_equals_brute_force(spine: list[tuple[Key, int, int]], known: Known
         times = [at for other, at in known if other == key is not None and at <= moment]
         return (max(times), *known[key, max(times)]) if times else (None, None, None)
 
-    expected = sorted(((key, at, number % 2**31, *newest(key, at)) for key, at, number in spine), key=repr)
+    expected = sorted(
+        ((key, at, number % 2**31, *newest(key, at)) for key, at, number in spine), key=repr
+    )
     assert sorted(join(spine, known).drop(PREDICTION_TIME).rows(), key=repr) == expected
 
 
 @given(spines, features)
-def test_join_keeps_the_spine_and_never_sees_the_future(spine: list[tuple[Key, int, int]], known: Known) -> None:
+def test_join_keeps_the_spine_and_never_sees_the_future(
+    spine: list[tuple[Key, int, int]], known: Known
+) -> None:
     joined = join(spine, known)
     assert joined.columns == ["key", "at", "number", PREDICTION_TIME, "since", "value", "text"]
     assert joined.height == len(spine)
@@ -69,9 +86,13 @@ def test_a_row_available_at_the_prediction_time_counts_and_one_later_does_not() 
     assert joined["value"].to_list() == [5]
 
 
-@given(st.permutations([("a", 3, n) for n in range(4)]), st.permutations([(("a", t), (t, "x")) for t in range(6)]))
+@given(
+    st.permutations([("a", 3, n) for n in range(4)]),
+    st.permutations([(("a", t), (t, "x")) for t in range(6)]),
+)
 def test_ties_and_the_order_of_rows_do_not_matter(
-    spine: list[tuple[Key, int, int]], known: list[tuple[tuple[Key, int], tuple[int | None, str | None]]]
+    spine: list[tuple[Key, int, int]],
+    known: list[tuple[tuple[Key, int], tuple[int | None, str | None]]],
 ) -> None:
     joined = join(spine, dict(known)).sort("number")
     assert joined.select("number", "value").rows() == [(number, 3) for number in range(4)]
@@ -85,8 +106,8 @@ def filled(lakehouse: Lakehouse, toy: Problem) -> Lakehouse:
     """Prepared and feature tables, complete until after all data."""
     end = toy.begins + 70 * DAY
     for source in toy.sources:
-        lakehouse.merge(source.prepared_table, nw.from_native(source.load(None, end)), end)
-    build_features(lakehouse, toy, end)
+        lakehouse.merge(tables.prepared(source), nw.from_native(source.load(None, end)), end)
+    build_features(within(lakehouse, toy), end)
     return lakehouse
 
 
@@ -100,46 +121,61 @@ def test_training_set_has_the_rows_of_its_window_in_order(filled: Lakehouse, toy
     assert rows.select("paid", "shop").null_count().sum_horizontal().item() == 0
 
 
-def test_training_set_never_contains_a_label_known_after_the_as_of(filled: Lakehouse, toy: Problem) -> None:
+def test_training_set_never_contains_a_label_known_after_the_as_of(
+    filled: Lakehouse, toy: Problem
+) -> None:
     as_of = toy.begins + 20 * DAY
-    planted = pl.DataFrame({"order": [100], "paid": [1.0], KNOWN_AT: [as_of + timedelta(microseconds=1)]})
-    filled.merge(toy.sources[1].prepared_table, nw.from_native(planted.cast({KNOWN_AT: MOMENT}).lazy()))
+    planted = pl.DataFrame(
+        {"order": [100], "paid": [1.0], KNOWN_AT: [as_of + timedelta(microseconds=1)]}
+    )
+    filled.merge(
+        tables.prepared(toy.sources[1]), nw.from_native(planted.cast({KNOWN_AT: MOMENT}).lazy())
+    )
     before = training_set(filled, toy, toy.begins, as_of, {})
     after = training_set(filled, toy, toy.begins, as_of + timedelta(microseconds=1), {})
     assert set(after["order"]) - set(before["order"]) == {100}
 
 
-def test_training_set_never_contains_a_prediction_after_the_as_of(filled: Lakehouse, toy: Problem) -> None:
+def test_training_set_never_contains_a_prediction_after_the_as_of(
+    filled: Lakehouse, toy: Problem
+) -> None:
     as_of = toy.begins + timedelta(hours=24)
     early = pl.DataFrame({"order": [8, 9, 10], "paid": [1.0] * 3, KNOWN_AT: [toy.begins] * 3})
-    filled.merge(toy.sources[1].prepared_table, nw.from_native(early.cast({KNOWN_AT: MOMENT}).lazy()))
+    filled.merge(
+        tables.prepared(toy.sources[1]), nw.from_native(early.cast({KNOWN_AT: MOMENT}).lazy())
+    )
     assert training_set(filled, toy, toy.begins, as_of, {})["order"].to_list() == [8, 9]
 
 
-def test_training_set_of_a_past_as_of_does_not_change_when_more_becomes_known(toy: Problem, tmp_path: Path) -> None:
+def test_training_set_of_a_past_as_of_does_not_change_when_more_becomes_known(
+    toy: Problem, tmp_path: Path
+) -> None:
     as_of, found = toy.begins + 20 * DAY, []
     for end in (as_of, as_of + 30 * DAY):
         lakehouse = Lakehouse(str(tmp_path / f"{end:%j}"))
         for source in toy.sources:
-            lakehouse.merge(source.prepared_table, nw.from_native(source.load(None, end)), end)
-        build_features(lakehouse, toy, end)
+            lakehouse.merge(tables.prepared(source), nw.from_native(source.load(None, end)), end)
+        build_features(within(lakehouse, toy), end)
         found.append(training_set(lakehouse, toy, toy.begins, as_of, {}))
     assert found[0].equals(found[1])
 
 
-def test_training_set_joins_the_last_row_available_at_the_prediction(filled: Lakehouse, toy: Problem) -> None:
+def test_training_set_joins_the_last_row_available_at_the_prediction(
+    filled: Lakehouse, toy: Problem
+) -> None:
     rows = training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, {})
     for row in rows.tail(30).to_dicts():
         earlier = rows.filter(
-            pl.col("shop") == row["shop"], pl.col(PREDICTION_TIME) <= row[PREDICTION_TIME] - timedelta(hours=1)
+            pl.col("shop") == row["shop"],
+            pl.col(PREDICTION_TIME) <= row[PREDICTION_TIME] - timedelta(hours=1),
         )
         assert row["last_amount"] == earlier["amount"][-1]
 
 
 def test_training_set_reads_the_versions_that_it_is_given(filled: Lakehouse, toy: Problem) -> None:
-    versions = {table.name: filled.version(table) for table in input_tables(toy)}
+    versions = {table.name: filled.version(table) for table in tables.inputs(toy)}
     before = training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, versions)
-    orders = toy.sources[0].prepared_table
+    orders = tables.prepared(toy.sources[0])
     filled.merge(orders, filled.scan(orders).with_columns(nw.col("amount") * 2))
     assert training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, versions).equals(before)
     assert not training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, {}).equals(before)

@@ -12,10 +12,10 @@ import narwhals as nw
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}} import lakehouse as module
-from {{cookiecutter.package_name}}.contract import UTC_TIME, Frame, Table
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.core.contract import UTC_TIME, Frame, Table
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.store import lakehouse as module
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 TABLE = Table("things", {"id": nw.Int64, "value": nw.Float64, "at": UTC_TIME}, ("id",), "at")
 SCHEMA = {"id": pl.Int64(), "value": pl.Float64(), "at": pl.Datetime("us", "UTC")}
@@ -35,7 +35,9 @@ def rows(values: dict[int | None, float | None], at: datetime = NOON) -> Frame:
     return nw.from_native(pl.LazyFrame(data, schema=SCHEMA))
 
 
-def content(lakehouse: Lakehouse, table: Table = TABLE, version: int | None = None) -> dict[int, float | None]:
+def content(
+    lakehouse: Lakehouse, table: Table = TABLE, version: int | None = None
+) -> dict[int, float | None]:
     frame = lakehouse.scan(table, version).collect("polars").to_native().sort("id")
     return dict(zip(frame["id"], frame["value"], strict=True))
 
@@ -43,7 +45,11 @@ def content(lakehouse: Lakehouse, table: Table = TABLE, version: int | None = No
 def test_a_table_never_written_is_empty_and_typed(lakehouse: Lakehouse) -> None:
     assert lakehouse.scan(TABLE).collect_schema().to_polars() == SCHEMA
     assert lakehouse.count(TABLE) == 0
-    assert (lakehouse.version(TABLE), lakehouse.complete_until(TABLE), lakehouse.history(TABLE)) == (None, None, [])
+    assert (
+        lakehouse.version(TABLE),
+        lakehouse.complete_until(TABLE),
+        lakehouse.history(TABLE),
+    ) == (None, None, [])
 
 
 def test_append_adds_what_became_known_once(lakehouse: Lakehouse) -> None:
@@ -111,7 +117,9 @@ def test_of_two_who_merge_at_once_none_writes_a_row_twice(
     assert content(lakehouse) == {**held, 2: 2.0, 3: 3.0, 4: 4.0}
 
 
-def test_of_two_who_append_at_once_one_is_told_so(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_who_append_at_once_one_is_told_so(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lakehouse.append(TABLE, rows({1: 1.0}), NOON)
     before_the_commit(monkeypatch, lambda: lakehouse.append(TABLE, rows({2: 2.0}), NOON + DAY))
     with pytest.raises(UserError, match="Somebody else wrote") as refused:
@@ -140,11 +148,15 @@ def test_require_tells_until_when_a_table_is_complete(lakehouse: Lakehouse) -> N
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_mount_is_read_and_refuses_writes_before_anything_is_touched(tmp_path: Path, verb: Verb) -> None:
+def test_a_mount_is_read_and_refuses_writes_before_anything_is_touched(
+    tmp_path: Path, verb: Verb
+) -> None:
     theirs = Lakehouse(str(tmp_path / "theirs"))
     theirs.append(TABLE, rows({1: 1.0}), NOON - DAY)
     ours = Lakehouse(str(tmp_path / "ours"), mounts={"thin*": theirs.root})
-    never = nw.from_native(pl.LazyFrame().select(pl.lit(1).map_batches(lambda _: pytest.fail("was computed"))))
+    never = nw.from_native(
+        pl.LazyFrame().select(pl.lit(1).map_batches(lambda _: pytest.fail("was computed")))
+    )
     with pytest.raises(UserError, match=r"things is read from .*theirs.* read-only"):
         verb(ours, never)
     assert content(ours) == {1: 1.0}
@@ -157,10 +169,19 @@ def test_a_mount_is_read_and_refuses_writes_before_anything_is_touched(tmp_path:
     ("broken", "message"),
     [
         (lambda frame: frame.drop("value"), "missing column value"),
-        (lambda frame: frame.rename({"value": "worth"}), "missing column value; undeclared column worth"),
+        (
+            lambda frame: frame.rename({"value": "worth"}),
+            "missing column value; undeclared column worth",
+        ),
         (lambda frame: frame.with_columns(extra=nw.lit(1)), "undeclared column extra"),
-        (lambda frame: frame.with_columns(nw.col("value").cast(nw.Int64)), "value is Int64, declared Float64"),
-        (lambda frame: frame.with_columns(nw.col("at").cast(nw.Datetime("us"))), "at is Datetime.*, declared Datetime"),
+        (
+            lambda frame: frame.with_columns(nw.col("value").cast(nw.Int64)),
+            "value is Int64, declared Float64",
+        ),
+        (
+            lambda frame: frame.with_columns(nw.col("at").cast(nw.Datetime("us"))),
+            "at is Datetime.*, declared Datetime",
+        ),
         (lambda _: rows({None: 1.0}), "null key .*None"),
         (lambda frame: nw.concat([frame, frame]), "repeated key .*1"),
     ],
@@ -193,7 +214,9 @@ def test_an_unwritable_root_is_named(tmp_path: Path, verb: Verb) -> None:
         pytest.param(lambda lake, _: lake.complete_until(TABLE), id="complete_until"),
     ],
 )
-def test_a_corrupt_log_is_named(lakehouse: Lakehouse, use: Callable[[Lakehouse, Frame], object]) -> None:
+def test_a_corrupt_log_is_named(
+    lakehouse: Lakehouse, use: Callable[[Lakehouse, Frame], object]
+) -> None:
     lakehouse.append(TABLE, rows({1: 1.0}), NOON - DAY)
     next(Path(lakehouse.root).glob("things/_delta_log/*.json")).write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"Cannot read .*things"):
@@ -215,7 +238,7 @@ def test_a_process_killed_in_a_write_leaves_the_table_as_it_was(lakehouse: Lakeh
     # when a process is killed where it would commit
     code = (
         "import os, signal, sys; from datetime import *; import narwhals as nw, polars as pl\n"
-        f"from {module.__name__} import *; from {module.__package__}.contract import Table, UTC_TIME\n"
+        f"from {module.__name__} import *; from {module.__package__.partition('.')[0]}.core.contract import Table, UTC_TIME\n"
         "import {0} as m; m.write_deltalake = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "t = Table('things', dict(id=nw.Int64, value=nw.Float64, at=UTC_TIME), ('id',), 'at')\n"
         "r = pl.LazyFrame(dict(id=[2], value=[2.0], at=[datetime(2020, 1, 2, tzinfo=UTC)]))\n"
@@ -224,7 +247,9 @@ def test_a_process_killed_in_a_write_leaves_the_table_as_it_was(lakehouse: Lakeh
     source = code.replace("{0}", module.__name__)
     search = os.pathsep.join(sys.path)
     killed = subprocess.run(
-        [sys.executable, "-c", source, lakehouse.root], env={**os.environ, "PYTHONPATH": search}, check=False
+        [sys.executable, "-c", source, lakehouse.root],
+        env={**os.environ, "PYTHONPATH": search},
+        check=False,
     )
     # then
     assert killed.returncode == -signal.SIGKILL

@@ -14,20 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from {{cookiecutter.package_name}}.contract import (
+from {{cookiecutter.package_name}}.core.contract import (
     AVAILABLE_AT,
     KNOWN_AT,
     Metric,
     Schema,
 )
-from {{cookiecutter.package_name}}.errors import UserError
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.problem import PROBLEM, sources
 from {{cookiecutter.package_name}}.problem.features import rolling_sums
 
 BEGIN = datetime(2013, 3, 8, tzinfo=UTC)
 MODEL, TARGET = PROBLEM.model, PROBLEM.model.target
 AIRPORTS = pl.LazyFrame(
-    [("LAX", "America/Los_Angeles"), ("BOS", "America/New_York"), ("HNL", "Pacific/Honolulu"), ("XXX", None)],
+    [
+        ("LAX", "America/Los_Angeles"),
+        ("BOS", "America/New_York"),
+        ("HNL", "Pacific/Honolulu"),
+        ("XXX", None),
+    ],
     schema=["faa", "tzone"],
     orient="row",
 )
@@ -36,8 +41,16 @@ AIRPORTS = pl.LazyFrame(
 # Time
 
 
-def times(day: tuple[int, int], leaves: int, arrives: int, dest: str) -> tuple[datetime | None, datetime | None]:
-    data = {"year": 2013, "month": day[0], "day": day[1], "sched_dep_time": leaves, "sched_arr_time": arrives}
+def times(
+    day: tuple[int, int], leaves: int, arrives: int, dest: str
+) -> tuple[datetime | None, datetime | None]:
+    data = {
+        "year": 2013,
+        "month": day[0],
+        "day": day[1],
+        "sched_dep_time": leaves,
+        "sched_arr_time": arrives,
+    }
     frame = sources.with_times(pl.LazyFrame([{**data, "dest": dest}]), AIRPORTS).collect()
     return frame["scheduled_departure"][0], frame["scheduled_arrival"][0]
 
@@ -51,21 +64,76 @@ def utc(month: int, day: int, hour: int, minute: int = 0) -> datetime:
     [
         pytest.param((1, 15), 517, 830, "BOS", utc(1, 15, 10, 17), utc(1, 15, 13, 30), id="winter"),
         pytest.param((7, 15), 517, 830, "BOS", utc(7, 15, 9, 17), utc(7, 15, 12, 30), id="summer"),
-        pytest.param((3, 9), 2330, 40, "BOS", utc(3, 10, 4, 30), utc(3, 10, 5, 40), id="over midnight"),
-        pytest.param((3, 10), 100, 330, "BOS", utc(3, 10, 6), utc(3, 10, 7, 30), id="across the skipped hour"),
-        pytest.param((11, 3), 30, 330, "BOS", utc(11, 3, 4, 30), utc(11, 3, 8, 30), id="across the repeated hour"),
-        pytest.param((11, 3), 130, 500, "BOS", utc(11, 3, 5, 30), utc(11, 3, 10), id="repeated hour: first pass"),
+        pytest.param(
+            (3, 9), 2330, 40, "BOS", utc(3, 10, 4, 30), utc(3, 10, 5, 40), id="over midnight"
+        ),
+        pytest.param(
+            (3, 10), 100, 330, "BOS", utc(3, 10, 6), utc(3, 10, 7, 30), id="across the skipped hour"
+        ),
+        pytest.param(
+            (11, 3),
+            30,
+            330,
+            "BOS",
+            utc(11, 3, 4, 30),
+            utc(11, 3, 8, 30),
+            id="across the repeated hour",
+        ),
+        pytest.param(
+            (11, 3),
+            130,
+            500,
+            "BOS",
+            utc(11, 3, 5, 30),
+            utc(11, 3, 10),
+            id="repeated hour: first pass",
+        ),
         pytest.param((1, 15), 900, 1230, "LAX", utc(1, 15, 14), utc(1, 15, 20, 30), id="west"),
-        pytest.param((1, 15), 2359, 330, "LAX", utc(1, 16, 4, 59), utc(1, 16, 11, 30), id="west, over midnight"),
-        pytest.param((7, 15), 1000, 1440, "HNL", utc(7, 15, 14), utc(7, 16, 0, 40), id="no summer time there"),
-        pytest.param((1, 15), 1500, 2024, "SJU", utc(1, 15, 20), utc(1, 16, 0, 24), id="east, zone not in file"),
-        pytest.param((1, 15), 2359, 424, "SJU", utc(1, 16, 4, 59), utc(1, 16, 8, 24), id="east, over midnight"),
-        pytest.param((1, 15), 2100, 2400, "BOS", utc(1, 16, 2), utc(1, 16, 5), id="arrives at 2400"),
-        pytest.param((1, 15), 2400, 130, "BOS", utc(1, 16, 5), utc(1, 16, 6, 30), id="leaves at 2400"),
+        pytest.param(
+            (1, 15),
+            2359,
+            330,
+            "LAX",
+            utc(1, 16, 4, 59),
+            utc(1, 16, 11, 30),
+            id="west, over midnight",
+        ),
+        pytest.param(
+            (7, 15), 1000, 1440, "HNL", utc(7, 15, 14), utc(7, 16, 0, 40), id="no summer time there"
+        ),
+        pytest.param(
+            (1, 15),
+            1500,
+            2024,
+            "SJU",
+            utc(1, 15, 20),
+            utc(1, 16, 0, 24),
+            id="east, zone not in file",
+        ),
+        pytest.param(
+            (1, 15),
+            2359,
+            424,
+            "SJU",
+            utc(1, 16, 4, 59),
+            utc(1, 16, 8, 24),
+            id="east, over midnight",
+        ),
+        pytest.param(
+            (1, 15), 2100, 2400, "BOS", utc(1, 16, 2), utc(1, 16, 5), id="arrives at 2400"
+        ),
+        pytest.param(
+            (1, 15), 2400, 130, "BOS", utc(1, 16, 5), utc(1, 16, 6, 30), id="leaves at 2400"
+        ),
     ],
 )
 def test_wall_clock_times_become_utc(
-    day: tuple[int, int], leaves: int, arrives: int, dest: str, departure: datetime, arrival: datetime
+    day: tuple[int, int],
+    leaves: int,
+    arrives: int,
+    dest: str,
+    departure: datetime,
+    arrival: datetime,
 ) -> None:
     assert times(day, leaves, arrives, dest) == (departure, arrival)
 
@@ -136,7 +204,9 @@ def test_a_corrupt_archive_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "things.csv.zip"
     rows = "".join(f"{number},{number * 7919 % 1000}\n" for number in range(500))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("other.csv" if damage == "another name" else "things.csv", f"id,name\n{rows}")
+        archive.writestr(
+            "other.csv" if damage == "another name" else "things.csv", f"id,name\n{rows}"
+        )
     whole = path.read_bytes()
     damaged = {
         "not a zip": b"PK",
@@ -158,8 +228,14 @@ EVENT = st.tuples(st.sampled_from("ab"), st.integers(0, 60 * 24 * 3), st.integer
 @given(st.lists(EVENT, min_size=1, max_size=40))
 def test_rolling_sums_equal_brute_force(events: list[tuple[str, int, int]]) -> None:
     windows = {"3h": 3, "24h": 24}
-    frame = pl.LazyFrame(events, schema={"key": pl.String, "minute": pl.Int64, "delay": pl.Int64}, orient="row").select(
-        "key", "delay", (pl.lit(BEGIN).cast(pl.Datetime("us", "UTC")) + pl.duration(minutes="minute")).alias(KNOWN_AT)
+    frame = pl.LazyFrame(
+        events, schema={"key": pl.String, "minute": pl.Int64, "delay": pl.Int64}, orient="row"
+    ).select(
+        "key",
+        "delay",
+        (pl.lit(BEGIN).cast(pl.Datetime("us", "UTC")) + pl.duration(minutes="minute")).alias(
+            KNOWN_AT
+        ),
     )
     found = rolling_sums(nw.from_native(frame), ["key"], ["delay"], windows).collect().to_native()
     full = [(key, minute // 60 + 1, delay) for key, minute, delay in events]
@@ -172,7 +248,9 @@ def test_rolling_sums_equal_brute_force(events: list[tuple[str, int, int]]) -> N
         for key, at in changes
     }
     assert found.height == len(expected)
-    assert {(key, at): sums for key, at, *sums in found.select("key", AVAILABLE_AT, *SUMS).iter_rows()} == expected
+    assert {
+        (key, at): sums for key, at, *sums in found.select("key", AVAILABLE_AT, *SUMS).iter_rows()
+    } == expected
 
 
 # Model
@@ -223,4 +301,6 @@ def test_a_metric_ranks_the_truth_above_a_guess_and_weights_are_repeats(metric: 
     assert (better > 0) == metric.higher_is_better
     repeated = np.repeat(np.arange(200), weight.astype(int))
     ones = np.ones(len(repeated))
-    assert score(label, guess, weight) == pytest.approx(score(label[repeated], guess[repeated], ones))
+    assert score(label, guess, weight) == pytest.approx(
+        score(label[repeated], guess[repeated], ones)
+    )

@@ -13,29 +13,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from {{cookiecutter.package_name}}.contract import UTC_TIME, Problem, Schema
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.inference.requests import conform, read
-from {{cookiecutter.package_name}}.settings import Settings
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import UTC_TIME, Problem, Schema
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.core.settings import Settings
+from {{cookiecutter.package_name}}.inference.inputs import conform, read
 
-SCHEMA: Schema = {"count": nw.Int64, "size": nw.Float64, "at": UTC_TIME, "name": nw.String, "new": nw.Boolean}
+SCHEMA: Schema = {
+    "count": nw.Int64,
+    "size": nw.Float64,
+    "at": UTC_TIME,
+    "name": nw.String,
+    "new": nw.Boolean,
+}
 NOON = datetime(2020, 2, 1, 12, tzinfo=UTC)
 ROW = {"count": 1, "size": 1.5, "at": NOON, "name": "a", "new": True}
 EVERYTHING = "SELECT * FROM requests"
 
 
 @pytest.fixture
-def asking(toy: Problem, settings: Settings) -> Workspace:
+def asking(toy: Problem, settings: Settings) -> Context:
     """The toy, with chunks of 100 rows."""
     small = settings.inference.model_copy(update={"chunk_rows": 100})
-    return Workspace(settings.model_copy(update={"inference": small}), toy)
+    return Context(settings.model_copy(update={"inference": small}), toy)
 
 
 @pytest.fixture
 def rows(feed: pl.DataFrame) -> pl.DataFrame:
     """600 orders as the prepared table has them; the first 50 without a shop, others without an amount."""
-    shop, amount = pl.when(pl.col("order") >= 50).then("shop"), pl.when(pl.col("order") % 7 > 0).then("amount")
+    shop, amount = (
+        pl.when(pl.col("order") >= 50).then("shop"),
+        pl.when(pl.col("order") % 7 > 0).then("amount"),
+    )
     return feed.select("order", shop, amount)
 
 
@@ -69,18 +78,25 @@ def conformed(column: str, values: Any) -> Any:
         ("name", ["007"], "007"),
         ("at", [datetime(2020, 2, 1, 12)], NOON),  # noqa: DTZ001 a time without a zone is UTC
         ("at", [date(2020, 2, 1)], NOON.replace(hour=0)),
-        *(("at", [text], NOON) for text in ("2020-02-01T12:00:00Z", "2020-02-01 12:00", "2020-02-01T13:00:00+01:00")),
+        *(
+            ("at", [text], NOON)
+            for text in ("2020-02-01T12:00:00Z", "2020-02-01 12:00", "2020-02-01T13:00:00+01:00")
+        ),
         ("at", pl.Series([NOON]).dt.convert_time_zone("Asia/Tokyo"), NOON),
         ("at", pl.Series([NOON]).dt.cast_time_unit("ns"), NOON),
     ],
 )
-def test_values_that_mean_the_same_get_the_declared_type(column: str, given: Any, meant: object) -> None:
+def test_values_that_mean_the_same_get_the_declared_type(
+    column: str, given: Any, meant: object
+) -> None:
     assert conformed(column, given) == [meant]
 
 
 @pytest.mark.parametrize("column", SCHEMA)
 @pytest.mark.parametrize("kind", [pl.Null, pl.String, pl.Int64, pl.Boolean])
-def test_a_column_without_values_may_have_lost_its_type(column: str, kind: type[pl.DataType]) -> None:
+def test_a_column_without_values_may_have_lost_its_type(
+    column: str, kind: type[pl.DataType]
+) -> None:
     assert conformed(column, pl.Series([None], dtype=kind)) == [None]
 
 
@@ -138,7 +154,9 @@ def test_rows_survive_a_csv_file(drawn: list[dict[str, object]]) -> None:
 # Places
 
 
-def test_files_and_databases_hold_the_same_rows(asking: Workspace, rows: pl.DataFrame, tmp_path: Path) -> None:
+def test_files_and_databases_hold_the_same_rows(
+    asking: Context, rows: pl.DataFrame, tmp_path: Path
+) -> None:
     rows.write_parquet(tmp_path / "requests.parquet", row_group_size=50)
     rows.write_csv(tmp_path / "requests.csv")
     sqlite = stored(rows, tmp_path / "my requests.db")
@@ -148,16 +166,20 @@ def test_files_and_databases_hold_the_same_rows(asking: Workspace, rows: pl.Data
         assert len(chunks) > 1
 
 
-def test_a_database_without_types_tells_them_by_a_whole_chunk(toy: Problem, settings: Settings, tmp_path: Path) -> None:
+def test_a_database_without_types_tells_them_by_a_whole_chunk(
+    toy: Problem, settings: Settings, tmp_path: Path
+) -> None:
     shop = pl.when(pl.col("order") >= 2_000).then(pl.lit("a"))
     rows = pl.select(order=pl.int_range(3_000)).with_columns(shop=shop, amount=pl.lit(1.0))
     source = stored(rows, tmp_path / "requests.db")
-    assert_frame_equal(pl.concat(read(Workspace(settings, toy), source, EVERYTHING)), rows, check_exact=True)
+    assert_frame_equal(
+        pl.concat(read(Context(settings, toy), source, EVERYTHING)), rows, check_exact=True
+    )
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "sqlite"])
 def test_no_rows_are_no_chunks_but_still_need_their_columns(
-    asking: Workspace, rows: pl.DataFrame, tmp_path: Path, kind: str
+    asking: Context, rows: pl.DataFrame, tmp_path: Path, kind: str
 ) -> None:
     def source(rows: pl.DataFrame) -> tuple[str, str]:
         path = tmp_path / f"requests{rows.width}.{kind}"
@@ -173,13 +195,13 @@ def test_no_rows_are_no_chunks_but_still_need_their_columns(
         list(read(asking, *source(rows.drop("amount"))))
 
 
-def test_a_database_that_is_not_there_is_not_made(asking: Workspace, tmp_path: Path) -> None:
+def test_a_database_that_is_not_there_is_not_made(asking: Context, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Cannot read .* No such file"):
         list(read(asking, f"sqlite:///{tmp_path / 'requests.db'}", EVERYTHING))
     assert not (tmp_path / "requests.db").exists()
 
 
-def test_a_query_changes_nothing(asking: Workspace, rows: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_query_changes_nothing(asking: Context, rows: pl.DataFrame, tmp_path: Path) -> None:
     uri = stored(rows, tmp_path / "requests.db")
     before = (tmp_path / "requests.db").read_bytes()
     for statement in ("DROP TABLE requests", "DELETE FROM requests", "nonsense", ""):
@@ -190,22 +212,30 @@ def test_a_query_changes_nothing(asking: Workspace, rows: pl.DataFrame, tmp_path
 
 @pytest.mark.parametrize("name", ["requests.parquet", "requests.csv", "requests.db"])
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0garbage", b"PAR1"])
-def test_a_damaged_file_is_one_message(asking: Workspace, tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_is_one_message(
+    asking: Context, tmp_path: Path, name: str, content: bytes
+) -> None:
     (tmp_path / name).write_bytes(content)
     source = f"sqlite:///{tmp_path / name}" if name.endswith(".db") else str(tmp_path / name)
     with pytest.raises(UserError):
         list(read(asking, source, EVERYTHING))
 
 
-@pytest.mark.parametrize("source", ["requests.xlsx", "requests", "folder.parquet", "absent.parquet", "absent.csv"])
-def test_what_is_no_file_of_rows_is_named(asking: Workspace, tmp_path: Path, source: str) -> None:
+@pytest.mark.parametrize(
+    "source", ["requests.xlsx", "requests", "folder.parquet", "absent.parquet", "absent.csv"]
+)
+def test_what_is_no_file_of_rows_is_named(asking: Context, tmp_path: Path, source: str) -> None:
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(UserError, match=source):
         list(read(asking, str(tmp_path / source), ""))
 
 
-@pytest.mark.parametrize("uri", ["oracle://me:secret@host/db", "me:secret://host", "s3://bucket/requests.parquet"])
-def test_an_unknown_kind_of_database_is_named_without_its_password(asking: Workspace, uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri", ["oracle://me:secret@host/db", "me:secret://host", "s3://bucket/requests.parquet"]
+)
+def test_an_unknown_kind_of_database_is_named_without_its_password(
+    asking: Context, uri: str
+) -> None:
     with pytest.raises(UserError, match="No driver for") as refusal:
         list(read(asking, uri, EVERYTHING))
     assert "secret" not in str(refusal.value)
@@ -220,7 +250,7 @@ def test_an_unknown_kind_of_database_is_named_without_its_password(asking: Works
         "me:secret@127.0.0.1:1/db?unheard=of",
     ],
 )
-def test_a_password_never_shows(asking: Workspace, rest: str) -> None:
+def test_a_password_never_shows(asking: Context, rest: str) -> None:
     with pytest.raises(UserError) as refusal:
         list(read(asking, f"postgresql://{rest}", EVERYTHING))
     assert "secret" not in str(refusal.value)

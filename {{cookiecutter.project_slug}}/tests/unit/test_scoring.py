@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.scoring import Predictor, encode
+from {{cookiecutter.package_name}}.modeling.scoring import Predictor, encode
 
 FEATURES = ("shop", "amount", "count", "new")
 CATEGORIES = {"shop": ["a", "b"]}
@@ -30,16 +30,22 @@ def predictor() -> Predictor:
     matrix = encode(rows, ("shop", "amount"), CATEGORIES)
     label = matrix[:, 0] + matrix[:, 1]
     data = lgb.Dataset(matrix, label, categorical_feature=[0])
-    return Predictor(lgb.train({"verbosity": -1, "num_threads": 1}, data, 20), ("shop", "amount"), CATEGORIES)
+    return Predictor(
+        lgb.train({"verbosity": -1, "num_threads": 1}, data, 20), ("shop", "amount"), CATEGORIES
+    )
 
 
 def test_unseen_categories_and_nulls_become_missing() -> None:
-    np.testing.assert_array_equal(encode(ROWS, FEATURES, CATEGORIES), np.array(EXPECTED, dtype=np.float32))
+    np.testing.assert_array_equal(
+        encode(ROWS, FEATURES, CATEGORIES), np.array(EXPECTED, dtype=np.float32)
+    )
 
 
 def test_polars_and_pandas_give_the_same_matrix() -> None:
     pandas = ROWS.with_columns(pl.col("new").cast(pl.Float64)).to_pandas()
-    np.testing.assert_array_equal(encode(pandas, FEATURES, CATEGORIES), encode(ROWS, FEATURES, CATEGORIES))
+    np.testing.assert_array_equal(
+        encode(pandas, FEATURES, CATEGORIES), encode(ROWS, FEATURES, CATEGORIES)
+    )
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -54,7 +60,9 @@ def test_no_rows_give_an_empty_matrix() -> None:
     assert encode(ROWS.clear(), FEATURES, CATEGORIES).shape == (0, 4)
 
 
-def test_a_saved_predictor_predicts_the_same_and_is_text(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_saved_predictor_predicts_the_same_and_is_text(
+    predictor: Predictor, tmp_path: Path
+) -> None:
     rows = pl.DataFrame({"shop": ["a", "b", "z", None], "amount": [0.1, 0.2, None, 0.4]})
     files = predictor.save(tmp_path)
     assert [Path(path).read_text(encoding="utf-8")[:1] for path in files.values()] == ["t", "{"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.settings import ENV_PREFIX, load_settings
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, load_settings
 
 
 def test_every_environment_is_valid(project: Path) -> None:
@@ -18,9 +18,13 @@ def test_every_environment_is_valid(project: Path) -> None:
     assert len({item.lakehouse.root for item in loaded.values()}) == len(names)
 
 
-def test_environment_file_wins_over_base_and_variable_over_both(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_file_wins_over_base_and_variable_over_both(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = {name: project / "conf" / f"{name}.yml" for name in ("base", "test")}
-    content = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    content = {
+        name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in files.items()
+    }
     content["base"]["training"] |= {"train_days": 41, "rounds": 41, "trials": 41}
     content["test"]["training"] = {"rounds": 42, "trials": 42}
     for name, path in files.items():
@@ -30,7 +34,9 @@ def test_environment_file_wins_over_base_and_variable_over_both(project: Path, m
     assert (training.train_days, training.rounds, training.trials) == (41, 42, 43)
 
 
-def test_project_is_found_from_a_folder_below(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_project_is_found_from_a_folder_below(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     below = project / "a" / "b"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
@@ -102,7 +108,9 @@ def test_missing_key_is_named(project: Path) -> None:
         ("PROJECT", "/elsewhere"),
     ],
 )
-def test_wrong_variable_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_wrong_variable_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(ENV_PREFIX + name, value)
     with pytest.raises(UserError, match=f"variable {ENV_PREFIX}{name}"):
         load_settings("dev")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from {{cookiecutter.package_name}}.contract import KNOWN_AT, PREDICTION_TIME, Problem
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.scoring import Predictor
-from {{cookiecutter.package_name}}.settings import Settings, TrainingSettings
-from {{cookiecutter.package_name}}.training.dataset import Windows, require_enough, windows_until
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Problem
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.core.settings import Settings, TrainingSettings
+from {{cookiecutter.package_name}}.modeling.scoring import Predictor
 from {{cookiecutter.package_name}}.training.fit import fit
+from {{cookiecutter.package_name}}.training.split import Windows, require_enough, windows_until
 
 BUDGET = TrainingSettings(
     train_days=30,
@@ -35,7 +35,9 @@ days = st.integers(1, 400)
 
 @pytest.fixture
 def rows(feed: pl.DataFrame) -> pl.DataFrame:
-    return feed.rename({KNOWN_AT: PREDICTION_TIME}).with_columns(last_amount=pl.col("amount").shift(1))
+    return feed.rename({KNOWN_AT: PREDICTION_TIME}).with_columns(
+        last_amount=pl.col("amount").shift(1)
+    )
 
 
 @pytest.fixture
@@ -48,8 +50,12 @@ def small(settings: Settings) -> Settings:
     return settings.model_copy(update={"training": BUDGET, "threads": 1})
 
 
-@given(st.datetimes(timezones=st.just(UTC)).filter(lambda moment: moment.year > 2000), days, days, days)
-def test_windows_adjoin_and_end_at_the_as_of(as_of: datetime, train: int, validation: int, holdout: int) -> None:
+@given(
+    st.datetimes(timezones=st.just(UTC)).filter(lambda moment: moment.year > 2000), days, days, days
+)
+def test_windows_adjoin_and_end_at_the_as_of(
+    as_of: datetime, train: int, validation: int, holdout: int
+) -> None:
     lengths = {"train_days": train, "validation_days": validation, "holdout_days": holdout}
     windows = windows_until(as_of, BUDGET.model_copy(update=lengths))
     assert [window.name for window in windows] == ["train", "validation", "holdout"]
@@ -71,11 +77,15 @@ def test_enough_is_enough(rows: pl.DataFrame, windows: Windows, toy: Problem) ->
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "holdout"])
-def test_too_few_rows_are_refused_by_window(rows: pl.DataFrame, windows: Windows, toy: Problem, name: str) -> None:
+def test_too_few_rows_are_refused_by_window(
+    rows: pl.DataFrame, windows: Windows, toy: Problem, name: str
+) -> None:
     window = next(window for window in windows if window.name == name)
     inside = pl.col(PREDICTION_TIME).is_between(window.start, window.end, closed="left")
     few = pl.concat([rows.filter(~inside), rows.filter(inside).head(99)])
-    with pytest.raises(UserError, match=rf"The {name} window \(.*\) has 99 labelled rows; .* asks for 100"):
+    with pytest.raises(
+        UserError, match=rf"The {name} window \(.*\) has 99 labelled rows; .* asks for 100"
+    ):
         require_enough(few, windows, toy.model, 100)
 
 
@@ -93,7 +103,12 @@ def test_one_class_only_is_refused_for_classes_and_not_for_a_quantity(
 
 
 def fitted(
-    rows: pl.DataFrame, windows: Windows, toy: Problem, settings: Settings, journal: Path, **changes: Any
+    rows: pl.DataFrame,
+    windows: Windows,
+    toy: Problem,
+    settings: Settings,
+    journal: Path,
+    **changes: Any,
 ) -> tuple[Predictor, dict[str, Any]]:
     parts = windows[0].of(rows), windows[1].of(rows)
     return fit(*parts, replace(toy.model, **changes), settings, "study", journal)
@@ -121,7 +136,13 @@ def test_fit_keeps_declared_directions(
     rows: pl.DataFrame, windows: Windows, toy: Problem, small: Settings, tmp_path: Path
 ) -> None:
     predictor, _ = fitted(rows, windows, toy, small, tmp_path / "journal")
-    grid = pl.DataFrame({"shop": ["a"] * 50, "amount": [2.0 * step for step in range(50)], "last_amount": [5.0] * 50})
+    grid = pl.DataFrame(
+        {
+            "shop": ["a"] * 50,
+            "amount": [2.0 * step for step in range(50)],
+            "last_amount": [5.0] * 50,
+        }
+    )
     predicted = predictor.predict(grid)
     assert (predicted[1:] >= predicted[:-1]).all()
     assert predicted[-1] > predicted[0]
@@ -139,7 +160,9 @@ def test_fit_does_not_look_at_the_holdout(
     rows: pl.DataFrame, windows: Windows, toy: Problem, small: Settings, tmp_path: Path
 ) -> None:
     other = rows.with_columns(
-        paid=pl.when(pl.col(PREDICTION_TIME) >= windows[2].start).then(1 - pl.col("paid")).otherwise("paid")
+        paid=pl.when(pl.col(PREDICTION_TIME) >= windows[2].start)
+        .then(1 - pl.col("paid"))
+        .otherwise("paid")
     )
     first, _ = fitted(rows, windows, toy, small, tmp_path / "a")
     second, _ = fitted(other, windows, toy, small, tmp_path / "b")
@@ -148,7 +171,12 @@ def test_fit_does_not_look_at_the_holdout(
 
 @pytest.mark.parametrize("finished", [0, 1, 3])
 def test_an_interrupted_search_is_resumed_and_ends_the_same(
-    rows: pl.DataFrame, windows: Windows, toy: Problem, small: Settings, tmp_path: Path, finished: int
+    rows: pl.DataFrame,
+    windows: Windows,
+    toy: Problem,
+    small: Settings,
+    tmp_path: Path,
+    finished: int,
 ) -> None:
     calls = []
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from {{cookiecutter.package_name}}.deployment.webhook import receiver
+from {{cookiecutter.package_name}}.serving.webhook import receiver
 
 SECRET, MODEL = "only for tests", "ours"
-BODY = json.dumps({"entity": "model_version", "action": "created", "data": {"name": MODEL, "version": "7"}})
+BODY = json.dumps(
+    {"entity": "model_version", "action": "created", "data": {"name": MODEL, "version": "7"}}
+)
 Deliver = Callable[..., int]
 
 
@@ -36,7 +38,9 @@ def started() -> list[str]:
 def deliver(tmp_path: Path, started: list[str]) -> Deliver:
     """Hand a request to the receiver, which needs no server for it; returns the HTTP status."""
 
-    def delivered(body: str, sent: dict[str, str], start: Callable[[str], None] = started.append) -> int:
+    def delivered(
+        body: str, sent: dict[str, str], start: Callable[[str], None] = started.append
+    ) -> int:
         application, answers = receiver(SECRET, MODEL, tmp_path / "deliveries", start), []
 
         async def receive() -> MutableMapping[str, Any]:
@@ -61,7 +65,11 @@ def deliver(tmp_path: Path, started: list[str]) -> Deliver:
 
 def test_a_created_version_is_started_once(deliver: Deliver, started: list[str]) -> None:
     sent = headers(BODY)
-    assert [deliver(BODY, sent), deliver(BODY, sent), deliver(BODY, headers(BODY, "one"))] == [202, 409, 409]
+    assert [deliver(BODY, sent), deliver(BODY, sent), deliver(BODY, headers(BODY, "one"))] == [
+        202,
+        409,
+        409,
+    ]
     assert deliver(BODY, headers(BODY, "two")) == 202
     assert started == ["7", "7"]
 
@@ -83,14 +91,21 @@ def test_a_changed_body_is_refused(deliver: Deliver, started: list[str]) -> None
         {"x-mlflow-signature": "nonsense"},
     ],
 )
-def test_changed_headers_are_refused(deliver: Deliver, started: list[str], change: dict[str, str]) -> None:
+def test_changed_headers_are_refused(
+    deliver: Deliver, started: list[str], change: dict[str, str]
+) -> None:
     assert deliver(BODY, headers(BODY) | change) == 401
     assert started == []
 
 
-@pytest.mark.parametrize("missing", ["x-mlflow-delivery-id", "x-mlflow-timestamp", "x-mlflow-signature"])
+@pytest.mark.parametrize(
+    "missing", ["x-mlflow-delivery-id", "x-mlflow-timestamp", "x-mlflow-signature"]
+)
 def test_no_header_may_be_missing(deliver: Deliver, started: list[str], missing: str) -> None:
-    assert deliver(BODY, {name: value for name, value in headers(BODY).items() if name != missing}) == 401
+    assert (
+        deliver(BODY, {name: value for name, value in headers(BODY).items() if name != missing})
+        == 401
+    )
     assert started == []
 
 
@@ -106,7 +121,8 @@ def test_a_refused_delivery_is_not_remembered(deliver: Deliver, started: list[st
 
 
 @pytest.mark.parametrize(
-    ("change", "into"), [('"created"', '"deleted"'), ('"model_version"', '"registered_model"'), (MODEL, "theirs")]
+    ("change", "into"),
+    [('"created"', '"deleted"'), ('"model_version"', '"registered_model"'), (MODEL, "theirs")],
 )
 def test_other_events_are_acknowledged_and_left_alone(
     deliver: Deliver, started: list[str], change: str, into: str
@@ -115,7 +131,9 @@ def test_other_events_are_acknowledged_and_left_alone(
     assert (deliver(body, headers(body)), started) == (200, [])
 
 
-def test_a_deployment_that_does_not_start_is_started_by_the_next_try(deliver: Deliver, started: list[str]) -> None:
+def test_a_deployment_that_does_not_start_is_started_by_the_next_try(
+    deliver: Deliver, started: list[str]
+) -> None:
     def failing(version: str) -> None:
         raise OSError("no more processes")
 

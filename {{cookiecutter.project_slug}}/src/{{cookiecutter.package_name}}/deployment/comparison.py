@@ -9,15 +9,15 @@ from pathlib import Path
 import narwhals as nw
 import polars as pl
 
-from .. import report
-from ..contract import PREDICTION_TIME, Array, Model
-from ..errors import UserError
-from ..evaluation import calibration, compare, group_means
-from ..feature_store import training_set
-from ..metrics import record
-from ..registry import CHAMPION, Registry
-from ..settings import DeploymentSettings
-from ..workspace import Workspace
+from ..context import Context
+from ..core.contract import PREDICTION_TIME, Array, Model
+from ..core.errors import UserError
+from ..core.settings import DeploymentSettings
+from ..modeling.evaluation import calibration, compare, group_means
+from ..reporting import pages
+from ..store.measurements import record
+from ..store.point_in_time import training_set
+from ..tracking.registry import CHAMPION, Registry
 
 _DISAGREEMENTS = 10
 
@@ -47,7 +47,7 @@ class Comparison:
         )
 
 
-def compare_versions(workspace: Workspace, challenger: str) -> Comparison:
+def compare_versions(context: Context, challenger: str) -> Comparison:
     """Measure a challenger against the champion; against the baseline where there is none.
 
     Both score the rows of the challenger's holdout, which must begin after everything that either has
@@ -57,10 +57,11 @@ def compare_versions(workspace: Workspace, challenger: str) -> Comparison:
         UserError: The holdout overlaps with what either has learned from, or the champion does not fit
             the features that there are now.
     """
-    registry, settings, model = workspace.registry, workspace.settings, workspace.problem.model
+    registry, settings, model = context.registry, context.settings, context.problem.model
     champion = registry.aliased(CHAMPION)
     start, end, train_start, train_end = (
-        _recorded(registry, challenger, tag) for tag in ("holdout_start", "holdout_end", "train_start", "train_end")
+        _recorded(registry, challenger, tag)
+        for tag in ("holdout_start", "holdout_end", "train_start", "train_end")
     )
     for number in filter(None, (challenger, champion)):
         learned_until = _recorded(registry, number, "validation_end")
@@ -72,29 +73,54 @@ def compare_versions(workspace: Workspace, challenger: str) -> Comparison:
             )
     loaded = [registry.load(number) for number in (challenger, champion) if number]
     features = dict.fromkeys(name for predictor in loaded for name in predictor.features)
-    problem = replace(workspace.problem, model=replace(model, features=tuple(features)))
+    problem = replace(context.problem, model=replace(model, features=tuple(features)))
     try:
-        rows = training_set(workspace.lakehouse, problem, start if champion else train_start, end, {})
+        rows = training_set(context.lakehouse, problem, start if champion else train_start, end, {})
     except nw.exceptions.ColumnNotFoundError as error:
-        message = f"Version {challenger} or {champion or 'the baseline'} needs what no table has: {error}"
-        raise UserError(message, "Keep a feature until a champion without it is in place.") from None
-    holdout, learned = rows.filter(pl.col(PREDICTION_TIME) >= start), rows.filter(pl.col(PREDICTION_TIME) < train_end)
+        message = (
+            f"Version {challenger} or {champion or 'the baseline'} needs what no table has: {error}"
+        )
+        raise UserError(
+            message, "Keep a feature until a champion without it is in place."
+        ) from None
+    holdout, learned = (
+        rows.filter(pl.col(PREDICTION_TIME) >= start),
+        rows.filter(pl.col(PREDICTION_TIME) < train_end),
+    )
     ours, *others = (predictor.predict(holdout) for predictor in loaded)
-    theirs = others[0] if others else group_means(learned, holdout, model.baseline, model.target.label)
-    results = compare(holdout, ours, theirs, model, settings.training.bootstrap_resamples, settings.seed)
+    theirs = (
+        others[0] if others else group_means(learned, holdout, model.baseline, model.target.label)
+    )
+    results = compare(
+        holdout, ours, theirs, model, settings.training.bootstrap_resamples, settings.seed
+    )
     judged = judge(results, settings.deployment)
-    worse = judged.filter(status="worse").select(pl.format("{} {}", "metric", "slice").str.strip_chars()).to_series()
+    worse = (
+        judged.filter(status="worse")
+        .select(pl.format("{} {}", "metric", "slice").str.strip_chars())
+        .to_series()
+    )
     page = settings.state / "reports" / f"comparison_{challenger}_{champion or 'baseline'}.html"
     done = Comparison(challenger, champion, results, worse.to_list(), page)
-    record(workspace.lakehouse, judged, "comparison", f"version {challenger} against {done.opponent}", start, end)
-    report.write(page, _page(done, holdout, ours, theirs, model))
+    record(
+        context.lakehouse,
+        judged,
+        "comparison",
+        f"version {challenger} against {done.opponent}",
+        start,
+        end,
+    )
+    pages.write(page, _page(done, holdout, ours, theirs, model))
     return done
 
 
 def _recorded(registry: Registry, number: str, tag: str) -> datetime:
     if moment := registry.version(number).tags.get(tag):
         return datetime.fromisoformat(moment)
-    raise UserError(f"Version {number} does not say what it has learned from (no tag {tag}).", "Retrain it: `train`.")
+    raise UserError(
+        f"Version {number} does not say what it has learned from (no tag {tag}).",
+        "Retrain it: `train`.",
+    )
 
 
 def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
@@ -106,9 +132,17 @@ def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
     """
     results = results.with_columns(pl.col("gain", "gain_lower", "gain_upper").fill_nan(None))
     overall = pl.col("slice") == ""
-    margin = pl.when(overall).then(settings.margin).otherwise(settings.slice_margin) * pl.col("reference").abs()
+    margin = (
+        pl.when(overall).then(settings.margin).otherwise(settings.slice_margin)
+        * pl.col("reference").abs()
+    )
     sliced_worse = (pl.col("gain") < -margin) & (pl.col("gain_upper") < 0)
-    worse = pl.when(overall).then(pl.col("gain_lower") <= -margin).otherwise(sliced_worse).fill_null(value=True)
+    worse = (
+        pl.when(overall)
+        .then(pl.col("gain_lower") <= -margin)
+        .otherwise(sliced_worse)
+        .fill_null(value=True)
+    )
     return results.filter(pl.col("metric") == results["metric"][0]).select(
         "slice",
         pl.format("{}_gain", "metric").alias("metric"),
@@ -124,18 +158,23 @@ def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
 def _page(done: Comparison, holdout: pl.DataFrame, ours: Array, theirs: Array, model: Model) -> str:
     label = holdout[model.target.label].to_numpy()
     named = {f"version {done.challenger}": ours, done.opponent: theirs}
-    both = pl.concat(calibration(label, scores).with_columns(model=pl.lit(name)) for name, scores in named.items())
-    apart = holdout.select(*model.keys, model.target.label).with_columns(challenger=ours, opponent=theirs)
+    both = pl.concat(
+        calibration(label, scores).with_columns(model=pl.lit(name))
+        for name, scores in named.items()
+    )
+    apart = holdout.select(*model.keys, model.target.label).with_columns(
+        challenger=ours, opponent=theirs
+    )
     distance = (pl.col("challenger") - pl.col("opponent")).abs()
     sliced = done.results.filter(pl.col("slice") != "")
-    return report.render(
+    return pages.render(
         "comparison.html.jinja",
         done=done,
         unit=model.target.unit,
         overall=done.results.filter(slice="").rows(named=True),
-        slices=report.svg(report.chart("intervals", sliced, model.target.metrics[0].name), "slices"),
-        calibration=report.svg(
-            report.chart("calibration", both, model.target.unit, several=True), "calibration of both"
+        slices=pages.svg(pages.chart("intervals", sliced, model.target.metrics[0].name), "slices"),
+        calibration=pages.svg(
+            pages.chart("calibration", both, model.target.unit, several=True), "calibration of both"
         ),
         apart=apart.sort(distance, descending=True).head(_DISAGREEMENTS),
     )

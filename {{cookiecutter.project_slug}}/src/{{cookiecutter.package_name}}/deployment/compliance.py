@@ -18,16 +18,34 @@ import polars as pl
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from ..contract import PREDICTION_TIME
-from ..errors import UserError
-from ..evaluation import compare, group_means
-from ..feature_store import input_tables, training_set
-from ..registry import CHAMPION, TRAINING_ID, provenance
-from ..workspace import Workspace
-from .transitions import move, settle
+from ..context import Context
+from ..core.contract import PREDICTION_TIME
+from ..core.errors import UserError
+from ..modeling.evaluation import compare, group_means
+from ..store import tables
+from ..store.point_in_time import training_set
+from ..tracking.provenance import provenance
+from ..tracking.registry import CHAMPION, TRAINING_ID
+from .transitions import move, reconcile
 
-_WINDOWS = ("train_start", "train_end", "validation_start", "validation_end", "holdout_start", "holdout_end")
-_TAGS = (TRAINING_ID, "as_of", "target", "data_versions", "git_commit", "lock_sha256", "source_sha256", *_WINDOWS)
+_WINDOWS = (
+    "train_start",
+    "train_end",
+    "validation_start",
+    "validation_end",
+    "holdout_start",
+    "holdout_end",
+)
+_TAGS = (
+    TRAINING_ID,
+    "as_of",
+    "target",
+    "data_versions",
+    "git_commit",
+    "lock_sha256",
+    "source_sha256",
+    *_WINDOWS,
+)
 _SUMMARY = "Compliance:"
 _CLEAN_PROCESS = """
 import json, statistics, sys, time
@@ -49,12 +67,12 @@ class Candidate:
     """A version under examination; what is costly is found out once."""
 
     version: ModelVersion
-    workspace: Workspace
+    context: Context
 
     @cached_property
     def folder(self) -> Path:
         """Its files, digest checked."""
-        return self.workspace.registry.download(self.version.version)
+        return self.context.registry.download(self.version.version)
 
     @cached_property
     def inputs(self) -> list[str]:
@@ -82,12 +100,20 @@ class Candidate:
     @cached_property
     def results(self) -> list[dict[str, Any]]:
         """Metrics on its holdout against the baseline, recomputed from the data that it recorded."""
-        workspace, model, times = self.workspace, self.workspace.problem.model, self.times
+        context, model, times = self.context, self.context.problem.model, self.times
         versions, time = json.loads(self.version.tags["data_versions"]), pl.col(PREDICTION_TIME)
-        rows = training_set(workspace.lakehouse, workspace.problem, times["train_start"], times["as_of"], versions)
-        learned, holdout = rows.filter(time < times["train_end"]), rows.filter(time >= times["holdout_start"])
+        rows = training_set(
+            context.lakehouse, context.problem, times["train_start"], times["as_of"], versions
+        )
+        learned, holdout = (
+            rows.filter(time < times["train_end"]),
+            rows.filter(time >= times["holdout_start"]),
+        )
         guess = group_means(learned, holdout, model.baseline, model.target.label)
-        predicted, settings = workspace.registry.load(self.version.version).predict(holdout), workspace.settings
+        predicted, settings = (
+            context.registry.load(self.version.version).predict(holdout),
+            context.settings,
+        )
         resamples = settings.training.bootstrap_resamples
         return compare(holdout, predicted, guess, model, resamples, settings.seed).rows(named=True)
 
@@ -104,14 +130,16 @@ def _own_description(version: ModelVersion) -> str:
 
 def _model_card(candidate: Candidate) -> str:
     try:
-        card = mlflow.artifacts.load_text(f"runs:/{candidate.version.run_id}/evaluation/model_card.md")
+        card = mlflow.artifacts.load_text(
+            f"runs:/{candidate.version.run_id}/evaluation/model_card.md"
+        )
     except (MlflowException, OSError):
         return "no model card among the run's artifacts"
     return "" if card.strip() else "the model card is empty"
 
 
 def _signature(candidate: Candidate) -> str:
-    features = list(candidate.workspace.problem.model.features)
+    features = list(candidate.context.problem.model.features)
     if not mlflow.models.Model.load(str(candidate.folder)).saved_input_example_info:
         return "no input example"
     differing = sorted(set(candidate.inputs) ^ set(features)) or "their order"
@@ -119,12 +147,14 @@ def _signature(candidate: Candidate) -> str:
 
 
 def _no_outcome(candidate: Candidate) -> str:
-    told = sorted(set(candidate.inputs) & set(candidate.workspace.problem.model.forbidden))
+    told = sorted(set(candidate.inputs) & set(candidate.context.problem.model.forbidden))
     return f"takes the outcome as an input: {', '.join(told)}" if told else ""
 
 
 def _plausible(candidate: Candidate) -> str:
-    for metric, result in zip(candidate.workspace.problem.model.target.metrics, candidate.results, strict=False):
+    for metric, result in zip(
+        candidate.context.problem.model.target.metrics, candidate.results, strict=False
+    ):
         value = result["value"]
         if value > metric.too_good if metric.higher_is_better else value < metric.too_good:
             return f"{metric.name} {value:.3f} is too good to be true: an input tells the outcome"
@@ -137,42 +167,66 @@ def _in_its_time(candidate: Candidate) -> str:
 
 
 def _data(candidate: Candidate) -> str:
-    recorded, lakehouse = json.loads(candidate.version.tags["data_versions"]), candidate.workspace.lakehouse
-    tables = {table.name: lakehouse.version(table) for table in input_tables(candidate.workspace.problem)}
-    lost = [name for name, now in tables.items() if recorded.get(name) is None or now is None or recorded[name] > now]
+    recorded, lakehouse = (
+        json.loads(candidate.version.tags["data_versions"]),
+        candidate.context.lakehouse,
+    )
+    inputs = tables.inputs(candidate.context.problem)
+    newest = {table.name: lakehouse.version(table) for table in inputs}
+    lost = [
+        name
+        for name, now in newest.items()
+        if recorded.get(name) is None or now is None or recorded[name] > now
+    ]
     return f"no version recorded, or left, of {', '.join(lost)}" if lost else ""
 
 
 def _clean_code(candidate: Candidate) -> str:
-    dirty, wanted = candidate.version.tags["git_dirty"], candidate.workspace.settings.deployment.clean_git
-    return f"trained from uncommitted code (git_dirty: {dirty})" if wanted and dirty != "false" else ""
+    dirty, wanted = (
+        candidate.version.tags["git_dirty"],
+        candidate.context.settings.deployment.clean_git,
+    )
+    return (
+        f"trained from uncommitted code (git_dirty: {dirty})" if wanted and dirty != "false" else ""
+    )
 
 
 def _lock(candidate: Candidate) -> str:
-    here = provenance(candidate.workspace.settings.project)["lock_sha256"]
-    return "" if candidate.version.tags["lock_sha256"] == here else "trained with another requirements/run.txt"
+    here = provenance(candidate.context.settings.project)["lock_sha256"]
+    return (
+        ""
+        if candidate.version.tags["lock_sha256"] == here
+        else "trained with another requirements/run.txt"
+    )
 
 
 def _scores(candidate: Candidate) -> str:
     if failure := candidate.alone.get("failure"):
         return f"fails in a clean process: {failure}"
     scores = pl.Series(candidate.alone["scores"], dtype=pl.Float64)
-    return "" if scores.len() and scores.is_finite().all() else f"scores its example as {scores.to_list()}"
+    return (
+        ""
+        if scores.len() and scores.is_finite().all()
+        else f"scores its example as {scores.to_list()}"
+    )
 
 
 def _latency(candidate: Candidate) -> str:
-    taken, allowed = candidate.alone.get("latency_ms", inf), candidate.workspace.settings.deployment.max_latency_ms
+    taken, allowed = (
+        candidate.alone.get("latency_ms", inf),
+        candidate.context.settings.deployment.max_latency_ms,
+    )
     return "" if taken <= allowed else f"takes {taken:.1f} ms for a row, {allowed:g} are allowed"
 
 
 def _size(candidate: Candidate) -> str:
     size = sum(path.stat().st_size for path in candidate.folder.rglob("*") if path.is_file()) / 1e6
-    allowed = candidate.workspace.settings.deployment.max_size_mb
+    allowed = candidate.context.settings.deployment.max_size_mb
     return "" if size <= allowed else f"takes {size:.1f} MB, {allowed:g} are allowed"
 
 
 def _better_than_baseline(candidate: Candidate) -> str:
-    result, floor = candidate.results[0], candidate.workspace.settings.deployment.min_gain
+    result, floor = candidate.results[0], candidate.context.settings.deployment.min_gain
     sure = f"gain in {result['metric']} over the baseline may be {result['gain_lower']:.4f}, not above {floor:g}"
     return "" if result["gain_lower"] > floor else sure
 
@@ -196,7 +250,7 @@ CHECKS: dict[str, Callable[[Candidate], str]] = {
 """Each tells what is wrong, or nothing."""
 
 
-def check(workspace: Workspace, number: str, who: str) -> dict[str, str]:
+def check(context: Context, number: str, who: str) -> dict[str, str]:
     """Examine a version: it becomes the challenger, or is archived.
 
     Each outcome becomes a tag `compliance.<check>`, the summary part of the description.
@@ -207,18 +261,21 @@ def check(workspace: Workspace, number: str, who: str) -> dict[str, str]:
     Raises:
         UserError: The version is the champion, or there is no such version.
     """
-    registry, version = workspace.registry, workspace.registry.version(number)
-    settle(workspace)
+    registry, version = context.registry, context.registry.version(number)
+    reconcile(context)
     if registry.aliased(CHAMPION) == number:
         raise UserError(f"Version {number} is the champion.", "Check another version.")
-    candidate = Candidate(version, workspace)
+    candidate = Candidate(version, context)
     outcomes = {name: _outcome(examine, candidate) for name, examine in CHECKS.items()}
     failed = {name: why for name, why in outcomes.items() if why}
     summary = f"{len(outcomes) - len(failed)} of {len(outcomes)} compliance checks passed"
     why = "; ".join([summary, *(f"{name}: {reason}" for name, reason in failed.items())])
-    tags = {f"compliance.{name}": f"fail: {wrong}" if wrong else "pass" for name, wrong in outcomes.items()}
+    tags = {
+        f"compliance.{name}": f"fail: {wrong}" if wrong else "pass"
+        for name, wrong in outcomes.items()
+    }
     registry.annotate(number, tags, f"{_own_description(version)} {_SUMMARY} {why}.")
-    move(workspace, "archive" if failed else "stage", number, who, why)
+    move(context, "archive" if failed else "stage", number, who, why)
     return failed
 
 

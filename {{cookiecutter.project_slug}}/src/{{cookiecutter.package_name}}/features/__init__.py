@@ -1,1 +1,1 @@
-"""From the sources to feature tables."""
+"""From prepared tables to feature tables."""

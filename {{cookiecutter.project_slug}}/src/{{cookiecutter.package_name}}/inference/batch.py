@@ -14,36 +14,49 @@ from pathlib import Path
 import narwhals as nw
 import polars as pl
 
-from ..contract import KNOWN_AT, PREDICTION_TIME, Problem, Table, polars_schema
-from ..errors import UserError
-from ..feature_store import Versions, input_tables, prepared, with_features
-from ..registry import CHAMPION
-from ..scoring import Predictor
-from ..workspace import Workspace
+from ..context import Context
+from ..core.contract import KNOWN_AT, PREDICTION_TIME, Problem, Table, polars_schema
+from ..core.errors import UserError
+from ..modeling.scoring import Predictor
+from ..store import tables
+from ..store.point_in_time import Versions, prepared, with_features
+from ..tracking.registry import CHAMPION
 
-_SINKS: dict[str, Callable[..., object]] = {".parquet": pl.LazyFrame.sink_parquet, ".csv": pl.LazyFrame.sink_csv}
+_SINKS: dict[str, Callable[..., object]] = {
+    ".parquet": pl.LazyFrame.sink_parquet,
+    ".csv": pl.LazyFrame.sink_csv,
+}
 
 
-def due(workspace: Workspace, as_of: datetime) -> Iterator[pl.DataFrame]:
+def due(context: Context, as_of: datetime) -> Iterator[pl.DataFrame]:
     """Spine rows that became due since the last scoring, in chunks."""
-    settings, problem = workspace.settings.inference, workspace.problem
-    since = workspace.lakehouse.complete_until(problem.predictions) or as_of - timedelta(days=settings.first_days)
+    settings, problem = context.settings.inference, context.problem
+    since = context.lakehouse.complete_until(tables.predictions(problem)) or as_of - timedelta(
+        days=settings.first_days
+    )
     for source in problem.sources:
-        workspace.lakehouse.require(source.prepared_table, as_of)
-    spine, at = problem.model.spine(prepared(workspace.lakehouse, problem, as_of, {})), nw.col(PREDICTION_TIME)
-    rows = spine.filter(at > since, at <= as_of).sort(PREDICTION_TIME, *problem.model.keys).to_native()
+        context.lakehouse.require(tables.prepared(source), as_of)
+    spine, at = (
+        problem.model.spine(prepared(context.lakehouse, problem, as_of, {})),
+        nw.col(PREDICTION_TIME),
+    )
+    rows = (
+        spine.filter(at > since, at <= as_of).sort(PREDICTION_TIME, *problem.model.keys).to_native()
+    )
     yield from rows.collect_batches(chunk_size=settings.chunk_rows, maintain_order=True)
 
 
-def spines(problem: Problem, requests: Iterable[pl.DataFrame], as_of: datetime) -> Iterator[pl.DataFrame]:
+def spines(
+    problem: Problem, requests: Iterable[pl.DataFrame], as_of: datetime
+) -> Iterator[pl.DataFrame]:
     """Spine rows of requests that come from outside the lakehouse."""
     for rows in requests:
         known = nw.from_native(rows.lazy().with_columns(pl.lit(as_of).alias(KNOWN_AT)))
-        yield problem.model.spine({problem.model.requests: known}).collect("polars").to_native()
+        yield problem.model.spine({problem.model.scored: known}).collect("polars").to_native()
 
 
 def predict(
-    workspace: Workspace,
+    context: Context,
     as_of: datetime,
     chunks: Iterable[pl.DataFrame],
     output: Path | None = None,
@@ -53,7 +66,7 @@ def predict(
     """Score chunks of spine rows with the champion; returns its number and the rows scored.
 
     Args:
-        workspace: Holds the champion, its features, and the tables that predictions go to.
+        context: Holds the champion, its features, and the tables that predictions go to.
         as_of: Features that became available later are not seen.
         chunks: Spine rows.
         output: File (.parquet, .csv) to write instead of the tables; it is there whole or not at all.
@@ -63,55 +76,78 @@ def predict(
         UserError: No champion, files that were tampered with, features that are not those of its training,
             a null key, or features that are not built until `as_of`.
     """
-    lakehouse, problem, registry = workspace.lakehouse, workspace.problem, workspace.registry
+    lakehouse, problem, registry = context.lakehouse, context.problem, context.registry
     champion = registry.aliased(CHAMPION)
     if champion is None:
-        raise UserError("There is no champion yet.", "Promote one: `deploy`, then `approve` where a person decides.")
+        raise UserError(
+            "There is no champion yet.",
+            "Promote one: `deploy`, then `approve` where a person decides.",
+        )
     if output and output.suffix not in _SINKS:
         raise UserError(f"{output} is neither .parquet nor .csv.", "Name the output one of these.")
     predictor = registry.load(champion)
     for item in problem.feature_tables:
-        lakehouse.require(item.table, as_of)
-    versions = {table.name: lakehouse.version(table) for table in input_tables(problem)}
-    constants = {"model_version": champion, "feature_versions": json.dumps(versions, sort_keys=True)}
+        lakehouse.require(tables.features(item), as_of)
+    versions = {table.name: lakehouse.version(table) for table in tables.inputs(problem)}
+    constants = {
+        "model_version": champion,
+        "feature_versions": json.dumps(versions, sort_keys=True),
+    }
     scored = 0
-    with _opened(output, problem.predictions) as write:
+    with _opened(output, tables.predictions(problem)) as write:
         for chunk in chunks:
-            rows = score(workspace, predictor, chunk, as_of, versions)
+            rows = score(context, predictor, chunk, as_of, versions)
             rows = rows.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
             if write:
-                write(_as(rows, problem.predictions))
+                write(_as(rows, tables.predictions(problem)))
             else:
-                for table, update in ((problem.inference_log, False), (problem.predictions, True)):
+                for table, update in (
+                    (tables.inference_log(problem), False),
+                    (tables.predictions(problem), True),
+                ):
                     lakehouse.merge(table, nw.from_native(_as(rows, table).lazy()), update=update)
             scored += rows.height
             del rows  # the next chunk needs its room
     if complete and output is None:
-        lakehouse.append(problem.predictions, nw.from_native(problem.predictions.empty()), as_of)
+        lakehouse.append(
+            tables.predictions(problem), nw.from_native(tables.predictions(problem).empty()), as_of
+        )
     return champion, scored
 
 
 def score(
-    workspace: Workspace, predictor: Predictor, spine: pl.DataFrame, as_of: datetime, versions: Versions
+    context: Context, predictor: Predictor, spine: pl.DataFrame, as_of: datetime, versions: Versions
 ) -> pl.DataFrame:
     """Join features to spine rows and predict: keys, prediction time, inputs, prediction, latency (ms a row)."""
-    keys = [*workspace.problem.model.keys, PREDICTION_TIME]
+    keys = [*context.problem.model.keys, PREDICTION_TIME]
     if spine.select(pl.any_horizontal(pl.col(keys).is_null()).any()).item():
-        raise UserError(f"A row to score has no {' or no '.join(keys)}.", "Give every row its keys.")
+        raise UserError(
+            f"A row to score has no {' or no '.join(keys)}.", "Give every row its keys."
+        )
     started = time.perf_counter()
-    lazy = with_features(workspace.lakehouse, workspace.problem, nw.from_native(spine.lazy()), as_of, versions)
+    lazy = with_features(
+        context.lakehouse, context.problem, nw.from_native(spine.lazy()), as_of, versions
+    )
     known, texts = lazy.collect_schema(), predictor.categories
-    if wrong := [it for it in predictor.features if it not in known or (known[it] == nw.String) != (it in texts)]:
+    if wrong := [
+        it
+        for it in predictor.features
+        if it not in known or (known[it] == nw.String) != (it in texts)
+    ]:
         message = f"The champion needs {', '.join(wrong)}, which no feature table has as it was in training."
         raise UserError(message, "Roll back, or retrain.")
-    rows = pl.DataFrame(lazy.select(*dict.fromkeys([*keys, *predictor.features])).collect("polars").to_native())
+    rows = pl.DataFrame(
+        lazy.select(*dict.fromkeys([*keys, *predictor.features])).collect("polars").to_native()
+    )
     predictions = predictor.predict(rows)
     latency = 1000 * (time.perf_counter() - started) / max(rows.height, 1)
     return rows.with_columns(prediction=predictions, latency_ms=pl.lit(latency))
 
 
 def _as(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
-    return rows.select(pl.col(name).cast(kind) for name, kind in polars_schema(table.schema).items())
+    return rows.select(
+        pl.col(name).cast(kind) for name, kind in polars_schema(table.schema).items()
+    )
 
 
 @contextmanager

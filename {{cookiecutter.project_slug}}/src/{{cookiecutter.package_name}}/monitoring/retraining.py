@@ -8,18 +8,11 @@ from datetime import datetime, timedelta
 import narwhals as nw
 import polars as pl
 
-from ..contract import UTC_TIME, Table, polars_schema
-from ..metrics import METRICS
-from ..registry import CHAMPION
-from ..workspace import Workspace
+from ..context import Context
+from ..core.contract import polars_schema
+from ..store.tables import MEASUREMENTS, RETRAININGS
+from ..tracking.registry import CHAMPION
 from .pipeline import PRODUCER
-
-RETRAININGS = Table(
-    name="retrainings",
-    schema={"at": UTC_TIME, "retrain": nw.Boolean, "why": nw.String, "outcome": nw.String},
-    keys=("at",),
-    time="at",
-)
 
 
 @dataclass(frozen=True)
@@ -32,47 +25,57 @@ class Decision:
     outcome: str | None
 
 
-def decide(workspace: Workspace, as_of: datetime) -> Decision:
+def decide(context: Context, as_of: datetime) -> Decision:
     """Decide on the windows that the champion scored; the decision is written down before it is carried out.
 
     A window is violated if its performance or the drift of any of its columns is; an unknown one is not.
     A decision that was not carried out, by a process that was killed, is returned as it stands.
     """
-    lakehouse = workspace.lakehouse
-    rows = lakehouse.scan(RETRAININGS).filter(nw.col("at") <= as_of).sort("at").collect("polars").to_native()
+    lakehouse = context.lakehouse
+    rows = (
+        lakehouse.scan(RETRAININGS)
+        .filter(nw.col("at") <= as_of)
+        .sort("at")
+        .collect("polars")
+        .to_native()
+    )
     past = [Decision(**row) for row in rows.iter_rows(named=True)]
     if past and (past[-1].outcome is None or past[-1].at == as_of):
         return past[-1]
-    retrain, why = _judge(workspace, [it.at for it in past if it.retrain], as_of)
+    retrain, why = _judge(context, [it.at for it in past if it.retrain], as_of)
     decision = Decision(as_of, retrain, why, None if retrain else "")
-    _write(workspace, decision)
+    _write(context, decision)
     return decision
 
 
-def decided_until(workspace: Workspace) -> datetime | None:
+def decided_until(context: Context) -> datetime | None:
     """Moment of the newest decision that was carried out."""
-    done = workspace.lakehouse.scan(RETRAININGS).filter(~nw.col("outcome").is_null()).select(nw.col("at").max())
+    done = (
+        context.lakehouse.scan(RETRAININGS)
+        .filter(~nw.col("outcome").is_null())
+        .select(nw.col("at").max())
+    )
     found = done.collect().item()
     return found if isinstance(found, datetime) else None
 
 
-def conclude(workspace: Workspace, decision: Decision, outcome: str) -> None:
+def conclude(context: Context, decision: Decision, outcome: str) -> None:
     """Write down what became of a decision."""
-    _write(workspace, Decision(decision.at, decision.retrain, decision.why, outcome))
+    _write(context, Decision(decision.at, decision.retrain, decision.why, outcome))
 
 
-def _write(workspace: Workspace, decision: Decision) -> None:
+def _write(context: Context, decision: Decision) -> None:
     row = pl.LazyFrame([vars(decision)], schema=polars_schema(RETRAININGS.schema))
-    workspace.lakehouse.merge(RETRAININGS, nw.from_native(row))
+    context.lakehouse.merge(RETRAININGS, nw.from_native(row))
 
 
-def _judge(workspace: Workspace, trained: list[datetime], as_of: datetime) -> tuple[bool, str]:
-    settings, registry = workspace.settings.retraining, workspace.registry
+def _judge(context: Context, trained: list[datetime], as_of: datetime) -> tuple[bool, str]:
+    settings, registry = context.settings.retraining, context.registry
     champion = registry.aliased(CHAMPION)
     if champion is None:
         return False, "there is no champion to replace: `train` and `deploy` the first"
     last = max([*trained, datetime.fromisoformat(registry.version(champion).tags["as_of"])])
-    windows = _windows(workspace, champion, as_of)[-settings.of_last :]
+    windows = _windows(context, champion, as_of)[-settings.of_last :]
     violated = [reasons for _, reasons in windows if reasons]
     cause = ""
     if settings.every_days and as_of - last >= timedelta(days=settings.every_days):
@@ -86,16 +89,23 @@ def _judge(workspace: Workspace, trained: list[datetime], as_of: datetime) -> tu
         return False, f"{cause}; but the last training is {(as_of - last).days} days ago"
     recent = [moment for moment in trained if moment > as_of - timedelta(days=settings.per_days)]
     if len(recent) >= settings.at_most:
-        return False, f"{cause}; but there were {len(recent)} retrainings in {settings.per_days} days"
+        return (
+            False,
+            f"{cause}; but there were {len(recent)} retrainings in {settings.per_days} days",
+        )
     return True, cause
 
 
-def _windows(workspace: Workspace, champion: str, as_of: datetime) -> list[tuple[datetime, list[str]]]:
+def _windows(context: Context, champion: str, as_of: datetime) -> list[tuple[datetime, list[str]]]:
     """Ends of the windows that the champion scored, oldest first, with what is violated, worst first."""
-    first = workspace.problem.model.target.metrics[0].name
-    mine = (nw.col("producer") == PRODUCER, nw.col("subject") == f"version {champion}", nw.col("window_end") <= as_of)
+    first = context.problem.model.target.metrics[0].name
+    mine = (
+        nw.col("producer") == PRODUCER,
+        nw.col("subject") == f"version {champion}",
+        nw.col("window_end") <= as_of,
+    )
     judged = nw.col("metric").is_in([first, "drift", "missing", "unseen"])
-    rows = workspace.lakehouse.scan(METRICS).filter(*mine, judged).collect("polars").to_native()
+    rows = context.lakehouse.scan(MEASUREMENTS).filter(*mine, judged).collect("polars").to_native()
     excess = (pl.col("value") / pl.col("threshold") - 1).abs()
     name = pl.concat_str("metric", "slice", separator=" ").str.strip_chars()
     reasons = name.sort_by(excess, descending=True).filter(

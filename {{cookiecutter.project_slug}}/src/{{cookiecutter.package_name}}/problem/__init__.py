@@ -1,6 +1,6 @@
 """The problem: yours. Another dataset means editing this folder and `conf/`, nothing else."""
 
-from ..contract import Problem
+from ..core.contract import Problem
 from .features import FEATURE_TABLES
 from .model import MODEL
 from .sources import DATA_BEGINS, DATA_ENDS, SOURCES

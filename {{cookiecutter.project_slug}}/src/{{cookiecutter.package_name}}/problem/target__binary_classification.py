@@ -5,7 +5,7 @@ from __future__ import annotations
 import narwhals as nw
 import numpy as np
 
-from ..contract import Array, Metric, Target
+from ..core.contract import Array, Metric, Target
 from .features import LATE_MINUTES
 
 
@@ -22,7 +22,9 @@ def roc_auc(label: Array, prediction: Array, weights: Array) -> Array:
     """Chance that a late flight is ranked above a punctual one, ties counting half (Hanley & McNeil 1982)."""
     late, punctual = _cumulated(label, prediction, weights)
     below = punctual - np.diff(punctual, prepend=0) / 2
-    return np.asarray((np.diff(late, prepend=0) * below).sum(-1) / (late[..., -1] * punctual[..., -1]))
+    return np.asarray(
+        (np.diff(late, prepend=0) * below).sum(-1) / (late[..., -1] * punctual[..., -1])
+    )
 
 
 def average_precision(label: Array, prediction: Array, weights: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import narwhals as nw
 import numpy as np
 
-from ..contract import Array, Metric, Target
+from ..core.contract import Array, Metric, Target
 
 
 def _mean(values: Array, weights: Array) -> Array:

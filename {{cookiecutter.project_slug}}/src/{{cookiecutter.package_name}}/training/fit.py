@@ -12,16 +12,21 @@ import polars as pl
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from ..console import bar
-from ..contract import Model
-from ..scoring import Predictor, encode
-from ..settings import Settings
+from ..core.console import bar
+from ..core.contract import Model
+from ..core.settings import Settings
+from ..modeling.scoring import Predictor, encode
 
 _REPORT_EVERY = 10
 
 
 def fit(
-    train: pl.DataFrame, validation: pl.DataFrame, model: Model, settings: Settings, study_name: str, journal: Path
+    train: pl.DataFrame,
+    validation: pl.DataFrame,
+    model: Model,
+    settings: Settings,
+    study_name: str,
+    journal: Path,
 ) -> tuple[Predictor, dict[str, Any]]:
     """Search parameters on a sample of the training window, then fit on all of it; returns model and parameters.
 
@@ -34,7 +39,9 @@ def fit(
         journal: File that remembers finished trials.
     """
     budget = settings.training
-    categories = {name: train[name].drop_nulls().unique().sort().to_list() for name in model.categorical}
+    categories = {
+        name: train[name].drop_nulls().unique().sort().to_list() for name in model.categorical
+    }
     fixed = {
         **model.target.params,
         **model.params,
@@ -73,7 +80,9 @@ def fit(
     sample = dataset(train.sample(min(budget.tuning_rows, train.height), seed=settings.seed))
 
     def objective(trial: optuna.Trial) -> float:
-        scores = boost(sample, model.search_space(trial), [_pruning(trial)]).best_score["validation"]
+        scores = boost(sample, model.search_space(trial), [_pruning(trial)]).best_score[
+            "validation"
+        ]
         return float(next(iter(scores.values())))
 
     best = _search(objective, study_name, journal, budget.trials, settings.seed)
@@ -90,7 +99,9 @@ def _search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(str(journal), grace_period=3)  # a killed process may have left it locked
+    lock = JournalFileOpenLock(
+        str(journal), grace_period=3
+    )  # a killed process may have left it locked
     study = optuna.create_study(
         study_name=name,
         storage=JournalStorage(JournalFileBackend(str(journal), lock)),

@@ -12,15 +12,18 @@ import narwhals as nw
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}} import drift
-from {{cookiecutter.package_name}}.contract import KNOWN_AT, PREDICTION_TIME, Problem, polars_schema
-from {{cookiecutter.package_name}}.features.ingest import ingest
-from {{cookiecutter.package_name}}.features.prepare import prepare
-from {{cookiecutter.package_name}}.lakehouse import Lakehouse
-from {{cookiecutter.package_name}}.metrics import record
-from {{cookiecutter.package_name}}.registry import HOLDOUT, PROFILE, TRAINING_ID
-from {{cookiecutter.package_name}}.settings import Settings
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Problem, polars_schema
+from {{cookiecutter.package_name}}.core.settings import Settings
+from {{cookiecutter.package_name}}.data.ingest import ingest
+from {{cookiecutter.package_name}}.data.prepare import prepare
+from {{cookiecutter.package_name}}.modeling import drift
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store.measurements import record
+from {{cookiecutter.package_name}}.tracking.registry import HOLDOUT, PROFILE, TRAINING_ID
+
+from tests.conftest import within
 
 ENDS = datetime.fromisoformat("2020-03-01T00:00+00:00")
 TRAINED = datetime.fromisoformat("2020-01-29T00:00+00:00")
@@ -33,7 +36,9 @@ class KnownVersions:
 
     folder: Path
     champion: str | None = VERSION
-    tags: dict[str, str] = field(default_factory=lambda: {TRAINING_ID: "first", "as_of": TRAINED.isoformat()})
+    tags: dict[str, str] = field(
+        default_factory=lambda: {TRAINING_ID: "first", "as_of": TRAINED.isoformat()}
+    )
 
     def aliased(self, alias: str) -> str | None:
         return self.champion
@@ -47,18 +52,18 @@ class KnownVersions:
 
 @dataclass(frozen=True)
 class Production:
-    """A workspace, its rows with their predictions, and what stands for the registry."""
+    """A context, its rows with their predictions, and what stands for the registry."""
 
-    workspace: Workspace
+    context: Context
     rows: pl.DataFrame
     registry: KnownVersions
 
     def score(self, rows: pl.DataFrame, version: str = VERSION) -> None:
         """Write predictions and log as `predict` does."""
-        problem, lakehouse = self.workspace.problem, self.workspace.lakehouse
+        problem, lakehouse = self.context.problem, self.context.lakehouse
         constants = {"model_version": version, "feature_versions": "{}", "latency_ms": 0.5}
         filled = rows.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
-        for table in (problem.inference_log, problem.predictions):
+        for table in (tables.inference_log(problem), tables.predictions(problem)):
             kinds = polars_schema(table.schema)
             shaped = filled.lazy().select(pl.col(name).cast(kind) for name, kind in kinds.items())
             lakehouse.merge(table, nw.from_native(shaped))
@@ -77,13 +82,13 @@ def production(
     """Everything is prepared until the end; what was trained ended on 29 January; nothing is scored yet."""
     monitoring = settings.monitoring.model_copy(update={"min_rows": 20})
     settings = settings.model_copy(update={"state": tmp_path / "state", "monitoring": monitoring})
-    workspace, registry = Workspace(settings, toy), KnownVersions(tmp_path / "version")
+    context, registry = Context(settings, toy), KnownVersions(tmp_path / "version")
     tables, lakehouse = prepared["tables"], Lakehouse(str(tmp_path / "lake house"))
-    workspace.__dict__.update(lakehouse=lakehouse, registry=registry)
+    context.__dict__.update(lakehouse=lakehouse, registry=registry)
     if not tables.exists():
         first = Lakehouse(str(tables))
-        ingest(first, toy.sources, ENDS)
-        prepare(first, toy.sources, ENDS, tmp_path)
+        ingest(within(first, toy), ENDS)
+        prepare(within(first, toy), ENDS)
     shutil.copytree(tables, lakehouse.root)
     rows = feed.with_columns(
         (pl.col(KNOWN_AT) + timedelta(hours=1)).alias(PREDICTION_TIME),
@@ -97,4 +102,4 @@ def production(
     known.select(PREDICTION_TIME, "prediction", "paid").write_parquet(files / HOLDOUT)
     loss = pl.DataFrame({"metric": ["loss"], "value": [0.15]})
     record(lakehouse, loss, "training", "first", TRAINED - timedelta(days=7), TRAINED)
-    return Production(workspace, rows, registry)
+    return Production(context, rows, registry)

@@ -6,38 +6,49 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.metrics import record
-from {{cookiecutter.package_name}}.monitoring.alerts import ALERTS, deliver, raise_alerts
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.core.settings import AlertRule
+from {{cookiecutter.package_name}}.monitoring.alerts import deliver, raise_alerts
 from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCER, PRODUCTION
-from {{cookiecutter.package_name}}.settings import AlertRule
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.store.measurements import record
+from {{cookiecutter.package_name}}.store.tables import ALERTS
 
 from tests.integration.monitoring.conftest import ENDS, Production
 
 WEEK = timedelta(days=7)
 
 
-def alert(workspace: Workspace, end: datetime, metric: str, status: str, slice_: str = "") -> list[str]:
+def alert(context: Context, end: datetime, metric: str, status: str, slice_: str = "") -> list[str]:
     """Measure one metric in the window that ends then; returns the first words of the notices."""
-    rows = pl.DataFrame({"metric": [metric], "slice": [slice_], "value": [2.0], "threshold": [1.0], "status": [status]})
-    record(workspace.lakehouse, rows, PRODUCER, PRODUCTION, end - WEEK, end)
-    return [text.partition(" is")[0] for text in raise_alerts(workspace, end)]
+    rows = pl.DataFrame(
+        {
+            "metric": [metric],
+            "slice": [slice_],
+            "value": [2.0],
+            "threshold": [1.0],
+            "status": [status],
+        }
+    )
+    record(context.lakehouse, rows, PRODUCER, PRODUCTION, end - WEEK, end)
+    return [text.partition(" is")[0] for text in raise_alerts(context, end)]
 
 
-def configure(workspace: Workspace, **changes: object) -> None:
-    own = workspace.settings.alerts.model_copy(update=changes)
-    object.__setattr__(workspace, "settings", workspace.settings.model_copy(update={"alerts": own}))
+def configure(context: Context, **changes: object) -> None:
+    own = context.settings.alerts.model_copy(update=changes)
+    object.__setattr__(context, "settings", context.settings.model_copy(update={"alerts": own}))
 
 
-def notices(workspace: Workspace) -> pl.DataFrame:
-    return pl.DataFrame(workspace.lakehouse.scan(ALERTS).sort(*ALERTS.keys).collect("polars").to_native())
+def notices(context: Context) -> pl.DataFrame:
+    return pl.DataFrame(
+        context.lakehouse.scan(ALERTS).sort(*ALERTS.keys).collect("polars").to_native()
+    )
 
 
 def test_an_alert_opens_once_and_recovers_once(production: Production) -> None:
     statuses = ["ok", "violated", "violated", "unknown", "violated", "ok", "ok", "violated"]
     told = [
-        alert(production.workspace, ENDS + number * WEEK, "drift", status, "feature=amount")
+        alert(production.context, ENDS + number * WEEK, "drift", status, "feature=amount")
         for number, status in enumerate(statuses)
     ]
     opened, recovered = ["opened: drift feature=amount"], ["recovered: drift feature=amount"]
@@ -45,51 +56,57 @@ def test_an_alert_opens_once_and_recovers_once(production: Production) -> None:
 
 
 def test_the_same_monitoring_tells_nothing_twice(production: Production) -> None:
-    assert alert(production.workspace, ENDS, "drift", "violated") == ["opened: drift"]
-    before = notices(production.workspace)
-    assert alert(production.workspace, ENDS, "drift", "violated") == []
-    assert_frame_equal(notices(production.workspace), before)
+    assert alert(production.context, ENDS, "drift", "violated") == ["opened: drift"]
+    before = notices(production.context)
+    assert alert(production.context, ENDS, "drift", "violated") == []
+    assert_frame_equal(notices(production.context), before)
 
 
 def test_each_slice_has_its_own_alert(production: Production) -> None:
     for part in ("feature=amount", "feature=shop"):
-        assert alert(production.workspace, ENDS, "drift", "violated", part) == [f"opened: drift {part}"]
-    assert alert(production.workspace, ENDS + WEEK, "drift", "ok", "feature=shop") == ["recovered: drift feature=shop"]
+        assert alert(production.context, ENDS, "drift", "violated", part) == [
+            f"opened: drift {part}"
+        ]
+    assert alert(production.context, ENDS + WEEK, "drift", "ok", "feature=shop") == [
+        "recovered: drift feature=shop"
+    ]
 
 
 def test_rules_say_what_alerts(production: Production) -> None:
     some = AlertRule(metric="dri*", slice="feature=a*", status="violated")
-    configure(production.workspace, rules=(some, AlertRule(metric="scored", status="unknown")))
-    assert alert(production.workspace, ENDS, "drift", "violated", "feature=amount")
-    assert not alert(production.workspace, ENDS, "drift", "violated", "feature=shop")
-    assert not alert(production.workspace, ENDS, "missing", "violated", "feature=amount")
-    assert not alert(production.workspace, ENDS, "drift", "unknown", "feature=angle")
-    assert alert(production.workspace, ENDS, "scored", "unknown") == ["opened: scored"]
-    assert alert(production.workspace, ENDS + WEEK, "scored", "violated") == ["recovered: scored"]
+    configure(production.context, rules=(some, AlertRule(metric="scored", status="unknown")))
+    assert alert(production.context, ENDS, "drift", "violated", "feature=amount")
+    assert not alert(production.context, ENDS, "drift", "violated", "feature=shop")
+    assert not alert(production.context, ENDS, "missing", "violated", "feature=amount")
+    assert not alert(production.context, ENDS, "drift", "unknown", "feature=angle")
+    assert alert(production.context, ENDS, "scored", "unknown") == ["opened: scored"]
+    assert alert(production.context, ENDS + WEEK, "scored", "violated") == ["recovered: scored"]
 
 
 def test_a_notice_says_what_where_and_how_much(production: Production) -> None:
-    alert(production.workspace, ENDS, "drift", "violated", "feature=amount")
-    text = notices(production.workspace)["text"].item()
+    alert(production.context, ENDS, "drift", "violated", "feature=amount")
+    text = notices(production.context)["text"].item()
     for part in ("drift feature=amount", "violated", "2", "limit 1", "2020-02-23 to 2020-03-01"):
         assert part in text
 
 
 def test_a_notice_without_receivers_has_arrived_in_the_log(production: Production) -> None:
-    alert(production.workspace, ENDS, "drift", "violated")
-    assert notices(production.workspace)["sent_at"].null_count() == 0
-    deliver(production.workspace)
+    alert(production.context, ENDS, "drift", "violated")
+    assert notices(production.context)["sent_at"].null_count() == 0
+    deliver(production.context)
 
 
-@pytest.mark.parametrize(("address", "why"), [(None, "is not set"), ("no address", "no address that apprise knows")])
+@pytest.mark.parametrize(
+    ("address", "why"), [(None, "is not set"), ("no address", "no address that apprise knows")]
+)
 def test_a_notice_waits_for_a_receiver_that_cannot_be_reached(
     production: Production, monkeypatch: pytest.MonkeyPatch, address: str | None, why: str
 ) -> None:
-    configure(production.workspace, receivers=("ALERT_URL",))
+    configure(production.context, receivers=("ALERT_URL",))
     if address:
         monkeypatch.setenv("ALERT_URL", address)
-    alert(production.workspace, ENDS, "drift", "violated")
+    alert(production.context, ENDS, "drift", "violated")
     with pytest.raises(UserError, match=f"1 for ALERT_URL .*{why}"):
-        deliver(production.workspace)
-    waiting = notices(production.workspace).filter(pl.col("sent_at").is_null())
+        deliver(production.context)
+    waiting = notices(production.context).filter(pl.col("sent_at").is_null())
     assert waiting["receiver"].to_list() == ["ALERT_URL"]

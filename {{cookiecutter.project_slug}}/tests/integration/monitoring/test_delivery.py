@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.errors import UserError
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.monitoring import alerts
 
 from tests.integration.monitoring.conftest import ENDS, Production
@@ -62,21 +62,23 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def watched(production: Production, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Production:
+def watched(
+    production: Production, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> Production:
     """Production whose alerts go to the receiver; the first has opened."""
     monkeypatch.setenv("ALERT_URL", receiver.address)
-    configure(production.workspace, receivers=("ALERT_URL",))
-    assert alert(production.workspace, ENDS, "drift", "violated")
+    configure(production.context, receivers=("ALERT_URL",))
+    assert alert(production.context, ENDS, "drift", "violated")
     return production
 
 
 def waiting(production: Production) -> int:
-    return notices(production.workspace).filter(pl.col("sent_at").is_null()).height
+    return notices(production.context).filter(pl.col("sent_at").is_null()).height
 
 
 def test_a_notice_arrives_once(watched: Production, receiver: Receiver) -> None:
-    alerts.deliver(watched.workspace)
-    alerts.deliver(watched.workspace)
+    alerts.deliver(watched.context)
+    alerts.deliver(watched.context)
     assert len(receiver.told) == 1
     assert "opened: drift is violated" in receiver.told[0]
     assert waiting(watched) == 0
@@ -86,7 +88,7 @@ def test_a_receiver_that_stumbles_is_tried_again_with_patience(
     watched: Production, receiver: Receiver, waits: list[float]
 ) -> None:
     receiver.answers = [500, 503]
-    alerts.deliver(watched.workspace)
+    alerts.deliver(watched.context)
     assert (len(receiver.told), [it for it in waits if it]) == (1, [1, 2])
 
 
@@ -96,11 +98,11 @@ def test_nothing_is_lost_while_a_receiver_fails_or_hangs(
 ) -> None:
     receiver.answers = answers
     with pytest.raises(UserError, match=r"1 for ALERT_URL \(no success in 3 attempts\)"):
-        alerts.deliver(watched.workspace)
+        alerts.deliver(watched.context)
     assert waiting(watched) == 1
     # when it comes back, a week and another notice later
-    assert alert(watched.workspace, ENDS + WEEK, "drift", "ok")
-    alerts.deliver(watched.workspace)
+    assert alert(watched.context, ENDS + WEEK, "drift", "ok")
+    alerts.deliver(watched.context)
     # then both arrive, in order
     [message] = receiver.told
     assert message.index("opened: drift") < message.index("recovered: drift")
@@ -111,10 +113,10 @@ def test_a_receiver_that_is_down_keeps_none_waiting_but_itself(
     watched: Production, receiver: Receiver, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOWN_URL", f"json://user:{SECRET}@127.0.0.1:1/")
-    configure(watched.workspace, receivers=("DOWN_URL", "ALERT_URL"))
-    alert(watched.workspace, ENDS, "scored", "violated")
+    configure(watched.context, receivers=("DOWN_URL", "ALERT_URL"))
+    alert(watched.context, ENDS, "scored", "violated")
     with pytest.raises(UserError, match="1 for DOWN_URL"):
-        alerts.deliver(watched.workspace)
+        alerts.deliver(watched.context)
     assert len(receiver.told) == 1
     assert waiting(watched) == 1
 
@@ -124,7 +126,7 @@ def test_secrets_are_not_shown(
 ) -> None:
     receiver.answers = [500] * 3
     with pytest.raises(UserError) as stopped:
-        alerts.deliver(watched.workspace)
+        alerts.deliver(watched.context)
     said = capfd.readouterr()
-    rows = notices(watched.workspace).write_csv()
+    rows = notices(watched.context).write_csv()
     assert SECRET not in said.out + said.err + str(stopped.value) + rows

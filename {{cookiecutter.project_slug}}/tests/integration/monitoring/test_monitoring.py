@@ -8,12 +8,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from {{cookiecutter.package_name}}.contract import KNOWN_AT, PREDICTION_TIME, Table, polars_schema
-from {{cookiecutter.package_name}}.errors import UserError
-from {{cookiecutter.package_name}}.metrics import METRICS, recorded
-from {{cookiecutter.package_name}}.monitoring.dashboard import files
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Table, polars_schema
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCTION, monitor
-from {{cookiecutter.package_name}}.workspace import Workspace
+from {{cookiecutter.package_name}}.serving.dashboard import files
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.measurements import recorded
+from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 
 from tests.integration.monitoring.conftest import ENDS, TRAINED, Production
 
@@ -21,8 +23,10 @@ WEEK, DAY = timedelta(days=7), timedelta(days=1)
 WINDOWS = [(TRAINED + number * WEEK, TRAINED + (number + 1) * WEEK) for number in range(4)]
 
 
-def rows(workspace: Workspace, table: Table) -> pl.DataFrame:
-    return pl.DataFrame(workspace.lakehouse.scan(table).sort(*table.keys).collect("polars").to_native())
+def rows(context: Context, table: Table) -> pl.DataFrame:
+    return pl.DataFrame(
+        context.lakehouse.scan(table).sort(*table.keys).collect("polars").to_native()
+    )
 
 
 def new_rows(production: Production) -> pl.DataFrame:
@@ -32,21 +36,23 @@ def new_rows(production: Production) -> pl.DataFrame:
 
 def found(production: Production, metric: str, slice_: str = "") -> list[dict[str, Any]]:
     """A metric by window, oldest first."""
-    measured = rows(production.workspace, METRICS).filter(pl.col("producer") == "monitoring")
+    measured = rows(production.context, MEASUREMENTS).filter(pl.col("producer") == "monitoring")
     return measured.filter(metric=metric, slice=slice_).sort("window_end").rows(named=True)
 
 
 def correct(production: Production, order: int, paid: float, at: datetime) -> None:
     """The label of an order becomes another, as known then."""
-    table = production.workspace.problem.sources[1].prepared_table
-    row = pl.LazyFrame([{"order": order, "paid": paid, KNOWN_AT: at}], schema=polars_schema(table.schema))
-    production.workspace.lakehouse.merge(table, nw.from_native(row), ENDS)
+    table = tables.prepared(production.context.problem.sources[1])
+    row = pl.LazyFrame(
+        [{"order": order, "paid": paid, KNOWN_AT: at}], schema=polars_schema(table.schema)
+    )
+    production.context.lakehouse.merge(table, nw.from_native(row), ENDS)
 
 
 def test_windows_are_measured_once_they_have_ended(production: Production) -> None:
     production.score(new_rows(production))
-    assert monitor(production.workspace, TRAINED + 2 * WEEK + DAY) == WINDOWS[:2]
-    assert monitor(production.workspace, TRAINED + 3 * WEEK) == WINDOWS[2:3]
+    assert monitor(production.context, TRAINED + 2 * WEEK + DAY) == WINDOWS[:2]
+    assert monitor(production.context, TRAINED + 3 * WEEK) == WINDOWS[2:3]
     loss = found(production, "loss")
     assert [row["status"] for row in loss] == ["ok"] * 3
     assert all(row["lower"] <= row["value"] <= row["upper"] < row["threshold"] + 1 for row in loss)
@@ -57,21 +63,21 @@ def test_windows_are_measured_once_they_have_ended(production: Production) -> No
 
 def test_measuring_again_changes_nothing(production: Production) -> None:
     production.score(new_rows(production))
-    monitor(production.workspace, ENDS)
-    tables = (METRICS, production.workspace.problem.outcomes)
-    before = [rows(production.workspace, table) for table in tables]
-    assert monitor(production.workspace, ENDS) == []
-    for table, same in zip(tables, before, strict=True):
-        assert_frame_equal(rows(production.workspace, table), same)
+    monitor(production.context, ENDS)
+    written = (MEASUREMENTS, tables.outcomes(production.context.problem))
+    before = [rows(production.context, table) for table in written]
+    assert monitor(production.context, ENDS) == []
+    for table, same in zip(written, before, strict=True):
+        assert_frame_equal(rows(production.context, table), same)
 
 
 def test_a_window_is_measured_again_when_labels_come_late(production: Production) -> None:
     # given a window whose last labels, a day late, are not known when it ends
     production.score(new_rows(production))
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     known = found(production, "loss")[0]["rows"]
     # when they are
-    assert monitor(production.workspace, TRAINED + WEEK + 2 * DAY) == WINDOWS[:1]
+    assert monitor(production.context, TRAINED + WEEK + 2 * DAY) == WINDOWS[:1]
     # then they count, and the estimate, which does without, stays
     assert (known, found(production, "loss")[0]["rows"]) == (61, 70)
     assert found(production, "estimated_loss")[0]["rows"] == 70
@@ -79,26 +85,26 @@ def test_a_window_is_measured_again_when_labels_come_late(production: Production
 
 def test_a_corrected_label_updates_its_row(production: Production) -> None:
     production.score(new_rows(production))
-    monitor(production.workspace, TRAINED + 2 * WEEK)
-    before, outcomes = found(production, "loss"), production.workspace.problem.outcomes
-    changed = rows(production.workspace, outcomes).row(5, named=True)
+    monitor(production.context, TRAINED + 2 * WEEK)
+    before, outcomes = found(production, "loss"), tables.outcomes(production.context.problem)
+    changed = rows(production.context, outcomes).row(5, named=True)
     correct(production, changed["order"], 1 - changed["label"], TRAINED + 2 * WEEK + DAY)
-    assert WINDOWS[0] in monitor(production.workspace, TRAINED + 2 * WEEK + 2 * DAY)
-    after = rows(production.workspace, outcomes).filter(order=changed["order"])
+    assert WINDOWS[0] in monitor(production.context, TRAINED + 2 * WEEK + 2 * DAY)
+    after = rows(production.context, outcomes).filter(order=changed["order"])
     assert after["label"].to_list() == [1 - changed["label"]]
     assert found(production, "loss")[0]["value"] != before[0]["value"]
 
 
 def test_labels_of_the_future_are_not_used(production: Production) -> None:
     production.score(new_rows(production))
-    monitor(production.workspace, TRAINED + WEEK)
-    outcomes = rows(production.workspace, production.workspace.problem.outcomes)
+    monitor(production.context, TRAINED + WEEK)
+    outcomes = rows(production.context, tables.outcomes(production.context.problem))
     assert outcomes[KNOWN_AT].max() <= TRAINED + WEEK  # type: ignore[operator]
 
 
 def test_worse_predictions_are_a_violation(production: Production) -> None:
     production.score(new_rows(production).with_columns(prediction=1 - pl.col("prediction")))
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     assert [row["status"] for row in found(production, "loss")] == ["violated"]
 
 
@@ -106,7 +112,7 @@ def test_the_estimate_needs_no_label(production: Production) -> None:
     # given a week in which every row is as hard to tell as can be, and no label at all
     week = new_rows(production).with_columns(prediction=pl.lit(0.5) + pl.col("prediction") / 100)
     production.score(week)
-    monitor(production.workspace, TRAINED + timedelta(hours=6) + WEEK)
+    monitor(production.context, TRAINED + timedelta(hours=6) + WEEK)
     [estimated], [known] = found(production, "estimated_loss"), found(production, "loss")
     assert estimated["value"] > 0.2
     assert known["value"] == pytest.approx(estimated["value"], abs=0.05)
@@ -115,20 +121,23 @@ def test_the_estimate_needs_no_label(production: Production) -> None:
 def test_drift_is_judged_by_the_version_that_scored(production: Production) -> None:
     week = new_rows(production).filter(pl.col(PREDICTION_TIME) < TRAINED + WEEK)
     production.score(week.with_columns(shop=pl.lit("elsewhere")))
-    monitor(production.workspace, TRAINED + WEEK)
-    statuses = {name: found(production, name, "feature=shop")[0]["status"] for name in ("drift", "missing", "unseen")}
+    monitor(production.context, TRAINED + WEEK)
+    statuses = {
+        name: found(production, name, "feature=shop")[0]["status"]
+        for name in ("drift", "missing", "unseen")
+    }
     assert statuses == {"drift": "violated", "missing": "ok", "unseen": "violated"}
 
 
 def test_rows_that_were_not_scored_are_missed(production: Production) -> None:
     production.score(new_rows(production)[::2])
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     [scored] = found(production, "scored")
     assert (scored["value"], scored["status"]) == (pytest.approx(0.5, abs=0.02), "violated")
 
 
 def test_no_predictions_at_all_are_not_fine(production: Production) -> None:
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     assert [row["status"] for row in found(production, "scored")] == ["violated"]
     assert found(production, "loss") == []
     assert [row["status"] for row in found(production, "latency_ms")] == ["unknown"]
@@ -136,29 +145,32 @@ def test_no_predictions_at_all_are_not_fine(production: Production) -> None:
 
 def test_a_window_without_predictions_is_not_fine(production: Production) -> None:
     production.score(new_rows(production).filter(~pl.col(PREDICTION_TIME).is_between(*WINDOWS[1])))
-    monitor(production.workspace, TRAINED + 3 * WEEK)
+    monitor(production.context, TRAINED + 3 * WEEK)
     assert [row["status"] for row in found(production, "scored")] == ["ok", "violated", "ok"]
-    assert [row["window_end"] for row in found(production, "loss")] == [WINDOWS[0][1], WINDOWS[2][1]]
+    assert [row["window_end"] for row in found(production, "loss")] == [
+        WINDOWS[0][1],
+        WINDOWS[2][1],
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_few_rows_tell_nothing(production: Production, count: int) -> None:
     production.score(new_rows(production).head(count))
-    monitor(production.workspace, TRAINED + 2 * WEEK)
+    monitor(production.context, TRAINED + 2 * WEEK)
     for metric, part in (("loss", ""), ("estimated_loss", ""), ("drift", "feature=amount")):
         assert [row["status"] for row in found(production, metric, part)] == ["unknown"]
 
 
 def test_no_labels_tell_nothing(production: Production) -> None:
     production.score(new_rows(production).with_columns(order=pl.col("order") + 10_000))
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     [loss], [estimated] = found(production, "loss"), found(production, "estimated_loss")
     assert (loss["status"], loss["rows"], estimated["status"]) == ("unknown", 0, "ok")
 
 
 def test_all_null_is_a_violation(production: Production) -> None:
     production.score(new_rows(production).with_columns(amount=None, last_amount=None))
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     assert [row["status"] for row in found(production, "missing", "feature=amount")] == ["violated"]
 
 
@@ -167,55 +179,63 @@ def test_a_clock_that_goes_ahead_or_back_changes_nothing(production: Production)
     ahead = new_rows(production).with_columns(pl.col(PREDICTION_TIME) + timedelta(days=365))
     production.score(new_rows(production))
     production.score(ahead)
-    assert monitor(production.workspace, TRAINED + WEEK) == WINDOWS[:1]
-    before = rows(production.workspace, METRICS)
+    assert monitor(production.context, TRAINED + WEEK) == WINDOWS[:1]
+    before = rows(production.context, MEASUREMENTS)
     # when monitoring runs as of a moment before the last
-    assert monitor(production.workspace, TRAINED + DAY) == []
-    assert_frame_equal(rows(production.workspace, METRICS), before)
+    assert monitor(production.context, TRAINED + DAY) == []
+    assert_frame_equal(rows(production.context, MEASUREMENTS), before)
 
 
 def test_stale_pipelines_and_silent_feeds_are_seen(production: Production) -> None:
     production.score(new_rows(production))
-    monitor(production.workspace, TRAINED + WEEK)
-    measured = rows(production.workspace, METRICS)
+    monitor(production.context, TRAINED + WEEK)
+    measured = rows(production.context, MEASUREMENTS)
     ages = measured.filter(metric="age_hours").select("slice", "status").rows()
     assert ages == [("table=features_last", "unknown"), ("table=predictions", "unknown")]
 
 
 def test_quarantined_rows_are_counted(production: Production) -> None:
     production.score(new_rows(production))
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     [orders] = found(production, "quarantined", "source=orders")
     assert (orders["value"], orders["threshold"], orders["rows"]) == (0, 0.1, 70)
 
 
 def test_runs_are_recorded_and_failures_counted(production: Production) -> None:
     production.score(new_rows(production))
-    lakehouse = production.workspace.lakehouse
+    lakehouse = production.context.lakehouse
     with pytest.raises(UserError), recorded(lakehouse, "predict", TRAINED + DAY):
         raise UserError("It went wrong.", "Mend it.")
     with recorded(lakehouse, "features", TRAINED + DAY):
         pass
-    monitor(production.workspace, TRAINED + WEEK)
+    monitor(production.context, TRAINED + WEEK)
     [failed] = found(production, "failed_runs")
     assert (failed["value"], failed["rows"], failed["status"]) == (1, 2, "violated")
-    taken = rows(production.workspace, METRICS).filter(producer="run", subject="features").sort("metric")
+    taken = (
+        rows(production.context, MEASUREMENTS)
+        .filter(producer="run", subject="features")
+        .sort("metric")
+    )
     assert taken["metric"].to_list() == ["failed", "peak_mb", "seconds"]
     assert taken["value"].to_list()[0] == 0
 
 
 def test_the_dashboard_shows_what_was_measured(production: Production) -> None:
-    assert "Nothing has been measured yet" in files(production.workspace)["index.html"]
+    assert "Nothing has been measured yet" in files(production.context)["index.html"]
     production.score(new_rows(production))
-    monitor(production.workspace, ENDS)
-    made = files(production.workspace)
+    monitor(production.context, ENDS)
+    made = files(production.context)
     page = made["index.html"]
     for part in ("version 7", "loss", "amount", "What retraining", "Nothing decided yet"):
         assert (part in page) is (part != "What retraining")
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/", "")
     assert "<script" not in page
-    assert made["metrics.csv"].splitlines()[0] == ",".join(METRICS.schema)
-    assert made["metrics.csv"].count("\n") == 1 + rows(production.workspace, METRICS).height
-    [line] = [it for it in made["metrics.prom"].splitlines() if it.startswith('mlops_metric_value{metric="scored"')]
+    assert made["metrics.csv"].splitlines()[0] == ",".join(MEASUREMENTS.schema)
+    assert made["metrics.csv"].count("\n") == 1 + rows(production.context, MEASUREMENTS).height
+    [line] = [
+        it
+        for it in made["metrics.prom"].splitlines()
+        if it.startswith('mlops_metric_value{metric="scored"')
+    ]
     assert line.endswith("} 1.0")
     assert f'subject="{PRODUCTION}"' in line

@@ -5,9 +5,9 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.metrics import record
 from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCER
 from {{cookiecutter.package_name}}.monitoring.retraining import conclude, decide, decided_until
+from {{cookiecutter.package_name}}.store.measurements import record
 
 from tests.integration.monitoring.conftest import ENDS, TRAINED, Production
 
@@ -18,9 +18,14 @@ def watch(production: Production, *statuses: str, version: str = "7") -> None:
     """A window per status, the last one ending with the data."""
     for back, status in enumerate(reversed(statuses)):
         end = ENDS - back * WEEK
-        values = {"value": [0.3], "threshold": [0.1], "metric": ["drift"], "slice": ["feature=amount"]}
+        values = {
+            "value": [0.3],
+            "threshold": [0.1],
+            "metric": ["drift"],
+            "slice": ["feature=amount"],
+        }
         rows = pl.DataFrame({**values, "status": [status]})
-        record(production.workspace.lakehouse, rows, PRODUCER, f"version {version}", end - WEEK, end)
+        record(production.context.lakehouse, rows, PRODUCER, f"version {version}", end - WEEK, end)
 
 
 @pytest.mark.parametrize(
@@ -38,86 +43,97 @@ def watch(production: Production, *statuses: str, version: str = "7") -> None:
         ([], False),
     ],
 )
-def test_n_of_the_last_m_windows_and_the_newest(production: Production, statuses: list[str], *, retrain: bool) -> None:
+def test_n_of_the_last_m_windows_and_the_newest(
+    production: Production, statuses: list[str], *, retrain: bool
+) -> None:
     watch(production, *statuses)
-    decision = decide(production.workspace, ENDS)
+    decision = decide(production.context, ENDS)
     assert decision.retrain is retrain
-    assert f"{statuses[-3:].count('violated')} of the last {min(len(statuses), 3)} windows" in decision.why
+    assert (
+        f"{statuses[-3:].count('violated')} of the last {min(len(statuses), 3)} windows"
+        in decision.why
+    )
     assert ("feature=amount" in decision.why) is retrain
     assert (decision.outcome is None) is retrain
 
 
 def test_windows_of_another_version_do_not_count(production: Production) -> None:
     watch(production, "violated", "violated", version="6")
-    assert not decide(production.workspace, ENDS).retrain
+    assert not decide(production.context, ENDS).retrain
 
 
 def test_health_does_not_retrain(production: Production) -> None:
     for back in range(3):
-        rows = pl.DataFrame({"metric": ["scored"], "value": [0.0], "threshold": [0.9], "status": ["violated"]})
+        rows = pl.DataFrame(
+            {"metric": ["scored"], "value": [0.0], "threshold": [0.9], "status": ["violated"]}
+        )
         end = ENDS - back * WEEK
-        record(production.workspace.lakehouse, rows, PRODUCER, "version 7", end - WEEK, end)
-    assert not decide(production.workspace, ENDS).retrain
+        record(production.context.lakehouse, rows, PRODUCER, "version 7", end - WEEK, end)
+    assert not decide(production.context, ENDS).retrain
 
 
 def test_it_cools_down_whatever_came_of_it(production: Production) -> None:
     # given a retraining whose model was no better
     watch(production, "violated", "violated")
-    first = decide(production.workspace, ENDS)
-    conclude(production.workspace, first, "version 8 is worse")
+    first = decide(production.context, ENDS)
+    conclude(production.context, first, "version 8 is worse")
     # when the windows stay violated
-    again = decide(production.workspace, ENDS + WEEK)
+    again = decide(production.context, ENDS + WEEK)
     # then it is not tried again at once, but after a while
     assert not again.retrain
     assert "the last training is 7 days ago" in again.why
-    assert decide(production.workspace, ENDS + 3 * WEEK).retrain
+    assert decide(production.context, ENDS + 3 * WEEK).retrain
 
 
 def test_a_new_champion_is_left_in_peace(production: Production) -> None:
     watch(production, "violated", "violated")
     production.registry.tags["as_of"] = (ENDS - WEEK).isoformat()
-    assert not decide(production.workspace, ENDS).retrain
+    assert not decide(production.context, ENDS).retrain
 
 
 def test_there_is_a_ceiling(production: Production) -> None:
     watch(production, "violated", "violated")
-    settings = production.workspace.settings.retraining
+    settings = production.context.settings.retraining
     for number in range(settings.at_most + 1):
-        decision = decide(production.workspace, ENDS + number * timedelta(days=settings.cooldown_days))
+        decision = decide(
+            production.context, ENDS + number * timedelta(days=settings.cooldown_days)
+        )
         assert decision.retrain is (number < settings.at_most)
         if decision.retrain:
-            conclude(production.workspace, decision, "done")
+            conclude(production.context, decision, "done")
     assert f"there were {settings.at_most} retrainings in {settings.per_days} days" in decision.why
-    assert decide(production.workspace, ENDS + timedelta(days=settings.per_days + 100)).retrain
+    assert decide(production.context, ENDS + timedelta(days=settings.per_days + 100)).retrain
 
 
 def test_a_schedule_needs_no_violation(production: Production) -> None:
-    own = production.workspace.settings.retraining.model_copy(update={"every_days": 30})
+    own = production.context.settings.retraining.model_copy(update={"every_days": 30})
     object.__setattr__(
-        production.workspace, "settings", production.workspace.settings.model_copy(update={"retraining": own})
+        production.context,
+        "settings",
+        production.context.settings.model_copy(update={"retraining": own}),
     )
-    assert not decide(production.workspace, TRAINED + timedelta(days=29)).retrain
-    decision = decide(production.workspace, TRAINED + timedelta(days=30))
+    assert not decide(production.context, TRAINED + timedelta(days=29)).retrain
+    decision = decide(production.context, TRAINED + timedelta(days=30))
     assert decision.retrain
     assert "30 days since the last training" in decision.why
 
 
 def test_a_decision_stands_until_it_is_carried_out(production: Production) -> None:
     watch(production, "violated", "violated")
-    first = decide(production.workspace, ENDS)
+    first = decide(production.context, ENDS)
     # when the process is killed, and the world has moved on
     watch(production, "violated", "ok")
-    assert decide(production.workspace, ENDS) == first
-    assert decide(production.workspace, ENDS + WEEK) == first
-    assert decided_until(production.workspace) is None
-    conclude(production.workspace, first, "version 8 is the champion")
-    assert decided_until(production.workspace) == ENDS
-    assert decide(production.workspace, ENDS).outcome == "version 8 is the champion"
-    assert decide(production.workspace, ENDS + WEEK).at == ENDS + WEEK
+    assert decide(production.context, ENDS) == first
+    assert decide(production.context, ENDS + WEEK) == first
+    assert decided_until(production.context) is None
+    conclude(production.context, first, "version 8 is the champion")
+    assert decided_until(production.context) == ENDS
+    assert decide(production.context, ENDS).outcome == "version 8 is the champion"
+    assert decide(production.context, ENDS + WEEK).at == ENDS + WEEK
 
 
 def test_without_a_champion_there_is_nothing_to_replace(production: Production) -> None:
     production.registry.champion = None
-    decision = decide(production.workspace, ENDS)
+    decision = decide(production.context, ENDS)
     assert not decision.retrain
     assert "no champion" in decision.why

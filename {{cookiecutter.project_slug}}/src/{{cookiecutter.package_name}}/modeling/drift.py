@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from scipy.special import chdtri, ndtri, stdtrit
 
-from .contract import PREDICTION_TIME, Array
-from .settings import MonitoringSettings
+from ..core.contract import PREDICTION_TIME, Array
+from ..core.settings import MonitoringSettings
 
 _BINS, _CATEGORIES, _MIN_WINDOWS, _FARTHEST = 20, 200, 3, 3
 
@@ -31,7 +31,9 @@ class Histogram:
 
     def windows(self, length: int) -> Array:
         """Rows by bin in every run of so many days, the last day followed by the first, shape (days, bins)."""
-        total = np.cumsum(np.vstack([np.zeros_like(self.days[:1]), self.days, self.days[: length - 1]]), axis=0)
+        total = np.cumsum(
+            np.vstack([np.zeros_like(self.days[:1]), self.days, self.days[: length - 1]]), axis=0
+        )
         return np.asarray(total[length:] - total[:-length])
 
 
@@ -66,7 +68,9 @@ def profile(rows: pl.DataFrame, columns: Sequence[str]) -> Profile:
 
 def save(given: Profile, path: Path) -> None:
     """Write a profile as parquet, a row per column."""
-    rows = [{"column": name, **vars(item), "days": item.days.tolist()} for name, item in given.items()]
+    rows = [
+        {"column": name, **vars(item), "days": item.days.tolist()} for name, item in given.items()
+    ]
     texts, numbers = pl.List(pl.String), pl.List(pl.Float64)
     schema = {"column": pl.String(), "cuts": numbers, "categories": texts, "days": pl.List(numbers)}
     pl.DataFrame(rows, schema=schema).write_parquet(path)
@@ -75,7 +79,9 @@ def save(given: Profile, path: Path) -> None:
 def load(path: Path) -> Profile:
     """Read what `save` wrote."""
     rows = pl.read_parquet(path).iter_rows()
-    return {name: Histogram(cuts, categories, np.asarray(days)) for name, cuts, categories, days in rows}
+    return {
+        name: Histogram(cuts, categories, np.asarray(days)) for name, cuts, categories, days in rows
+    }
 
 
 def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings) -> pl.DataFrame:
@@ -137,7 +143,9 @@ def distance(first: Array, second: Array) -> Array:
     Returns:
         Shape (...).
     """
-    one, other = (item / np.maximum(item.sum(axis=-1, keepdims=True), 1) for item in (first, second))
+    one, other = (
+        item / np.maximum(item.sum(axis=-1, keepdims=True), 1) for item in (first, second)
+    )
     middle = np.where(one + other > 0, (one + other) / 2, 1)
     logs = (part * np.log2(np.where(part > 0, part / middle, 1)) for part in (one, other))
     divergence = sum(log.sum(axis=-1) for log in logs) / 2
@@ -175,7 +183,9 @@ def _bins(column: pl.Series, cuts: Sequence[float], categories: Sequence[str]) -
     """Position of each row's bin; missing is the last."""
     if categories:
         codes = dict(zip(categories, range(len(categories)), strict=True))
-        known = column.replace_strict(codes, default=len(categories), return_dtype=pl.Int64).to_numpy()
+        known = column.replace_strict(
+            codes, default=len(categories), return_dtype=pl.Int64
+        ).to_numpy()
     else:
         known = np.searchsorted(cuts, column.cast(pl.Float64).to_numpy())
     return np.where(column.is_null().to_numpy(), len(cuts or categories) + 1, known)

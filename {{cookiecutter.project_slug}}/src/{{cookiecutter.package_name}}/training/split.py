@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from ..contract import PREDICTION_TIME, Model
-from ..errors import UserError
-from ..settings import TrainingSettings
+from ..core.contract import PREDICTION_TIME, Model
+from ..core.errors import UserError
+from ..core.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,11 @@ def windows_until(as_of: datetime, settings: TrainingSettings) -> Windows:
     holdout = as_of - timedelta(days=settings.holdout_days)
     validation = holdout - timedelta(days=settings.validation_days)
     train = validation - timedelta(days=settings.train_days)
-    bounds = {"train": (train, validation), "validation": (validation, holdout), "holdout": (holdout, as_of)}
+    bounds = {
+        "train": (train, validation),
+        "validation": (validation, holdout),
+        "holdout": (holdout, as_of),
+    }
     first, second, third = (Window(name, start, end) for name, (start, end) in bounds.items())
     return first, second, third
 

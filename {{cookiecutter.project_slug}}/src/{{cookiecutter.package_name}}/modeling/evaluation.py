@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .contract import PREDICTION_TIME, Array, Metric, Model
+from ..core.contract import PREDICTION_TIME, Array, Metric, Model
 
 MIN_SLICE_ROWS = 200
 _BINS = 10
@@ -41,17 +41,24 @@ def compare(
     """
     label = rows[model.target.label].to_numpy()
     draws = _day_weights(rows[PREDICTION_TIME], resamples, seed)
-    results = [{"slice": "", **_measure(metric, label, predicted, reference, draws)} for metric in model.target.metrics]
+    results = [
+        {"slice": "", **_measure(metric, label, predicted, reference, draws)}
+        for metric in model.target.metrics
+    ]
     for name in model.slices:
         for value in rows[name].drop_nulls().unique().sort():
             inside = (rows[name] == value).fill_null(value=False).to_numpy()
             if inside.sum() >= MIN_SLICE_ROWS and len(np.unique(label[inside])) > 1:
                 parts = (label[inside], predicted[inside], reference[inside], draws[:, inside])
-                results.append({"slice": f"{name}={value}", **_measure(model.target.metrics[0], *parts)})
+                results.append(
+                    {"slice": f"{name}={value}", **_measure(model.target.metrics[0], *parts)}
+                )
     return pl.DataFrame(results, schema=RESULTS)
 
 
-def estimate(holdout: pl.DataFrame, predicted: Array, model: Model, resamples: int, seed: int) -> tuple[float, ...]:
+def estimate(
+    holdout: pl.DataFrame, predicted: Array, model: Model, resamples: int, seed: int
+) -> tuple[float, ...]:
     """The first metric as it may be on rows whose labels are not known yet.
 
     Labelled rows are weighted so that their predictions are distributed as those of the new rows: importance
@@ -70,17 +77,29 @@ def estimate(holdout: pl.DataFrame, predicted: Array, model: Model, resamples: i
     """
     known, label = holdout["prediction"].to_numpy(), holdout[model.target.label].to_numpy()
     cuts = np.unique(np.quantile(known, np.linspace(0, 1, 2 * _BINS + 1)[1:-1]))
-    counts = [np.bincount(np.searchsorted(cuts, scores), minlength=len(cuts) + 1) for scores in (known, predicted)]
+    counts = [
+        np.bincount(np.searchsorted(cuts, scores), minlength=len(cuts) + 1)
+        for scores in (known, predicted)
+    ]
     weights = (counts[1] / np.maximum(counts[0], 1))[np.searchsorted(cuts, known)]
     draws = np.vstack([weights, weights * _day_weights(holdout[PREDICTION_TIME], resamples, seed)])
     values = model.target.metrics[0].score(label, known, draws)
-    return (float(values[0]), *(float(bound) for bound in np.nanpercentile(values[1:], [2.5, 97.5])))
+    return (
+        float(values[0]),
+        *(float(bound) for bound in np.nanpercentile(values[1:], [2.5, 97.5])),
+    )
 
 
 def calibration(label: Array, predicted: Array) -> pl.DataFrame:
     """Mean prediction and mean label in ten bins of equally many rows: predicted, observed, rows."""
-    frame = pl.DataFrame({"predicted": predicted, "observed": label}).sort("predicted").with_row_index("_row")
-    bins = frame.group_by((pl.col("_row") * _BINS // frame.height).alias("_bin"), maintain_order=True)
+    frame = (
+        pl.DataFrame({"predicted": predicted, "observed": label})
+        .sort("predicted")
+        .with_row_index("_row")
+    )
+    bins = frame.group_by(
+        (pl.col("_row") * _BINS // frame.height).alias("_bin"), maintain_order=True
+    )
     return bins.agg(pl.col("predicted", "observed").mean(), pl.len().alias("rows")).drop("_bin")
 
 
@@ -99,10 +118,14 @@ def _day_weights(times: pl.Series, resamples: int, seed: int) -> Array:
     return counts[:, day].astype(np.float64)
 
 
-def _measure(metric: Metric, label: Array, predicted: Array, reference: Array, draws: Array) -> dict[str, Any]:
+def _measure(
+    metric: Metric, label: Array, predicted: Array, reference: Array, draws: Array
+) -> dict[str, Any]:
     sign = 1 if metric.higher_is_better else -1
     weights = np.vstack([np.ones_like(label), draws])
-    with np.errstate(invalid="ignore"):  # a draw of a small slice may show one label only; it is left out
+    with np.errstate(
+        invalid="ignore"
+    ):  # a draw of a small slice may show one label only; it is left out
         ours, theirs = (metric.score(label, scores, weights) for scores in (predicted, reference))
     gains = sign * (ours - theirs)
     lower, upper = np.nanpercentile(ours[1:], [2.5, 97.5])

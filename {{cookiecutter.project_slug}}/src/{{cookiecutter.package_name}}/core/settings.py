@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UserError
 
-ENV_PREFIX = f"{__package__}_".upper()
+ENV_PREFIX = f"{__name__.partition('.')[0]}_".upper()
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0)]
 _Limit = Annotated[float, Field(gt=0)]
@@ -150,7 +150,8 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
     layers: dict[str, dict[str, Any]] = {
-        str(path): _read(path, project) for path in (project / "conf" / f"{it}.yml" for it in ("base", env))
+        str(path): _read(path, project)
+        for path in (project / "conf" / f"{it}.yml" for it in ("base", env))
     }
     for name in filter(lambda name: name.upper().startswith(ENV_PREFIX), os.environ):
         keys = name.upper().removeprefix(ENV_PREFIX).lower().split("__")
@@ -162,13 +163,17 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     for place, layer in layers.items():
         merged = _merge(merged, layer)
         if fixed := layer.keys() & {"env", "project"}:
-            raise UserError(f"{place}: {fixed.pop()}: is not for setting.", "Remove it and run again.")
+            raise UserError(
+                f"{place}: {fixed.pop()}: is not for setting.", "Remove it and run again."
+            )
     try:
         return Settings.model_validate({**merged, "env": env, "project": project})
     except ValidationError as error:
         first = error.errors()[0]
         keys, missing = [str(part) for part in first["loc"]], first["type"] == "missing"
-        places = [place for place, layer in layers.items() if _holds(layer, keys)] or list(layers)[:1]
+        places = [place for place, layer in layers.items() if _holds(layer, keys)] or list(layers)[
+            :1
+        ]
         given = "" if missing else f" (given: {first['input']!r})"
         message = f"{places[-1]}: {'.'.join(keys)}: {first['msg']}{given}"
         raise UserError(message, "Mend this key and run again.") from None
@@ -178,14 +183,20 @@ def _find_project(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / "conf" / "base.yml").is_file():
             return folder
-    raise UserError(f"No conf/base.yml in {start} or above it.", "Run this from inside the project's folder.")
+    raise UserError(
+        f"No conf/base.yml in {start} or above it.", "Run this from inside the project's folder."
+    )
 
 
 def _read(path: Path, project: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8").replace("{project}", project.as_posix()))
+        content = yaml.safe_load(
+            path.read_text(encoding="utf-8").replace("{project}", project.as_posix())
+        )
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}", "Mend the file.") from None
+        raise UserError(
+            f"Cannot read {path}: {' '.join(str(error).split())}", "Mend the file."
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a mapping of keys to values.", "Mend the file.")
     return {str(key): value for key, value in content.items()}
@@ -195,11 +206,17 @@ def _value(variable: str) -> Any:
     try:
         return yaml.safe_load(os.environ[variable])
     except yaml.YAMLError:
-        raise UserError(f"environment variable {variable}: not YAML.", "Mend it and run again.") from None
+        raise UserError(
+            f"environment variable {variable}: not YAML.", "Mend it and run again."
+        ) from None
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {key for key in base.keys() & over.keys() if isinstance(base[key], dict) and isinstance(over[key], dict)}
+    both = {
+        key
+        for key in base.keys() & over.keys()
+        if isinstance(base[key], dict) and isinstance(over[key], dict)
+    }
     return {**base, **over, **{key: _merge(base[key], over[key]) for key in both}}
 
 

@@ -22,8 +22,8 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from .contract import Frame, Table
-from .errors import UserError
+from ..core.contract import Frame, Table
+from ..core.errors import UserError
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _COMPLETE_UNTIL = "complete_until"
@@ -71,8 +71,12 @@ class Lakehouse:
             return nw.from_native(table.empty())
         held = {field.name for field in delta.schema().fields}
         if missing := [name for name in table.schema if name not in held]:
-            message = f"{self.place(table.name)} has no column {', '.join(missing)}, which is declared."
-            raise UserError(message, "Remove its folder to rebuild it, or take back the declaration.")
+            message = (
+                f"{self.place(table.name)} has no column {', '.join(missing)}, which is declared."
+            )
+            raise UserError(
+                message, "Remove its folder to rebuild it, or take back the declaration."
+            )
         return nw.from_native(self._scan_files(delta).select(*table.schema))
 
     def version(self, table: Table) -> int | None:
@@ -152,13 +156,20 @@ class Lakehouse:
         inside = (pl.col(table.time) > start) & (pl.col(table.time) <= until)
         with self._staged(table, rows) as staged:
             if stray := pl.scan_parquet(staged).filter(~inside).select(pl.len()).collect().item():
-                message = f"{table.name}: {stray} rows have `{table.time}` outside ({since}, {until}]."
+                message = (
+                    f"{table.name}: {stray} rows have `{table.time}` outside ({since}, {until}]."
+                )
                 raise UserError(message, "Nothing was committed; write rows of the interval only.")
-            bounds = (f"{table.time} {sign} '{at:%Y-%m-%dT%H:%M:%S.%fZ}'" for sign, at in ((">", start), ("<=", until)))
+            bounds = (
+                f"{table.time} {sign} '{at:%Y-%m-%dT%H:%M:%S.%fZ}'"
+                for sign, at in ((">", start), ("<=", until))
+            )
             self._commit(table, staged, seen, until, replace=" AND ".join(bounds))
             return _count(staged)
 
-    def merge(self, table: Table, rows: Frame, until: datetime | None = None, *, update: bool = True) -> int:
+    def merge(
+        self, table: Table, rows: Frame, until: datetime | None = None, *, update: bool = True
+    ) -> int:
         """Insert rows with new keys, update those whose values changed unless told not to; returns how many.
 
         Nothing is committed where nothing changed and `until` did not move on. Of two who merge at once
@@ -178,13 +189,25 @@ class Lakehouse:
         existing = self._rows(table, seen).to_native()
         if table.time in table.keys:
             time = pl.col(table.time)
-            low, high = new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
+            low, high = (
+                new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
+            )
             existing = existing.filter(time.is_between(low, high))
         same = list(table.schema if update else table.keys)
         changed = new.join(existing, on=same, how="anti", nulls_equal=True)
         with self._staged(table, nw.from_native(changed)) as staged:
-            count, done, staged_keys = _count(staged), _complete_until(seen), pl.scan_parquet(staged)
-            if seen and not existing.join(staged_keys, on=list(table.keys), how="semi").head(1).collect().is_empty():
+            count, done, staged_keys = (
+                _count(staged),
+                _complete_until(seen),
+                pl.scan_parquet(staged),
+            )
+            if (
+                seen
+                and not existing.join(staged_keys, on=list(table.keys), how="semi")
+                .head(1)
+                .collect()
+                .is_empty()
+            ):
                 self._update(table, staged, seen, until)
             elif count or (until is not None and (done is None or done < until)):
                 self._commit(table, staged, seen, until)
@@ -206,7 +229,9 @@ class Lakehouse:
             raise _unreadable(self.place(table.name), error) from None
 
     def _at(self, table: Table, version: int | None = None) -> DeltaTable:
-        return DeltaTable(self.place(table.name), version, storage_options=dict(self.storage_options))
+        return DeltaTable(
+            self.place(table.name), version, storage_options=dict(self.storage_options)
+        )
 
     def _scan_files(self, delta: DeltaTable) -> pl.LazyFrame:
         """Scan a table; deltalake percent-encodes local paths (a space), polars opens them as they stand."""
@@ -223,7 +248,9 @@ class Lakehouse:
                 "Run this step in the environment that owns it, or remove the mount in conf/.",
             )
         if wrong := _schema_difference(rows.collect_schema(), nw.Schema(table.schema)):
-            raise UserError(f"{table.name}: {wrong}.", "Nothing was committed; match the declared schema.")
+            raise UserError(
+                f"{table.name}: {wrong}.", "Nothing was committed; match the declared schema."
+            )
 
     @contextmanager
     def _staged(self, table: Table, rows: Frame) -> Iterator[Path]:
@@ -236,10 +263,17 @@ class Lakehouse:
             yield path
 
     def _commit(
-        self, table: Table, staged: Path, seen: DeltaTable | None, until: datetime | None, replace: str | None = None
+        self,
+        table: Table,
+        staged: Path,
+        seen: DeltaTable | None,
+        until: datetime | None,
+        replace: str | None = None,
     ) -> None:
         """Write on the table as `seen`."""
-        how: dict[str, Any] = {"mode": "overwrite", "predicate": replace} if seen and replace else {"mode": "append"}
+        how: dict[str, Any] = (
+            {"mode": "overwrite", "predicate": replace} if seen and replace else {"mode": "append"}
+        )
         with self._writing(table, seen):
             write_deltalake(
                 seen or self.place(table.name),
@@ -286,7 +320,9 @@ def _schema_difference(found: nw.Schema, wanted: nw.Schema) -> str:
     missing = [f"missing column {name}" for name in wanted if name not in found]
     extra = [f"undeclared column {name}" for name in found if name not in wanted]
     retyped = [
-        f"{name} is {found[name]}, declared {kind}" for name, kind in wanted.items() if found.get(name, kind) != kind
+        f"{name} is {found[name]}, declared {kind}"
+        for name, kind in wanted.items()
+        if found.get(name, kind) != kind
     ]
     return "; ".join(missing + extra + retyped)
 
@@ -297,10 +333,13 @@ def _enforce_keys(table: Table, rows: pl.LazyFrame) -> None:
     keys = rows.select(*table.keys)
     nulls = keys.filter(pl.any_horizontal(pl.all().is_null()))
     repeated = keys.group_by(pl.all()).len().filter(pl.col("len") > 1).drop("len")
-    for problem, bad in zip(("null", "repeated"), pl.collect_all([nulls.head(1), repeated.head(1)]), strict=True):
+    for problem, bad in zip(
+        ("null", "repeated"), pl.collect_all([nulls.head(1), repeated.head(1)]), strict=True
+    ):
         if not bad.is_empty():
             raise UserError(
-                f"{table.name}: {problem} key {bad.row(0, named=True)}.", "Nothing was committed; mend the rows."
+                f"{table.name}: {problem} key {bad.row(0, named=True)}.",
+                "Nothing was committed; mend the rows.",
             )
 
 
@@ -316,7 +355,10 @@ def _commit_properties(until: datetime | None) -> CommitProperties:
 
 
 def _unreadable(what: str, error: Exception) -> UserError:
-    return UserError(f"Cannot read {what}: {_first_line(error)}", "Restore it, or remove its folder to rebuild it.")
+    return UserError(
+        f"Cannot read {what}: {_first_line(error)}",
+        "Restore it, or remove its folder to rebuild it.",
+    )
 
 
 def _first_line(error: BaseException) -> str:

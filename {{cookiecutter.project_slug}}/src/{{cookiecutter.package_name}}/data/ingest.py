@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
 import narwhals as nw
 
-from ..contract import Source
-from ..lakehouse import Lakehouse
+from ..context import Context
+from ..store import tables
 
 
-def ingest(lakehouse: Lakehouse, sources: Sequence[Source], as_of: datetime) -> dict[str, int]:
+def ingest(context: Context, as_of: datetime) -> dict[str, int]:
     """Append to each raw table of ours what became known until `as_of`; returns rows by source.
 
     Raises:
         UserError: A source that cannot be read or does not have its declared columns.
     """
+    lakehouse = context.lakehouse
     appended = {}
-    for source in sources:
-        since = lakehouse.complete_until(source.raw_table)
-        if lakehouse.owns(source.raw_table.name) and (since is None or since < as_of):
+    for source in context.problem.sources:
+        since = lakehouse.complete_until(tables.raw(source))
+        if lakehouse.owns(tables.raw(source).name) and (since is None or since < as_of):
             rows = nw.from_native(source.load(since, as_of))
-            appended[source.name] = lakehouse.append(source.raw_table, rows, as_of)
+            appended[source.name] = lakehouse.append(tables.raw(source), rows, as_of)
     return appended

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +17,10 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from .errors import UserError
-from .scoring import Predictor
-from .settings import MlflowSettings
+from ..core.errors import UserError
+from ..core.settings import MlflowSettings
+from ..modeling.scoring import Predictor
+from .provenance import artifact_digest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 TRAINING_ID, ARTIFACT_DIGEST = "training_id", "artifact_digest"
@@ -56,7 +54,9 @@ class Registry:
                 client.create_registered_model(model)
         except Exception as error:  # noqa: BLE001 the store may be anything: a file, a server, a cloud
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"MLflow at {uri} does not answer: {reason}", "Check `mlflow` in conf/.") from None
+            raise UserError(
+                f"MLflow at {uri} does not answer: {reason}", "Check `mlflow` in conf/."
+            ) from None
         return client
 
     @cached_property
@@ -78,7 +78,9 @@ class Registry:
             return self.client.get_model_version(self.settings.model, number)
         except MlflowException:
             known = ", ".join(item.version for item in reversed(self.versions())) or "none yet"
-            raise UserError(f"{self.settings.model} has no version {number}.", f"There are: {known}.") from None
+            raise UserError(
+                f"{self.settings.model} has no version {number}.", f"There are: {known}."
+            ) from None
 
     def aliased(self, alias: str) -> str | None:
         """Number of the version that an alias points to."""
@@ -92,7 +94,9 @@ class Registry:
         else:
             self.client.set_registered_model_alias(self.settings.model, alias, number)
 
-    def annotate(self, number: str, tags: Mapping[str, str], description: str | None = None) -> None:
+    def annotate(
+        self, number: str, tags: Mapping[str, str], description: str | None = None
+    ) -> None:
         """Set those tags of a version that differ, and its description if one is given."""
         held = self.version(number).tags
         for key, value in tags.items():
@@ -111,7 +115,9 @@ class Registry:
         try:
             folder = Path(mlflow.artifacts.download_artifacts(version.source))
         except (MlflowException, OSError) as error:
-            raise UserError(f"Version {number} has lost its files: {error}", "Restore or retrain it.") from None
+            raise UserError(
+                f"Version {number} has lost its files: {error}", "Restore or retrain it."
+            ) from None
         if artifact_digest(folder) != version.tags.get(ARTIFACT_DIGEST):
             message = f"The files of version {number} are not those that were registered (digest differs)."
             raise UserError(message, f"Look into {folder}; roll back or retrain.")
@@ -124,7 +130,9 @@ class Registry:
     def versions(self, condition: str = "") -> list[ModelVersion]:
         """Versions that meet a condition of MLflow's search syntax, newest first."""
         where = f"name = '{self.settings.model}'" + (f" AND {condition}" if condition else "")
-        return sorted(self.client.search_model_versions(where), key=lambda version: -int(version.version))
+        return sorted(
+            self.client.search_model_versions(where), key=lambda version: -int(version.version)
+        )
 
     def find_training(self, training_id: str) -> ModelVersion | None:
         """The version that this training registered, if it got that far."""
@@ -137,14 +145,16 @@ class Registry:
         for stale in self.client.search_runs([self.experiment], open_runs):
             self.client.set_terminated(stale.info.run_id, "KILLED")
         tags = {TRAINING_ID: training_id, **tags}
-        with mlflow.start_run(experiment_id=self.experiment, run_name=f"train-{training_id}", tags=tags) as active:
+        with mlflow.start_run(
+            experiment_id=self.experiment, run_name=f"train-{training_id}", tags=tags
+        ) as active:
             yield active.info.run_id
 
     def log_model(self, files: Mapping[str, str], example: Any, signature: Any) -> str:
         """Log the scoring code with its artifacts to the active run; returns the model's address."""
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(__file__).with_name("scoring.py")),
+            python_model=str(Path(__file__).parents[1] / "modeling" / "scoring.py"),
             artifacts=dict(files),
             signature=signature,
             input_example=example,
@@ -152,12 +162,21 @@ class Registry:
         )
         return str(logged.model_uri)
 
-    def register(self, model_uri: str, run_id: str, tags: Mapping[str, str], description: str) -> ModelVersion:
+    def register(
+        self, model_uri: str, run_id: str, tags: Mapping[str, str], description: str
+    ) -> ModelVersion:
         """Create a version with all its tags in one call: it is there whole or not at all."""
         folder = Path(mlflow.artifacts.download_artifacts(model_uri))
         digested = {**tags, "stage": "None", ARTIFACT_DIGEST: artifact_digest(folder)}
         create, model_id = self.client.create_model_version, model_uri.removeprefix("models:/")
-        return create(self.settings.model, model_uri, run_id, digested, description=description, model_id=model_id)
+        return create(
+            self.settings.model,
+            model_uri,
+            run_id,
+            digested,
+            description=description,
+            model_id=model_id,
+        )
 
 
 def _create_store(path: Path) -> None:
@@ -169,40 +188,3 @@ def _create_store(path: Path) -> None:
         uri = f"sqlite:///{partial}"
         MlflowClient(uri, uri).search_registered_models()
         partial.replace(path)
-
-
-def artifact_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a model's files, without what MLflow and Python add later."""
-    added = ("registered_model_meta", "__pycache__")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not set(path.parts) & set(added))
-    contents = (f"{path.relative_to(folder).as_posix()}\0{_sha256(path.read_bytes())}\n" for path in files)
-    return _sha256("".join(contents).encode())
-
-
-def provenance(project: Path) -> dict[str, str]:
-    """What code this is: git commit, whether files differ from it, hash of the lock and of the source."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(project), *arguments]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    changes, lock = git("status", "--porcelain"), project / "requirements" / "run.txt"
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return {
-        "git_commit": git("rev-parse", "HEAD") or "none",
-        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
-        "lock_sha256": _sha256(lock.read_bytes()) if lock.is_file() else "none",
-        "source_sha256": _sha256(b"".join(path.read_bytes() for path in sources)),
-    }
-
-
-def fingerprint(parts: Mapping[str, Any]) -> str:
-    """A short identity: equal parts, equal fingerprint."""
-    return _sha256(json.dumps(parts, sort_keys=True, default=str).encode())[:12]
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -50,29 +50,17 @@ class Source:
 
     name: str  # the tables are raw_<name>, prepared_<name> and quarantine_<name>
     raw: Schema  # as the source gives it; `known_at` comes on top
-    load: Callable[[datetime | None, datetime], pl.LazyFrame]  # rows that became known in (since, until]
+    load: Callable[
+        [datetime | None, datetime], pl.LazyFrame
+    ]  # rows that became known in (since, until]
     prepared: Schema  # after `prepare`; `known_at` comes on top
-    prepare: Callable[[pl.LazyFrame, Mapping[str, pl.LazyFrame]], pl.LazyFrame]  # of new rows and all raw tables
+    prepare: Callable[
+        [pl.LazyFrame, Mapping[str, pl.LazyFrame]], pl.LazyFrame
+    ]  # of new rows and all raw tables
     keys: tuple[str, ...]  # columns that identify a prepared row
     checks: Callable[[pb.Validate], pb.Validate]  # adds checks; those on the keys are there already
     max_rejected: float = 0.01  # share of rows above which the pipeline stops
     max_age: timedelta | None = None  # of the newest row, before the feed counts as silent
-
-    @property
-    def raw_table(self) -> Table:
-        """Rows as given, appended once."""
-        return Table(f"raw_{self.name}", {**self.raw, KNOWN_AT: UTC_TIME}, (), KNOWN_AT)
-
-    @property
-    def prepared_table(self) -> Table:
-        """Rows that passed every check."""
-        return Table(f"prepared_{self.name}", {**self.prepared, KNOWN_AT: UTC_TIME}, self.keys, KNOWN_AT)
-
-    @property
-    def quarantine_table(self) -> Table:
-        """Rows that failed, with the checks that they failed in `reason`."""
-        schema = {**self.prepared, KNOWN_AT: UTC_TIME, "reason": nw.String}
-        return Table(f"quarantine_{self.name}", schema, (), KNOWN_AT)
 
 
 @dataclass(frozen=True)
@@ -88,12 +76,6 @@ class FeatureTable:
     values: Schema
     build: Callable[[Frames], Frame]  # prepared tables by source to keys, `available_at` and values
     lookback: timedelta
-
-    @property
-    def table(self) -> Table:
-        """The Delta table that holds it."""
-        schema = {**self.keys, AVAILABLE_AT: UTC_TIME, **self.values}
-        return Table(f"features_{self.name}", schema, (*self.keys, AVAILABLE_AT), AVAILABLE_AT)
 
 
 @dataclass(frozen=True)
@@ -127,17 +109,23 @@ class Model:
     """What a prediction is about, what it is made from, and how a model is searched for and judged."""
 
     keys: tuple[str, ...]  # entity columns of the spine; with `prediction_time` they identify a row
-    requests: str  # the source whose rows ask for a prediction; the spine is made of it alone
-    spine: Callable[[Frames], Frame]  # prepared tables to keys, `prediction_time` and what the row itself tells
+    scored: str  # the source whose rows are to be scored; the spine is made of it alone
+    spine: Callable[
+        [Frames], Frame
+    ]  # prepared tables to keys, `prediction_time` and what the row itself tells
     labels: Callable[[Frames], Frame]  # prepared tables to keys, label and `known_at`
     on_demand: Callable[[Frame], Frame]  # adds the features that are computed from the joined row
     target: Target
     features: tuple[str, ...]  # inputs in order
     categorical: tuple[str, ...]  # those inputs that are categories (strings)
-    monotone: Mapping[str, int]  # input to 1 or -1 where the prediction may only rise or fall with it
+    monotone: Mapping[
+        str, int
+    ]  # input to 1 or -1 where the prediction may only rise or fall with it
     baseline: tuple[str, ...]  # a person's guess is the mean label by these columns
     slices: tuple[str, ...]  # columns by which results are cut
-    forbidden: tuple[str, ...]  # columns that tell the outcome: no version may take them as an input
+    forbidden: tuple[
+        str, ...
+    ]  # columns that tell the outcome: no version may take them as an input
     search_space: Callable[[optuna.Trial], dict[str, Any]]  # LightGBM parameters of a trial
     params: Mapping[str, Any]  # LightGBM parameters that are not searched
     card: str  # model card: intended use and limits
@@ -154,28 +142,6 @@ class Problem:
     ends: datetime | None
 
     @property
-    def requests(self) -> Source:
-        """The source whose rows ask for a prediction."""
-        return next(source for source in self.sources if source.name == self.model.requests)
-
-    @property
-    def predictions(self) -> Table:
-        """One row per entity and prediction time: the prediction, and what it was made with."""
-        return self._scored("predictions", dict.fromkeys(("model_version", "feature_versions"), nw.String))
-
-    @property
-    def inference_log(self) -> Table:
-        """One row per scored request: its inputs, the prediction, the version, milliseconds it took."""
-        strings = self.model.categorical
-        inputs = {name: nw.String if name in strings else nw.Float64 for name in self.model.features}
-        return self._scored("inference_log", {**inputs, "model_version": nw.String, "latency_ms": nw.Float64})
-
-    @property
-    def outcomes(self) -> Table:
-        """One row per prediction whose label is known."""
-        return self._scored("outcomes", {"model_version": nw.String, "label": nw.Float64, KNOWN_AT: UTC_TIME})
-
-    def _scored(self, name: str, values: Schema) -> Table:
-        keys = {key: self.requests.prepared[key] for key in self.model.keys}
-        schema = {**keys, PREDICTION_TIME: UTC_TIME, "prediction": nw.Float64, **values}
-        return Table(name, schema, (*keys, PREDICTION_TIME), PREDICTION_TIME)
+    def scored(self) -> Source:
+        """The source whose rows are to be scored."""
+        return next(source for source in self.sources if source.name == self.model.scored)

@@ -11,29 +11,21 @@ from datetime import datetime
 import narwhals as nw
 import polars as pl
 
-from .contract import UTC_TIME, Table, polars_schema
-from .errors import UserError
+from ..core.contract import polars_schema
+from ..core.errors import UserError
 from .lakehouse import Lakehouse
+from .tables import MEASUREMENTS
 
 RUN = "run"
 
-METRICS = Table(
-    name="metrics",
-    schema={
-        **dict.fromkeys(("producer", "subject"), nw.String),
-        **dict.fromkeys(("window_start", "window_end"), UTC_TIME),
-        **dict.fromkeys(("slice", "metric"), nw.String),
-        **dict.fromkeys(("value", "lower", "upper", "threshold"), nw.Float64),
-        "status": nw.String,
-        "rows": nw.Int64,
-    },
-    keys=("producer", "subject", "window_start", "window_end", "slice", "metric"),
-    time="window_end",
-)
-
 
 def record(
-    lakehouse: Lakehouse, rows: pl.DataFrame, producer: str, subject: str, start: datetime, end: datetime
+    lakehouse: Lakehouse,
+    rows: pl.DataFrame,
+    producer: str,
+    subject: str,
+    start: datetime,
+    end: datetime,
 ) -> int:
     """Write measurements; measuring the same again changes nothing.
 
@@ -49,11 +41,20 @@ def record(
     Returns:
         How many are new or changed.
     """
-    given = {"slice": "", "producer": producer, "subject": subject, "window_start": start, "window_end": end}
-    filled = {name: pl.lit(given.get(name)) for name in METRICS.schema}
-    columns = {name: pl.coalesce(name, other) if name in rows.columns else other for name, other in filled.items()}
-    shaped = rows.lazy().select(**columns).cast(polars_schema(METRICS.schema))
-    return lakehouse.merge(METRICS, nw.from_native(shaped))
+    given = {
+        "slice": "",
+        "producer": producer,
+        "subject": subject,
+        "window_start": start,
+        "window_end": end,
+    }
+    filled = {name: pl.lit(given.get(name)) for name in MEASUREMENTS.schema}
+    columns = {
+        name: pl.coalesce(name, other) if name in rows.columns else other
+        for name, other in filled.items()
+    }
+    shaped = rows.lazy().select(**columns).cast(polars_schema(MEASUREMENTS.schema))
+    return lakehouse.merge(MEASUREMENTS, nw.from_native(shaped))
 
 
 @contextmanager
@@ -78,4 +79,6 @@ def _peak_mb() -> float | None:
         return None
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e6 if sys.platform == "darwin" else 1e3
+    )

@@ -24,7 +24,9 @@ Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Predictions = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def encode(frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Matrix:
+def encode(
+    frame: IntoDataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]
+) -> Matrix:
     """Turn rows into the numbers that a booster is fit on.
 
     Args:
@@ -57,7 +59,9 @@ class Predictor:
 
     def predict(self, rows: IntoDataFrame, **options: Any) -> Predictions:
         """Predictions, shape (rows,); `options` go to LightGBM."""
-        return np.asarray(self.booster.predict(encode(rows, self.features, self.categories), **options))
+        return np.asarray(
+            self.booster.predict(encode(rows, self.features, self.categories), **options)
+        )
 
     def save(self, folder: Path) -> dict[str, str]:
         """Write the booster as text and the encoding as JSON; returns the paths by name."""
@@ -70,7 +74,11 @@ class Predictor:
     def load(cls, folder: Path) -> Predictor:
         """Read what `save` wrote."""
         encoding = json.loads((folder / ENCODING).read_text(encoding="utf-8"))
-        return cls(lgb.Booster(model_file=str(folder / BOOSTER)), encoding["features"], encoding["categories"])
+        return cls(
+            lgb.Booster(model_file=str(folder / BOOSTER)),
+            encoding["features"],
+            encoding["categories"],
+        )
 
 
 class Scorer(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
@@ -80,7 +88,9 @@ class Scorer(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
         """Read the artifacts."""
         self.predictor = Predictor.load(Path(context.artifacts[BOOSTER]).parent)
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Predictions:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> Predictions:
         """Score rows; shape (rows,)."""
         return self.predictor.predict(model_input)
 

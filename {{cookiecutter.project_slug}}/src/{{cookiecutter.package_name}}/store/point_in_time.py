@@ -8,14 +8,17 @@ from datetime import datetime
 import narwhals as nw
 import polars as pl
 
-from .contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Frame, Frames, Problem, Table
+from ..core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Frame, Frames, Problem
+from . import tables
 from .lakehouse import Lakehouse
 
 Versions = Mapping[str, int | None]
 _ROW, _IS_SPINE, _TIME = "_feature_row", "_is_spine", "_time"
 
 
-def point_in_time_join(spine: Frame, features: Frame, keys: Sequence[str], values: Sequence[str]) -> Frame:
+def point_in_time_join(
+    spine: Frame, features: Frame, keys: Sequence[str], values: Sequence[str]
+) -> Frame:
     """Give each spine row the newest feature row that was available at its prediction time.
 
     Both frames are stacked in time order and the last feature row is carried forward per key; this
@@ -41,26 +44,34 @@ def point_in_time_join(spine: Frame, features: Frame, keys: Sequence[str], value
     )
     asked = spine.with_columns(nw.col(PREDICTION_TIME).alias(_TIME), nw.lit(1).alias(_IS_SPINE))
     latest = nw.col(_ROW).fill_null(strategy="forward").over(*keys, order_by=[_TIME, _IS_SPINE])
-    joined = nw.concat([asked, known], how="diagonal").with_columns(latest).filter(nw.col(_IS_SPINE) == 1)
-    return joined.select(*carried, *(nw.col(_ROW).struct.field(name).alias(name) for name in values))
-
-
-def input_tables(problem: Problem) -> list[Table]:
-    """The tables that features and labels are read from."""
-    return [*(item.prepared_table for item in problem.sources), *(item.table for item in problem.feature_tables)]
+    joined = (
+        nw.concat([asked, known], how="diagonal")
+        .with_columns(latest)
+        .filter(nw.col(_IS_SPINE) == 1)
+    )
+    return joined.select(
+        *carried, *(nw.col(_ROW).struct.field(name).alias(name) for name in values)
+    )
 
 
 def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: Versions) -> Frames:
     """Prepared tables by source, as known at `as_of`; at the given Delta versions, else the newest."""
-    tables = {source.name: source.prepared_table for source in problem.sources}
     known = nw.col(KNOWN_AT) <= as_of
-    return {name: lakehouse.scan(table, versions.get(table.name)).filter(known) for name, table in tables.items()}
+    frames = {}
+    for source in problem.sources:
+        table = tables.prepared(source)
+        frames[source.name] = lakehouse.scan(table, versions.get(table.name)).filter(known)
+    return frames
 
 
-def with_features(lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions) -> Frame:
+def with_features(
+    lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions
+) -> Frame:
     """Join every feature table to the spine, as known at `as_of`; add what is computed from the row itself."""
     for item in problem.feature_tables:
-        features = lakehouse.scan(item.table, versions.get(item.table.name)).filter(nw.col(AVAILABLE_AT) <= as_of)
+        features = lakehouse.scan(
+            tables.features(item), versions.get(tables.features(item).name)
+        ).filter(nw.col(AVAILABLE_AT) <= as_of)
         spine = point_in_time_join(spine, features, tuple(item.keys), tuple(item.values))
     return problem.model.on_demand(spine)
 
@@ -84,6 +95,13 @@ def training_set(
     frames = prepared(lakehouse, problem, as_of, versions)
     spine = model.spine(frames).filter(time >= start, time < as_of)
     labelled = spine.join(model.labels(frames).drop(KNOWN_AT), on=list(model.keys), how="inner")
-    kept = (*model.keys, PREDICTION_TIME, *model.slices, *model.baseline, *model.features, model.target.label)
+    kept = (
+        *model.keys,
+        PREDICTION_TIME,
+        *model.slices,
+        *model.baseline,
+        *model.features,
+        model.target.label,
+    )
     rows = with_features(lakehouse, problem, labelled, as_of, versions).select(*dict.fromkeys(kept))
     return pl.DataFrame(rows.sort(PREDICTION_TIME, *model.keys).collect("polars").to_native())

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .contract import Problem
-from .lakehouse import Lakehouse
-from .settings import Settings, load_settings
+from .core.contract import Problem
+from .core.settings import Settings, load_settings
+from .store.lakehouse import Lakehouse
 
 if TYPE_CHECKING:
-    from .registry import Registry
+    from .tracking.registry import Registry
 
 
 @dataclass(frozen=True)
-class Workspace:
+class Context:
     """One environment, opened."""
 
     settings: Settings
@@ -29,12 +29,12 @@ class Workspace:
     @cached_property
     def registry(self) -> Registry:
         """Its model versions; MLflow takes seconds to import, so only when asked for."""
-        from .registry import Registry
+        from .tracking.registry import Registry
 
         return Registry(self.settings.mlflow)
 
 
-def open_workspace(env: str) -> Workspace:
+def open_context(env: str) -> Context:
     """Read the configuration of an environment and join it with the problem.
 
     Raises:
@@ -43,4 +43,4 @@ def open_workspace(env: str) -> Workspace:
     settings = load_settings(env)
     from .problem import PROBLEM
 
-    return Workspace(settings, PROBLEM)
+    return Context(settings, PROBLEM)

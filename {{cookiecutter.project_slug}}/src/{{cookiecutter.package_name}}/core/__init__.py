@@ -1,0 +1,1 @@
+"""What every room relies on: the contract, settings, errors, the terminal."""

@@ -1,0 +1,1 @@
+"""What answers over HTTP: the dashboard and the receiver of webhooks."""

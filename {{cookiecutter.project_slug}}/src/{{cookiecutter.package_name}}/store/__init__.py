@@ -1,0 +1,1 @@
+"""Delta tables and what is read from them."""

@@ -1,0 +1,147 @@
+"""Every table of an environment, declared once: schema, keys, and the column that says when."""
+
+from __future__ import annotations
+
+import narwhals as nw
+
+from ..core.contract import (
+    AVAILABLE_AT,
+    KNOWN_AT,
+    PREDICTION_TIME,
+    UTC_TIME,
+    FeatureTable,
+    Problem,
+    Schema,
+    Source,
+    Table,
+)
+
+MEASUREMENTS = Table(
+    name="metrics",
+    schema={
+        "producer": nw.String,
+        "subject": nw.String,
+        "window_start": UTC_TIME,
+        "window_end": UTC_TIME,
+        "slice": nw.String,
+        "metric": nw.String,
+        "value": nw.Float64,
+        "lower": nw.Float64,
+        "upper": nw.Float64,
+        "threshold": nw.Float64,
+        "status": nw.String,
+        "rows": nw.Int64,
+    },
+    keys=("producer", "subject", "window_start", "window_end", "slice", "metric"),
+    time="window_end",
+)
+"""What evaluation, comparison and monitoring measured, and how each run of a pipeline went."""
+
+TRANSITIONS = Table(
+    name="transitions",
+    schema={
+        "sequence": nw.Int64,
+        "at": UTC_TIME,
+        "action": nw.String,
+        "version": nw.String,
+        "from_stage": nw.String,
+        "to_stage": nw.String,
+        "champion": nw.String,
+        "who": nw.String,
+        "why": nw.String,
+    },
+    keys=("sequence",),
+    time="at",
+)
+"""Who moved which version between stages, when and why."""
+
+ALERTS = Table(
+    name="alerts",
+    schema={
+        "at": UTC_TIME,
+        "metric": nw.String,
+        "slice": nw.String,
+        "status": nw.String,
+        "receiver": nw.String,
+        "kind": nw.String,
+        "text": nw.String,
+        "sent_at": UTC_TIME,
+    },
+    keys=("at", "metric", "slice", "status", "receiver"),
+    time="at",
+)
+"""Notices, a row per receiver, and when each arrived."""
+
+RETRAININGS = Table(
+    name="retrainings",
+    schema={"at": UTC_TIME, "retrain": nw.Boolean, "why": nw.String, "outcome": nw.String},
+    keys=("at",),
+    time="at",
+)
+"""Decisions whether to train again, and what became of them."""
+
+
+def raw(source: Source) -> Table:
+    """Rows as the source gave them, appended once."""
+    return Table(f"raw_{source.name}", {**source.raw, KNOWN_AT: UTC_TIME}, (), KNOWN_AT)
+
+
+def prepared(source: Source) -> Table:
+    """Rows that passed every check."""
+    schema = {**source.prepared, KNOWN_AT: UTC_TIME}
+    return Table(f"prepared_{source.name}", schema, source.keys, KNOWN_AT)
+
+
+def quarantine(source: Source) -> Table:
+    """Rows that failed, with the checks that they failed in `reason`."""
+    schema = {**source.prepared, KNOWN_AT: UTC_TIME, "reason": nw.String}
+    return Table(f"quarantine_{source.name}", schema, (), KNOWN_AT)
+
+
+def features(declared: FeatureTable) -> Table:
+    """What was known of an entity from `available_at` on."""
+    schema = {**declared.keys, AVAILABLE_AT: UTC_TIME, **declared.values}
+    keys = (*declared.keys, AVAILABLE_AT)
+    return Table(f"features_{declared.name}", schema, keys, AVAILABLE_AT)
+
+
+def predictions(problem: Problem) -> Table:
+    """One row per entity and prediction time: the prediction, and what it was made with."""
+    made_with = {"model_version": nw.String, "feature_versions": nw.String}
+    return _scored(problem, "predictions", made_with)
+
+
+def inference_log(problem: Problem) -> Table:
+    """One row per scored request: its inputs, the prediction, the version, milliseconds it took."""
+    texts = problem.model.categorical
+    inputs: Schema = {
+        name: nw.String if name in texts else nw.Float64 for name in problem.model.features
+    }
+    how: Schema = {"model_version": nw.String, "latency_ms": nw.Float64}
+    return _scored(problem, "inference_log", {**inputs, **how})
+
+
+def outcomes(problem: Problem) -> Table:
+    """One row per prediction whose label is known."""
+    learned: Schema = {"model_version": nw.String, "label": nw.Float64, KNOWN_AT: UTC_TIME}
+    return _scored(problem, "outcomes", learned)
+
+
+def inputs(problem: Problem) -> list[Table]:
+    """The tables that features and labels are read from."""
+    sources = [prepared(source) for source in problem.sources]
+    return [*sources, *(features(item) for item in problem.feature_tables)]
+
+
+def every(problem: Problem) -> list[Table]:
+    """All tables that an environment may hold, in the order in which rows pass through them."""
+    sources = [table(source) for source in problem.sources for table in (raw, prepared, quarantine)]
+    built = [features(item) for item in problem.feature_tables]
+    scored = [predictions(problem), inference_log(problem), outcomes(problem)]
+    return [*sources, *built, *scored, MEASUREMENTS, TRANSITIONS, ALERTS, RETRAININGS]
+
+
+def _scored(problem: Problem, name: str, values: Schema) -> Table:
+    entity = {key: problem.scored.prepared[key] for key in problem.model.keys}
+    schema = {**entity, PREDICTION_TIME: UTC_TIME, "prediction": nw.Float64, **values}
+    return Table(name, schema, (*entity, PREDICTION_TIME), PREDICTION_TIME)

@@ -1,0 +1,1 @@
+"""Runs, versions and where they come from."""
