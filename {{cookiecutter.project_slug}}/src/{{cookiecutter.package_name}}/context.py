@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .core.contract import Problem
+from .core.errors import UserError
 from .core.settings import Settings, load_settings
 from .store.lakehouse import Lakehouse
 
@@ -35,12 +37,32 @@ class Context:
 
 
 def open_context(env: str) -> Context:
-    """Read the configuration of an environment and join it with the problem.
+    """Read the configuration of an environment and join it with the problem that it names.
 
     Raises:
-        UserError: As `settings.load_settings`.
+        UserError: As `settings.load_settings`; also a problem that cannot be found.
     """
     settings = load_settings(env)
-    from .problem import PROBLEM
+    return Context(settings, find_problem(settings.problem))
 
-    return Context(settings, PROBLEM)
+
+def find_problem(module: str) -> Problem:
+    """The `PROBLEM` that a module declares.
+
+    Raises:
+        UserError: There is no such module, or it declares none.
+    """
+    try:
+        declared = import_module(module).PROBLEM
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        message = f"`problem` in conf/ names {module}, which is no module."
+        raise UserError(message, "Name the module that declares PROBLEM.") from None
+    except AttributeError:
+        message = f"`problem` in conf/ names {module}, which declares no PROBLEM."
+        raise UserError(message, "Name the module that declares PROBLEM.") from None
+    if not isinstance(declared, Problem):
+        message = f"PROBLEM in {module} is {type(declared).__name__}, not a Problem."
+        raise UserError(message, "Declare it with `Problem(...)`.")
+    return declared

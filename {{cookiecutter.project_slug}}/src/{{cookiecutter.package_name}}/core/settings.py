@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UserError
 
-ENV_PREFIX = f"{__name__.partition('.')[0]}_".upper()
+PACKAGE = __name__.partition(".")[0]
+ENV_PREFIX = f"{PACKAGE}_".upper()
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0)]
 _Limit = Annotated[float, Field(gt=0)]
@@ -122,6 +123,7 @@ class Settings(_Section):
 
     env: str
     project: Path
+    problem: str = f"{PACKAGE}.problem"  # module that declares PROBLEM
     state: Path
     seed: int
     threads: Annotated[int, Field(ge=0)]
