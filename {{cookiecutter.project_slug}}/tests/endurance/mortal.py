@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import polars as pl
 from mlflow import MlflowClient
 from mlflow.store.model_registry import sqlalchemy_store as model_registry
@@ -54,8 +55,8 @@ def of_table(_: Lakehouse, table: Table, rows: Any, *others: Any, **named: Any) 
     kind = {"metrics": "producer", "transitions": "action"}.get(table.name)
     if kind is None:
         return table.name
-    staged = pl.scan_parquet(rows) if isinstance(rows, Path) else rows.to_native()
-    (name,) = staged.select(pl.col(kind).first()).collect().row(0)
+    frame = rows.collect("polars").to_native() if isinstance(rows, nw.LazyFrame) else rows
+    (name,) = frame.select(pl.col(kind).first()).row(0)
     return "" if name in ("run", None) else f"{table.name}.{name}"
 
 

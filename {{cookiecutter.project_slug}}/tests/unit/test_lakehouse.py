@@ -95,14 +95,14 @@ def test_merge_of_no_news_still_records_until_when_it_is_complete(lakehouse: Lak
 
 def before_the_commit(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
     """Do something, once, when the next write has looked at the table and has not committed yet."""
-    enforce = module._enforce_keys
+    enforce = Lakehouse._enforce_keys
 
-    def meet(table: Table, staged: pl.LazyFrame) -> None:
-        monkeypatch.setattr(module, "_enforce_keys", enforce)
+    def meet(lakehouse: Lakehouse, table: Table, staged: Frame) -> None:
+        monkeypatch.setattr(Lakehouse, "_enforce_keys", enforce)
         change()
-        enforce(table, staged)
+        enforce(lakehouse, table, staged)
 
-    monkeypatch.setattr(module, "_enforce_keys", meet)
+    monkeypatch.setattr(Lakehouse, "_enforce_keys", meet)
 
 
 @pytest.mark.parametrize("held", [{}, {1: 1.0}, {1: 1.0, 2: 0.0}])
@@ -239,12 +239,12 @@ def test_a_process_killed_in_a_write_leaves_the_table_as_it_was(lakehouse: Lakeh
     code = (
         "import os, signal, sys; from datetime import *; import narwhals as nw, polars as pl\n"
         f"from {module.__name__} import *; from {module.__package__.partition('.')[0]}.core.contract import Table, UTC_TIME\n"
-        "import {0} as m; m.write_deltalake = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import {0}.engines.polars as m; m.write_deltalake = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "t = Table('things', dict(id=nw.Int64, value=nw.Float64, at=UTC_TIME), ('id',), 'at')\n"
         "r = pl.LazyFrame(dict(id=[2], value=[2.0], at=[datetime(2020, 1, 2, tzinfo=UTC)]))\n"
         "Lakehouse(sys.argv[1]).append(t, nw.from_native(r), datetime(2020, 1, 2, tzinfo=UTC))\n"
     )
-    source = code.replace("{0}", module.__name__)
+    source = code.replace("{0}", module.__package__)
     search = os.pathsep.join(sys.path)
     killed = subprocess.run(
         [sys.executable, "-c", source, lakehouse.root],

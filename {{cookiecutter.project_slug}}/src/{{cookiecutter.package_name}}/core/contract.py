@@ -39,9 +39,9 @@ class Table:
     keys: tuple[str, ...]  # columns that identify a row; none: not enforced
     time: str  # column that says when, in UTC, a row became known
 
-    def empty(self) -> pl.LazyFrame:
+    def empty(self) -> pl.DataFrame:
         """No rows, with the table's columns."""
-        return pl.LazyFrame(schema=polars_schema(self.schema))
+        return pl.DataFrame(schema=polars_schema(self.schema))
 
 
 @dataclass(frozen=True)

@@ -105,13 +105,11 @@ def predict(
                     (tables.inference_log(problem), False),
                     (tables.predictions(problem), True),
                 ):
-                    lakehouse.merge(table, nw.from_native(_as(rows, table).lazy()), update=update)
+                    lakehouse.merge(table, _as(rows, table), update=update)
             scored += rows.height
             del rows  # the next chunk needs its room
     if complete and output is None:
-        lakehouse.append(
-            tables.predictions(problem), nw.from_native(tables.predictions(problem).empty()), as_of
-        )
+        lakehouse.append(tables.predictions(problem), tables.predictions(problem).empty(), as_of)
     return champion, scored
 
 
@@ -163,7 +161,7 @@ def _opened(path: Path | None, table: Table) -> Iterator[Callable[[pl.DataFrame]
         def write(rows: pl.DataFrame) -> None:
             rows.write_parquet(f"{folder}/{next(numbers):09}.parquet")
 
-        write(table.empty().collect())
+        write(table.empty())
         yield write
         try:
             _SINKS[path.suffix](pl.scan_parquet(folder), partial)

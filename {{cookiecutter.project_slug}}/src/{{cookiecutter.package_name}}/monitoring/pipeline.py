@@ -58,7 +58,7 @@ def monitor(context: Context, as_of: datetime) -> list[tuple[datetime, datetime]
         if found:
             record(lakehouse, pl.concat(found, how="diagonal"), PRODUCER, PRODUCTION, start, end)
     # Written last: a run that is cut short finds the same labels new, and measures the same windows.
-    lakehouse.merge(tables.outcomes(problem), nw.from_native(changed.lazy()), as_of)
+    lakehouse.merge(tables.outcomes(problem), changed, as_of)
     for table in (
         MEASUREMENTS,
         tables.predictions(problem),
@@ -125,7 +125,7 @@ def scored_rows(
         lakehouse.scan(it).to_native().filter(inside)
         for it in (tables.inference_log(problem), tables.outcomes(problem))
     )
-    newer = tables.outcomes(problem).empty() if changed is None else changed.lazy()
+    newer = (tables.outcomes(problem).empty() if changed is None else changed).lazy()
     labels = (
         pl.concat([newer, known])
         .unique(keys, keep="first", maintain_order=True)

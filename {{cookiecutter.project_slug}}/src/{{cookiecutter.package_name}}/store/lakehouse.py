@@ -1,38 +1,33 @@
 """Delta tables: the few verbs that pipelines need, with schema and keys enforced at the write.
 
-A write is staged to a local parquet file, checked there, then made by one Delta commit: a killed
-process leaves the table as it was. With its rows a commit records *until* when the table is complete
-(a Delta application transaction); that is how a rerun knows what is done.
+Rows are staged outside memory, checked there, then written by one Delta commit: a killed process leaves
+the table as it was. With its rows a commit records *until* when the table is complete (a Delta
+application transaction); that is how a rerun knows what is done.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from fnmatch import fnmatch
-from pathlib import Path
+from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
 
 import narwhals as nw
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from ..core.contract import Frame, Table
+from ..core.contract import Frame, Schema, Table
 from ..core.errors import UserError
+from .engines import Engine, OvertakenError, RowWise, Snapshot
+from .engines.polars import PolarsEngine
 
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-_COMPLETE_UNTIL = "complete_until"
-_NEW: dict[str, Any] = {"mode": "error", "configuration": {"delta.checkpointInterval": "10"}}
-_MANY_FILES, _ATTEMPTS = 30, 10
+Rows = Frame | pl.DataFrame
+"""What can be written: a frame of the lakehouse, or rows in memory."""
 
-
-class OvertakenError(UserError):
-    """Somebody else wrote the table first; nothing was committed."""
+_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -43,14 +38,22 @@ class Lakehouse:
     mounts: Mapping[str, str] = field(default_factory=dict)
     storage_options: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def engine(self) -> Engine:
+        """What reads and writes the tables."""
+        return PolarsEngine(self.storage_options)
+
     def place(self, name: str) -> str:
         """Address of a table's folder."""
         mounted = (root for pattern, root in self.mounts.items() if fnmatch(name, pattern))
-        return f"{next(mounted, self.root).rstrip('/')}/{name}"
+        root = next(mounted, self.root)
+        return f"{root.rstrip('/')}/{name}"
 
     def owns(self, name: str) -> bool:
         """Whether this environment may write the table."""
         return not any(fnmatch(name, pattern) for pattern in self.mounts)
+
+    # Reading ----------------------------------------------------------------------------------------
 
     def scan(self, table: Table, version: int | None = None) -> Frame:
         """Rows of a table at a version (default: newest), lazily; none where it was never written.
@@ -58,40 +61,60 @@ class Lakehouse:
         Raises:
             UserError: No such version, not readable as a Delta table, or without a declared column.
         """
-        delta = self._open(table)
-        if delta and version is not None:
-            try:
-                delta.load_as_version(version)
-            except (DeltaError, OSError) as error:
-                raise _unreadable(f"{self.place(table.name)} at version {version}", error) from None
-        return self._rows(table, delta)
+        seen = self._open(table)
+        if seen and version is not None:
+            seen = self.engine.open(self.place(table.name), version)
+        return self._rows(table, seen)
 
-    def _rows(self, table: Table, delta: DeltaTable | None) -> Frame:
-        if delta is None:
-            return nw.from_native(table.empty())
-        held = {field.name for field in delta.schema().fields}
-        if missing := [name for name in table.schema if name not in held]:
-            message = (
-                f"{self.place(table.name)} has no column {', '.join(missing)}, which is declared."
-            )
-            raise UserError(
-                message, "Remove its folder to rebuild it, or take back the declaration."
-            )
-        return nw.from_native(self._scan_files(delta).select(*table.schema))
+    def read(self, table: Table, *conditions: nw.Expr) -> pl.DataFrame:
+        """Rows of a small table that meet the conditions, in memory.
+
+        Raises:
+            UserError: As `scan`.
+        """
+        rows = self.scan(table)
+        return self.collect(rows.filter(*conditions) if conditions else rows)
+
+    def lazy(self, rows: Rows) -> Frame:
+        """Rows in memory as a frame, which can be joined with those of `scan`."""
+        return self.engine.lazy(rows) if isinstance(rows, pl.DataFrame) else rows
+
+    def collect(self, rows: Frame) -> pl.DataFrame:
+        """Rows of a frame that fit into memory."""
+        return self.engine.collect(rows)
+
+    def count(self, rows: Table | Frame) -> int:
+        """Rows of a table's newest version, or of a frame."""
+        frame = self.scan(rows) if isinstance(rows, Table) else rows
+        return int(self.collect(frame.select(nw.len())).item())
+
+    def map_batches(self, rows: Frame, function: RowWise, schema: Schema) -> Frame:
+        """Apply a function to rows, a batch of polars rows at a time, when they are needed.
+
+        Args:
+            rows: Any number of rows.
+            function: Of each row alone; it cannot know which rows share its batch.
+            schema: Columns that it returns.
+        """
+        return self.engine.map_batches(rows, function, schema)
+
+    def without(self, rows: Frame, others: Frame, on: Sequence[str]) -> Frame:
+        """The rows that equal none of the others in the columns `on`; null equals null."""
+        return self.engine.without(rows, others, on)
+
+    def stage(self, rows: Frame) -> AbstractContextManager[Frame]:
+        """Compute rows once, to be read several times until the context ends; they do not fill memory."""
+        return self.engine.stage(rows)
 
     def version(self, table: Table) -> int | None:
         """Newest Delta version; None where the table was never written."""
-        delta = self._open(table)
-        return delta.version() if delta else None
-
-    def count(self, table: Table) -> int:
-        """Rows of the newest version."""
-        return int(self.scan(table).select(nw.len()).collect().item())
+        seen = self._open(table)
+        return seen.version if seen else None
 
     def history(self, table: Table) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp, operation and its metrics."""
-        delta = self._open(table)
-        return delta.history() if delta else []
+        seen = self._open(table)
+        return self.engine.history(seen) if seen else []
 
     def complete_until(self, table: Table) -> datetime | None:
         """The newest `until` that a write recorded; None before the first."""
@@ -111,7 +134,9 @@ class Lakehouse:
                 "Run the steps before this one with the same --as-of, or `run` for all.",
             )
 
-    def append(self, table: Table, rows: Frame, until: datetime) -> int:
+    # Writing ----------------------------------------------------------------------------------------
+
+    def append(self, table: Table, rows: Rows, until: datetime) -> int:
         """Add the rows that became known up to `until`, once; returns the rows written.
 
         Raises:
@@ -123,122 +148,115 @@ class Lakehouse:
             return 0
         with self._staged(table, rows) as staged:
             self._commit(table, staged, seen, until)
-            return _count(staged)
+            return self.count(staged)
 
-    def append_if_unchanged(self, table: Table, rows: Frame, version: int | None) -> bool:
+    def append_if_unchanged(self, table: Table, rows: Rows, version: int | None) -> bool:
         """Add rows if the table is still at `version` (None: not there yet); False: somebody was first.
 
         Raises:
             UserError: As `append`.
         """
+        address = self.place(table.name)
         with self._staged(table, rows) as staged:
+            seen = None if version is None else self.engine.open(address, version)
             try:
-                write_deltalake(
-                    self.place(table.name) if version is None else self._at(table, version),
-                    pl.scan_parquet(staged).collect_batches(),
-                    **(_NEW if version is None else {"mode": "append"}),
-                    storage_options=dict(self.storage_options),
-                    commit_properties=CommitProperties(max_commit_retries=0),
-                )
-            except (DeltaError, OSError):
-                if self.version(table) == version:
-                    raise
+                self.engine.append(address, staged, seen, until=None)
+            except OvertakenError:
                 return False
             return True
 
-    def overwrite(self, table: Table, rows: Frame, since: datetime | None, until: datetime) -> int:
-        """Replace what the table holds in `(since, until]` of its time by `rows`; returns the rows written.
+    def overwrite(self, table: Table, rows: Rows, since: datetime | None, until: datetime) -> int:
+        """Replace what the table holds in `(since, until]` of its time by `rows`; returns rows written.
 
         Raises:
             UserError: As `append`; also a row outside the interval.
         """
-        seen, start = self._open(table), since or datetime(1, 1, 1, tzinfo=UTC)
-        inside = (pl.col(table.time) > start) & (pl.col(table.time) <= until)
+        seen = self._open(table)
+        start = since or _BEGINNING
+        time = nw.col(table.time)
         with self._staged(table, rows) as staged:
-            if stray := pl.scan_parquet(staged).filter(~inside).select(pl.len()).collect().item():
+            stray = self.count(staged.filter(~((time > start) & (time <= until))))
+            if stray:
                 message = (
                     f"{table.name}: {stray} rows have `{table.time}` outside ({since}, {until}]."
                 )
                 raise UserError(message, "Nothing was committed; write rows of the interval only.")
-            bounds = (
-                f"{table.time} {sign} '{at:%Y-%m-%dT%H:%M:%S.%fZ}'"
-                for sign, at in ((">", start), ("<=", until))
-            )
-            self._commit(table, staged, seen, until, replace=" AND ".join(bounds))
-            return _count(staged)
+            self._commit(table, staged, seen, until, replace_from=start)
+            return self.count(staged)
 
     def merge(
-        self, table: Table, rows: Frame, until: datetime | None = None, *, update: bool = True
+        self, table: Table, rows: Rows, until: datetime | None = None, *, update: bool = True
     ) -> int:
-        """Insert rows with new keys, update those whose values changed unless told not to; returns how many.
+        """Insert rows with new keys and, unless told not to, update those whose values changed.
 
         Nothing is committed where nothing changed and `until` did not move on. Of two who merge at once
         one is overtaken and looks again, so that no row comes twice.
 
+        Returns:
+            Rows inserted or updated.
+
         Raises:
             UserError: As `append`.
         """
-        self._accept(table, rows)
+        new = self.lazy(rows)
+        self._accept(table, new)
         for _ in range(_ATTEMPTS - 1):
             with suppress(OvertakenError):
-                return self._merge(table, rows, until, update=update)
-        return self._merge(table, rows, until, update=update)
-
-    def _merge(self, table: Table, rows: Frame, until: datetime | None, *, update: bool) -> int:
-        seen, new = self._open(table), rows.to_native()
-        existing = self._rows(table, seen).to_native()
-        if table.time in table.keys:
-            time = pl.col(table.time)
-            low, high = (
-                new.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
-            )
-            existing = existing.filter(time.is_between(low, high))
-        same = list(table.schema if update else table.keys)
-        changed = new.join(existing, on=same, how="anti", nulls_equal=True)
-        with self._staged(table, nw.from_native(changed)) as staged:
-            count, done, staged_keys = (
-                _count(staged),
-                _complete_until(seen),
-                pl.scan_parquet(staged),
-            )
-            if (
-                seen
-                and not existing.join(staged_keys, on=list(table.keys), how="semi")
-                .head(1)
-                .collect()
-                .is_empty()
-            ):
-                self._update(table, staged, seen, until)
-            elif count or (until is not None and (done is None or done < until)):
-                self._commit(table, staged, seen, until)
-            return count
+                return self._merge(table, new, until, update=update)
+        return self._merge(table, new, until, update=update)
 
     def compact(self, table: Table) -> None:
         """Join the files of a table that many small commits have left; its rows stay as they are."""
-        delta = self._open(table)
-        if delta and len(delta.file_uris()) > _MANY_FILES:
-            with suppress(DeltaError):  # somebody writes meanwhile: another time
-                delta.optimize.compact()
+        seen = self._open(table)
+        if seen:
+            self.engine.compact(seen)
 
-    def _open(self, table: Table) -> DeltaTable | None:
-        try:
-            return self._at(table)
-        except TableNotFoundError:
-            return None
-        except (DeltaError, OSError) as error:
-            raise _unreadable(self.place(table.name), error) from None
+    # How --------------------------------------------------------------------------------------------
 
-    def _at(self, table: Table, version: int | None = None) -> DeltaTable:
-        return DeltaTable(
-            self.place(table.name), version, storage_options=dict(self.storage_options)
-        )
+    def _open(self, table: Table) -> Snapshot | None:
+        return self.engine.open(self.place(table.name))
 
-    def _scan_files(self, delta: DeltaTable) -> pl.LazyFrame:
-        """Scan a table; deltalake percent-encodes local paths (a space), polars opens them as they stand."""
-        files = delta.file_uris()
-        if files and "%" in files[0] and "://" not in files[0]:
-            return pl.scan_parquet([unquote(file) for file in files], glob=False)
-        return pl.scan_delta(delta, storage_options=dict(self.storage_options))
+    def _rows(self, table: Table, seen: Snapshot | None) -> Frame:
+        if seen is None:
+            return self.lazy(table.empty())
+        missing = [name for name in table.schema if name not in seen.columns]
+        if missing:
+            place = self.place(table.name)
+            raise UserError(
+                f"{place} has no column {', '.join(missing)}, which is declared.",
+                "Remove its folder to rebuild it, or take back the declaration.",
+            )
+        return self.engine.scan(seen).select(*table.schema)
+
+    def _merge(self, table: Table, new: Frame, until: datetime | None, *, update: bool) -> int:
+        seen = self._open(table)
+        existing = self._rows(table, seen)
+        if table.time in table.keys:
+            existing = self._in_span(existing, new, table.time)
+        compared = table.schema if update else table.keys
+        changed = self.without(new, existing, list(compared))
+        with self._staged(table, changed) as staged:
+            count = self.count(staged)
+            done = _complete_until(seen)
+            moved_on = until is not None and (done is None or done < until)
+            if seen and self._any_held(table, existing, staged):
+                self._update(table, staged, seen, until)
+            elif count or moved_on:
+                self._commit(table, staged, seen, until)
+            return count
+
+    def _in_span(self, existing: Frame, new: Frame, time: str) -> Frame:
+        """Those existing rows that lie between the first and the last moment of the new ones."""
+        span = new.select(nw.col(time).min().alias("first"), nw.col(time).max().alias("last"))
+        first, last = self.collect(span).row(0)
+        if first is None:
+            return existing.head(0)
+        return existing.filter(nw.col(time).is_between(first, last))
+
+    def _any_held(self, table: Table, existing: Frame, staged: Frame) -> bool:
+        """Whether the table holds a row with the keys of a staged one."""
+        held = existing.join(staged.select(*table.keys), on=list(table.keys), how="semi")
+        return not self.collect(held.head(1)).is_empty()
 
     def _accept(self, table: Table, rows: Frame) -> None:
         """Refuse what must not be written: another environment's table, other columns than declared."""
@@ -247,73 +265,56 @@ class Lakehouse:
                 f"{table.name} is read from {self.place(table.name)}, which is read-only here.",
                 "Run this step in the environment that owns it, or remove the mount in conf/.",
             )
-        if wrong := _schema_difference(rows.collect_schema(), nw.Schema(table.schema)):
+        wrong = _schema_difference(rows.collect_schema(), nw.Schema(table.schema))
+        if wrong:
             raise UserError(
                 f"{table.name}: {wrong}.", "Nothing was committed; match the declared schema."
             )
 
     @contextmanager
-    def _staged(self, table: Table, rows: Frame) -> Iterator[Path]:
-        """Stream rows into a local parquet file and enforce the table's declaration on it."""
-        self._accept(table, rows)
-        with tempfile.TemporaryDirectory(prefix="lakehouse-") as folder:
-            path = Path(folder) / "rows.parquet"
-            rows.select(*table.schema).to_native().sink_parquet(path)
-            _enforce_keys(table, pl.scan_parquet(path))
-            yield path
+    def _staged(self, table: Table, rows: Rows) -> Iterator[Frame]:
+        """Stage rows and enforce the table's declaration on them."""
+        frame = self.lazy(rows)
+        self._accept(table, frame)
+        with self.stage(frame.select(*table.schema)) as staged:
+            self._enforce_keys(table, staged)
+            yield staged
+
+    def _enforce_keys(self, table: Table, staged: Frame) -> None:
+        if not table.keys:
+            return
+        keys = staged.select(*table.keys)
+        null = keys.filter(nw.any_horizontal(nw.all().is_null(), ignore_nulls=False))
+        counted = keys.group_by(*table.keys).agg(nw.len().alias("_rows"))
+        repeated = counted.filter(nw.col("_rows") > 1).drop("_rows")
+        for fault, found in (("null", null), ("repeated", repeated)):
+            example = self.collect(found.head(1))
+            if not example.is_empty():
+                raise UserError(
+                    f"{table.name}: {fault} key {example.row(0, named=True)}.",
+                    "Nothing was committed; correct the rows.",
+                )
 
     def _commit(
         self,
         table: Table,
-        staged: Path,
-        seen: DeltaTable | None,
+        staged: Frame,
+        seen: Snapshot | None,
         until: datetime | None,
-        replace: str | None = None,
+        replace_from: datetime | None = None,
     ) -> None:
-        """Write on the table as `seen`."""
-        how: dict[str, Any] = (
-            {"mode": "overwrite", "predicate": replace} if seen and replace else {"mode": "append"}
-        )
-        with self._writing(table, seen):
-            write_deltalake(
-                seen or self.place(table.name),
-                pl.scan_parquet(staged).collect_batches(),
-                **(how if seen else _NEW),
-                storage_options=dict(self.storage_options),
-                commit_properties=_commit_properties(until),
-            )
+        """Write rows on the table as `seen`, in the place of those after `replace_from` if it is given."""
+        if seen and until and replace_from:
+            self.engine.replace(staged, seen, table.time, (replace_from, until), until)
+        else:
+            self.engine.append(self.place(table.name), staged, seen, until)
 
-    def _update(self, table: Table, staged: Path, seen: DeltaTable, until: datetime | None) -> None:
-        with self._writing(table, seen):
-            seen.merge(
-                pl.scan_parquet(staged).collect_batches(),
-                predicate=" AND ".join(f"s.{key} = t.{key}" for key in table.keys),
-                source_alias="s",
-                target_alias="t",
-                commit_properties=_commit_properties(until),
-            ).when_matched_update_all().when_not_matched_insert_all().execute()
-
-    @contextmanager
-    def _writing(self, table: Table, seen: DeltaTable | None) -> Iterator[None]:
-        """A write on the table as `seen`; of two, one is refused."""
-        version = seen.version() if seen else None
-        try:
-            yield
-        except (DeltaError, OSError) as error:
-            now = version
-            with suppress(UserError):
-                now = self.version(table)
-            if now != version:
-                message = f"Somebody else wrote {self.place(table.name)} at the same time."
-                raise OvertakenError(message, "Nothing was committed; run this again.") from None
-            raise UserError(
-                f"Cannot write {self.place(table.name)}: {_first_line(error)}",
-                "Nothing was committed; check `lakehouse.root` in conf/ and its permissions.",
-            ) from None
+    def _update(self, table: Table, staged: Frame, seen: Snapshot, until: datetime | None) -> None:
+        self.engine.merge(staged, seen, table.keys, until)
 
 
-def _count(staged: Path) -> int:
-    return int(pl.scan_parquet(staged).select(pl.len()).collect().item())
+def _complete_until(seen: Snapshot | None) -> datetime | None:
+    return seen.complete_until if seen else None
 
 
 def _schema_difference(found: nw.Schema, wanted: nw.Schema) -> str:
@@ -325,41 +326,3 @@ def _schema_difference(found: nw.Schema, wanted: nw.Schema) -> str:
         if found.get(name, kind) != kind
     ]
     return "; ".join(missing + extra + retyped)
-
-
-def _enforce_keys(table: Table, rows: pl.LazyFrame) -> None:
-    if not table.keys:
-        return
-    keys = rows.select(*table.keys)
-    nulls = keys.filter(pl.any_horizontal(pl.all().is_null()))
-    repeated = keys.group_by(pl.all()).len().filter(pl.col("len") > 1).drop("len")
-    for problem, bad in zip(
-        ("null", "repeated"), pl.collect_all([nulls.head(1), repeated.head(1)]), strict=True
-    ):
-        if not bad.is_empty():
-            raise UserError(
-                f"{table.name}: {problem} key {bad.row(0, named=True)}.",
-                "Nothing was committed; mend the rows.",
-            )
-
-
-def _complete_until(delta: DeltaTable | None) -> datetime | None:
-    recorded = delta.transaction_version(_COMPLETE_UNTIL) if delta else None
-    return None if recorded is None else _EPOCH + recorded * _MICROSECOND
-
-
-def _commit_properties(until: datetime | None) -> CommitProperties:
-    """Of a commit that is refused where somebody else made one meanwhile."""
-    done = [Transaction(_COMPLETE_UNTIL, (until - _EPOCH) // _MICROSECOND)] if until else None
-    return CommitProperties(max_commit_retries=0, app_transactions=done)
-
-
-def _unreadable(what: str, error: Exception) -> UserError:
-    return UserError(
-        f"Cannot read {what}: {_first_line(error)}",
-        "Restore it, or remove its folder to rebuild it.",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
