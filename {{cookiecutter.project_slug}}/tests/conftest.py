@@ -34,6 +34,7 @@ from {{cookiecutter.package_name}}.core.contract import (
     PREDICTION_TIME,
     Array,
     FeatureTable,
+    Frame,
     Frames,
     Metric,
     Model,
@@ -157,14 +158,12 @@ def toy(feed: pl.DataFrame) -> Problem:
     """Will an order be paid? Asked an hour after it was made; known a day after."""
     columns: Schema = {"order": nw.Int64, "shop": nw.String, "amount": nw.Float64}
 
-    def load(
-        names: list[str], delay: timedelta
-    ) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
-        published = feed.select(*names, pl.col(KNOWN_AT) + delay).lazy()
+    def load(names: list[str], delay: timedelta) -> Callable[[datetime | None, datetime], Frame]:
+        published = nw.from_native(feed.select(*names, pl.col(KNOWN_AT) + delay).lazy())
 
-        def rows(since: datetime | None, until: datetime) -> pl.LazyFrame:
+        def rows(since: datetime | None, until: datetime) -> Frame:
             return published.filter(
-                pl.col(KNOWN_AT) > (since or START - delay), pl.col(KNOWN_AT) <= until
+                nw.col(KNOWN_AT) > (since or START - delay), nw.col(KNOWN_AT) <= until
             )
 
         return rows
@@ -193,7 +192,6 @@ def toy(feed: pl.DataFrame) -> Problem:
         raw=columns,
         load=load(list(columns), timedelta(0)),
         prepared=columns,
-        prepare=lambda rows, _: rows,
         keys=("order",),
         checks=check,
         max_rejected=0.1,
@@ -204,9 +202,7 @@ def toy(feed: pl.DataFrame) -> Problem:
         raw=paid,
         load=load(list(paid), timedelta(days=1)),
         prepared=paid,
-        prepare=lambda rows, _: rows,
         keys=("order",),
-        checks=lambda rows: rows,
     )
     last = FeatureTable(
         name="last",

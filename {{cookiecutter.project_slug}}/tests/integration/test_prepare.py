@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Problem, Source, Table
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Frame, Problem, Source, Table
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare
 from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.engines.polars import PolarsEngine
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests.conftest import within
@@ -28,7 +30,12 @@ def orders(toy: Problem) -> Source:
 
 def edited(source: Source, edit: pl.Expr) -> Source:
     """The source as it is when its rows come edited."""
-    return replace(source, load=lambda since, until: source.load(since, until).with_columns(edit))
+
+    def load(since: datetime | None, until: datetime) -> Frame:
+        found = pl.DataFrame(source.load(since, until).collect("polars").to_native())
+        return PolarsEngine().lazy(found.with_columns(edit))
+
+    return replace(source, load=load)
 
 
 def amount(values: dict[int, float | None]) -> pl.Expr:
@@ -202,3 +209,106 @@ def test_a_row_that_comes_again_replaces_its_former_self(
     assert prepared.filter(pl.col("order").is_between(51, 60))[
         KNOWN_AT
     ].min() == TEN_DAYS + timedelta(minutes=144)
+
+
+# Batches and keys
+
+
+def repeated(source: Source, edit: pl.Expr) -> Source:
+    """The source whose first three rows come twice, the second time edited."""
+
+    def load(since: datetime | None, until: datetime) -> Frame:
+        found = pl.DataFrame(source.load(since, until).collect("polars").to_native())
+        again = found.filter(pl.col("order") <= 3).with_columns(edit)
+        return PolarsEngine().lazy(pl.concat([found, again]))
+
+    return replace(source, load=load)
+
+
+def in_batches(monkeypatch: pytest.MonkeyPatch, lakehouse: Lakehouse, size: int) -> None:
+    """Let the lakehouse work on batches of so many rows."""
+    monkeypatch.setitem(vars(lakehouse), "engine", PolarsEngine(batch_rows=size))
+
+
+@pytest.mark.parametrize("size", [7, 1_000])
+def test_identical_rows_are_one_row(
+    lakehouse: Lakehouse, orders: Source, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    twice = repeated(orders, pl.col("amount"))
+    in_batches(monkeypatch, lakehouse, size)
+    ingest(within(lakehouse, twice), TEN_DAYS)
+    assert prepare(within(lakehouse, twice), TEN_DAYS) == {"orders": (100, 0)}
+    assert lakehouse.count(tables.raw(twice)) == 103
+    assert rows(lakehouse, tables.prepared(twice))["order"].to_list() == list(range(1, 101))
+
+
+@pytest.mark.parametrize("size", [7, 1_000])
+def test_rows_that_differ_under_one_key_go_to_quarantine_all_of_them(
+    lakehouse: Lakehouse, orders: Source, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    twice = repeated(orders, pl.col("amount") / 2)
+    in_batches(monkeypatch, lakehouse, size)
+    ingest(within(lakehouse, twice), TEN_DAYS)
+    assert prepare(within(lakehouse, twice), TEN_DAYS) == {"orders": (97, 6)}
+    quarantine = rows(lakehouse, tables.quarantine(twice))
+    assert quarantine["order"].to_list() == [1, 1, 2, 2, 3, 3]
+    assert set(quarantine["reason"]) == {"Other rows have the same key (order)"}
+    assert set(rows(lakehouse, tables.prepared(twice))["order"]) == set(range(4, 101))
+
+
+def test_prepare_in_many_batches_equals_prepare_in_one(
+    tmp_path: Path, orders: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = edited(repeated(orders, pl.col("amount") / 2), amount({3: 150.0, 90: -1.0}))
+    seen = []
+
+    def noted(batch: pl.DataFrame, _: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        seen.append(batch.height)
+        return batch
+
+    found = {}
+    for size in (1, 7, 1_000):
+        lakehouse = Lakehouse(str(tmp_path / f"{size}"))
+        in_batches(monkeypatch, lakehouse, size)
+        context = within(lakehouse, replace(bad, prepare=noted))
+        ingest(context, TEN_DAYS)
+        seen.clear()
+        prepare(context, TEN_DAYS)
+        assert max(seen) <= size
+        assert sum(seen) == 103
+        found[size] = [
+            rows(lakehouse, table) for table in (tables.prepared(bad), tables.quarantine(bad))
+        ]
+    assert all(a.equals(b) for a, b in zip(found[1], found[1_000], strict=True))
+    assert all(a.equals(b) for a, b in zip(found[7], found[1_000], strict=True))
+
+
+def test_a_source_gets_the_raw_rows_that_it_looks_up_as_of_then(
+    lakehouse: Lakehouse, toy: Problem
+) -> None:
+    asked = []
+
+    def noted(batch: pl.DataFrame, lookups: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        asked.append({name: found.height for name, found in lookups.items()})
+        return batch
+
+    orders = replace(toy.sources[0], prepare=noted, lookups=("payments",))
+    problem = replace(toy, sources=(orders, toy.sources[1]))
+    ingest(within(lakehouse, problem), TEN_DAYS + DAY)
+    prepare(within(lakehouse, problem), TEN_DAYS)
+    assert asked == [{"payments": 91}]
+
+
+def test_the_report_of_failed_checks_is_ours_and_escapes_what_it_shows(
+    lakehouse: Lakehouse, orders: Source
+) -> None:
+    bad = edited(orders, amount(dict.fromkeys(range(1, 12), 999.0)))
+    bad = replace(bad, max_rejected=0.5)
+    shop = pl.when(pl.col("order") == 1).then(pl.lit("<b>")).otherwise("shop").alias("shop")
+    ingest(within(lakehouse, edited(bad, shop)), TEN_DAYS)
+    prepare(within(lakehouse, edited(bad, shop)), TEN_DAYS)
+    page = (Path(lakehouse.root) / "reports" / "checks_orders.html").read_text(encoding="utf-8")
+    assert "Failed by 11 rows, 11.00 % of all." in page
+    assert page.count("<td>999.000</td>") == 10
+    assert "<b>" not in page
+    assert "http" not in page.replace("http-equiv", "")

@@ -44,21 +44,38 @@ class Table:
         return pl.DataFrame(schema=polars_schema(self.schema))
 
 
+Load: TypeAlias = Callable[[datetime | None, datetime], Frame]
+"""Rows of a source that became known in (since, until]; since None: from the beginning."""
+
+Prepare: TypeAlias = Callable[[pl.DataFrame, Mapping[str, pl.DataFrame]], pl.DataFrame]
+"""Shapes a batch of raw rows, each by itself; the second argument holds the raw rows of `lookups`."""
+
+Checks: TypeAlias = "Callable[[pb.Validate], pb.Validate]"
+"""Adds checks, each of a row by itself; those on the keys are there already."""
+
+
+def as_it_is(batch: pl.DataFrame, lookups: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Prepare nothing: the raw columns are the prepared ones."""
+    return batch
+
+
+def no_checks(rows: pb.Validate) -> pb.Validate:
+    """Add no check."""
+    return rows
+
+
 @dataclass(frozen=True)
 class Source:
     """A raw table, how it is shaped, and what its rows must satisfy."""
 
     name: str  # the tables are raw_<name>, prepared_<name> and quarantine_<name>
     raw: Schema  # as the source gives it; `known_at` comes on top
-    load: Callable[
-        [datetime | None, datetime], pl.LazyFrame
-    ]  # rows that became known in (since, until]
+    load: Load
     prepared: Schema  # after `prepare`; `known_at` comes on top
-    prepare: Callable[
-        [pl.LazyFrame, Mapping[str, pl.LazyFrame]], pl.LazyFrame
-    ]  # of new rows and all raw tables
     keys: tuple[str, ...]  # columns that identify a prepared row
-    checks: Callable[[pb.Validate], pb.Validate]  # adds checks; those on the keys are there already
+    prepare: Prepare = as_it_is
+    lookups: tuple[str, ...] = ()  # small sources whose raw rows `prepare` looks things up in
+    checks: Checks = no_checks
     max_rejected: float = 0.01  # share of rows above which the pipeline stops
     max_age: timedelta | None = None  # of the newest row, before the feed counts as silent
 
@@ -75,7 +92,7 @@ class FeatureTable:
     keys: Schema  # entity columns
     values: Schema
     build: Callable[[Frames], Frame]  # prepared tables by source to keys, `available_at` and values
-    lookback: timedelta
+    lookback: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True)

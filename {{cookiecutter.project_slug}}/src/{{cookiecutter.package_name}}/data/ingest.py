@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import narwhals as nw
-
 from ..context import Context
 from ..store import tables
 
@@ -19,8 +17,9 @@ def ingest(context: Context, as_of: datetime) -> dict[str, int]:
     lakehouse = context.lakehouse
     appended = {}
     for source in context.problem.sources:
-        since = lakehouse.complete_until(tables.raw(source))
-        if lakehouse.owns(tables.raw(source).name) and (since is None or since < as_of):
-            rows = nw.from_native(source.load(since, as_of))
-            appended[source.name] = lakehouse.append(tables.raw(source), rows, as_of)
+        table = tables.raw(source)
+        since = lakehouse.complete_until(table)
+        if lakehouse.owns(table.name) and (since is None or since < as_of):
+            rows = source.load(since, as_of)
+            appended[source.name] = lakehouse.append(table, rows, as_of)
     return appended

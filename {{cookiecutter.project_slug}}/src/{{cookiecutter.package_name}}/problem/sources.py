@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ import pointblank as pb
 import polars as pl
 from narwhals.typing import IntoDType
 
-from ..core.contract import KNOWN_AT, UTC_TIME, Schema, Source, polars_schema
+from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Load, Schema, Source, polars_schema
 from ..core.errors import UserError
 
 DATA_BEGINS = datetime(2013, 1, 1, tzinfo=UTC)
@@ -30,6 +30,7 @@ DATA_ENDS = datetime(2014, 1, 1, 12, tzinfo=UTC)  # every flight of the file has
 ORIGINS = ("EWR", "JFK", "LGA")
 ORIGIN_ZONE = "America/New_York"
 FLIGHT = ("carrier", "flight", "scheduled_departure")  # identifies a flight
+Lookups = Mapping[str, pl.DataFrame]
 ZONES_NOT_IN_FILE = {
     **dict.fromkeys(("BQN", "PSE", "SJU"), "America/Puerto_Rico"),
     "STT": "America/St_Thomas",
@@ -143,16 +144,17 @@ def to_local(moment: pl.Expr, zone: pl.Expr, zones: list[str]) -> pl.Expr:
     return pl.coalesce(pl.when(zone == name).then(time) for name, time in local.items())
 
 
-def with_times(flights: pl.LazyFrame, airports: pl.LazyFrame) -> pl.LazyFrame:
+def with_times(flights: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
     """Add `local_departure` (wall clock), `scheduled_departure` and `scheduled_arrival` (UTC).
 
     The files give wall-clock times at either end and the date of departure only. The arrival is the
     first moment after the departure at which the clock at the destination shows the scheduled time,
     which settles landings after midnight.
     """
-    in_file = airports.filter(pl.col("tzone").is_not_null()).select("faa", "tzone").collect()
+    in_file = airports.filter(pl.col("tzone").is_not_null()).select("faa", "tzone")
     zone_of = ZONES_NOT_IN_FILE | dict(in_file.iter_rows())
-    zones, zone = sorted(set(zone_of.values())), pl.col("_zone")
+    zones = sorted(set(zone_of.values()))
+    zone = pl.col("_zone")
     departure = local_time(pl.datetime("year", "month", "day"), pl.col("sched_dep_time"))
     same_day = local_time(pl.col("_there").dt.truncate("1d"), pl.col("sched_arr_time"))
     arrival = (
@@ -177,33 +179,23 @@ def with_times(flights: pl.LazyFrame, airports: pl.LazyFrame) -> pl.LazyFrame:
 def _file(folder: Path, name: str) -> pl.DataFrame:
     """Rows of a data file; flights with their times in UTC."""
     rows = read_csv(folder / name, _FILES[name])
-    return (
-        with_times(rows.lazy(), _file(folder, AIRPORTS).lazy()).collect()
-        if name == FLIGHTS
-        else rows
-    )
+    return with_times(rows, _file(folder, AIRPORTS)) if name == FLIGHTS else rows
 
 
 FROM_THE_BEGINNING = pl.lit(DATA_BEGINS).cast(pl.Datetime("us", "UTC"))
 
 
-def feed(
-    name: str, raw: Schema, known_at: pl.Expr
-) -> Callable[[datetime | None, datetime], pl.LazyFrame]:
+def feed(name: str, raw: Schema, known_at: pl.Expr) -> Load:
     """Play the live feed of a file whose rows became known at `known_at`.
 
     A row whose times cannot be read comes first, for the checks to catch.
     """
     known = known_at.fill_null(FROM_THE_BEGINNING)
 
-    def load(since: datetime | None, until: datetime) -> pl.LazyFrame:
-        rows = (
-            _file(data_folder(), name)
-            .lazy()
-            .select(*raw, known.alias(KNOWN_AT))
-            .filter(pl.col(KNOWN_AT) <= until)
-        )
-        return rows if since is None else rows.filter(pl.col(KNOWN_AT) > since)
+    def load(since: datetime | None, until: datetime) -> Frame:
+        rows = _file(data_folder(), name).lazy().select(*raw, known.alias(KNOWN_AT))
+        until_then = nw.from_native(rows).filter(nw.col(KNOWN_AT) <= until)
+        return until_then if since is None else until_then.filter(nw.col(KNOWN_AT) > since)
 
     return load
 
@@ -217,10 +209,10 @@ AT_LANDING = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay
 # Preparing --------------------------------------------------------------------------------------------
 
 
-def prepare_schedule(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+def prepare_schedule(batch: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
     """Times in UTC; miles; the local hour, minute and weekday (Monday is 1) of the departure."""
     local = pl.col("local_departure").dt
-    return with_times(rows, raw["airports"]).with_columns(
+    return with_times(batch, lookups["airports"]).with_columns(
         pl.col("distance").cast(pl.Float64),
         local_hour=local.hour().cast(pl.Int64),
         local_minute=local.minute().cast(pl.Int64),
@@ -228,33 +220,29 @@ def prepare_schedule(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.
     )
 
 
-def prepare_flights(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+def prepare_flights(batch: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
     """Outcomes; delays in minutes, null where cancelled or (arrival) diverted."""
-    return with_times(rows, raw["airports"]).with_columns(
+    return with_times(batch, lookups["airports"]).with_columns(
         pl.col("dep_delay").alias("departure_delay"),
         pl.col("arr_delay").alias("arrival_delay"),
         pl.col("dep_time").is_null().alias("cancelled"),
     )
 
 
-def prepare_weather(rows: pl.LazyFrame, raw: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
+def prepare_weather(batch: pl.DataFrame, _: Lookups) -> pl.DataFrame:
     """Observations; °F, %, degrees, mph, inches, millibars and miles, as the source has them."""
-    renamed = dict(
-        zip("temp dewp humid wind_dir precip visib".split(), _WEATHER_NAMES, strict=True)
-    )
-    return rows.rename(renamed).with_columns(
-        pl.col(KNOWN_AT).dt.offset_by("-1h").alias("observed_at")
-    )
+    observed_at = pl.col(KNOWN_AT).dt.offset_by("-1h")
+    return batch.rename(_WEATHER_NAMES).with_columns(observed_at=observed_at)
 
 
-_WEATHER_NAMES = (
-    "temperature",
-    "dew_point",
-    "humidity",
-    "wind_direction",
-    "precipitation",
-    "visibility",
-)
+_WEATHER_NAMES = {
+    "temp": "temperature",
+    "dewp": "dew_point",
+    "humid": "humidity",
+    "wind_dir": "wind_direction",
+    "precip": "precipitation",
+    "visib": "visibility",
+}
 
 # Checks -----------------------------------------------------------------------------------------------
 
@@ -305,7 +293,7 @@ SOURCES = (
             **columns(nw.String, "airport name zone"),
             **columns(nw.Float64, "latitude longitude"),
         },
-        prepare=lambda rows, _: rows.rename(
+        prepare=lambda batch, _: batch.rename(
             {"faa": "airport", "lat": "latitude", "lon": "longitude", "tzone": "zone"}
         ),
         keys=("airport",),
@@ -319,7 +307,7 @@ SOURCES = (
             **columns(nw.String, "tailnum manufacturer"),
             **columns(nw.Int64, "built engines seats"),
         },
-        prepare=lambda rows, _: rows.rename({"year": "built"}),
+        prepare=lambda batch, _: batch.rename({"year": "built"}),
         keys=("tailnum",),
         checks=lambda rows: rows.col_vals_between("built", 1930, 2013, na_pass=True),
     ),
@@ -330,7 +318,9 @@ SOURCES = (
         prepared={
             **columns(nw.String, "origin"),
             **columns(UTC_TIME, "observed_at"),
-            **dict.fromkeys((*_WEATHER_NAMES, "wind_speed", "wind_gust", "pressure"), nw.Float64),
+            **dict.fromkeys(
+                (*_WEATHER_NAMES.values(), "wind_speed", "wind_gust", "pressure"), nw.Float64
+            ),
         },
         prepare=prepare_weather,
         keys=("origin", "observed_at"),
@@ -348,6 +338,7 @@ SOURCES = (
             **columns(nw.Float64, "distance"),
         },
         prepare=prepare_schedule,
+        lookups=("airports",),
         keys=FLIGHT,
         checks=check_schedule,
     ),
@@ -362,6 +353,7 @@ SOURCES = (
             **columns(nw.Boolean, "cancelled"),
         },
         prepare=prepare_flights,
+        lookups=("airports",),
         keys=FLIGHT,
         checks=check_flights,
         max_age=timedelta(days=1),

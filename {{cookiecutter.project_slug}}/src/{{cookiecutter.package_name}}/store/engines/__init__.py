@@ -1,4 +1,4 @@
-"""What a lakehouse asks of the library that reads and writes its tables, so that another can take its place."""
+"""What a lakehouse asks of whatever reads and writes its tables, so that it can be replaced."""
 
 from __future__ import annotations
 

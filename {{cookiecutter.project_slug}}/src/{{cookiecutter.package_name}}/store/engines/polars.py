@@ -79,7 +79,7 @@ class PolarsEngine:
         def batches(
             columns: list[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None
         ) -> Iterator[pl.DataFrame]:
-            for batch in native.collect_batches(chunk_size=self.batch_rows, maintain_order=True):
+            for batch in self._batches(native):
                 made = function(batch)
                 if predicate is not None:
                     made = made.filter(predicate)
@@ -148,6 +148,11 @@ class PolarsEngine:
         if len(seen.native.file_uris()) > _MANY_FILES:
             with suppress(DeltaError):  # somebody writes meanwhile: another time
                 seen.native.optimize.compact()
+
+    def _batches(self, rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+        """Rows in order, at most `batch_rows` at a time; polars alone takes that for a wish."""
+        for batch in rows.collect_batches(chunk_size=self.batch_rows, maintain_order=True):
+            yield from batch.iter_slices(self.batch_rows)
 
     def _write(
         self, table: DeltaTable | str, staged: Frame, until: datetime | None, **how: Any
