@@ -225,9 +225,9 @@ def repeated(source: Source, edit: pl.Expr) -> Source:
     return replace(source, load=load)
 
 
-def in_batches(monkeypatch: pytest.MonkeyPatch, lakehouse: Lakehouse, size: int) -> None:
-    """Let the lakehouse work on batches of so many rows."""
-    monkeypatch.setitem(vars(lakehouse), "engine", PolarsEngine(batch_rows=size))
+def in_batches(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Let every lakehouse work on batches of so many rows."""
+    monkeypatch.setattr(Lakehouse, "engine", PolarsEngine(batch_rows=size))
 
 
 @pytest.mark.parametrize("size", [7, 1_000])
@@ -235,7 +235,7 @@ def test_identical_rows_are_one_row(
     lakehouse: Lakehouse, orders: Source, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     twice = repeated(orders, pl.col("amount"))
-    in_batches(monkeypatch, lakehouse, size)
+    in_batches(monkeypatch, size)
     ingest(within(lakehouse, twice), TEN_DAYS)
     assert prepare(within(lakehouse, twice), TEN_DAYS) == {"orders": (100, 0)}
     assert lakehouse.count(tables.raw(twice)) == 103
@@ -247,7 +247,7 @@ def test_rows_that_differ_under_one_key_go_to_quarantine_all_of_them(
     lakehouse: Lakehouse, orders: Source, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     twice = repeated(orders, pl.col("amount") / 2)
-    in_batches(monkeypatch, lakehouse, size)
+    in_batches(monkeypatch, size)
     ingest(within(lakehouse, twice), TEN_DAYS)
     assert prepare(within(lakehouse, twice), TEN_DAYS) == {"orders": (97, 6)}
     quarantine = rows(lakehouse, tables.quarantine(twice))
@@ -269,7 +269,7 @@ def test_prepare_in_many_batches_equals_prepare_in_one(
     found = {}
     for size in (1, 7, 1_000):
         lakehouse = Lakehouse(str(tmp_path / f"{size}"))
-        in_batches(monkeypatch, lakehouse, size)
+        in_batches(monkeypatch, size)
         context = within(lakehouse, replace(bad, prepare=noted))
         ingest(context, TEN_DAYS)
         seen.clear()
