@@ -325,7 +325,7 @@ def predict(
         if source is None:
             chunks = batch.due(context, until)
         else:
-            chunks = batch.spines(context.problem, read(context, source, query), until)
+            chunks = batch.spines(context, read(context, source, query), until)
         champion, count = batch.predict(context, until, chunks, output, complete=source is None)
         notes.append(f"version {champion} scored {count:,} rows")
 

@@ -99,7 +99,7 @@ def versions(context: Context) -> list[int | None]:
 def asked(context: Context, as_of: datetime, since: datetime, until: datetime) -> pl.DataFrame:
     """Prepared rows that ask for a prediction at a time in an interval, as a file would hold them."""
     schedule = rows(context, tables.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
-    spine = next(batch.spines(PROBLEM, [schedule], as_of))
+    spine = next(batch.spines(context, [schedule], as_of))
     inside = spine.filter(pl.col(PREDICTION_TIME).is_between(since, until, closed="right"))
     return schedule.join(inside, on=list(MODEL.keys), how="semi")
 
@@ -133,7 +133,7 @@ def test_nothing_after_the_prediction_time_is_seen(
     built = [tables.features(feature) for feature in PROBLEM.feature_tables]
     honest, other = opened("honest"), opened("planted", *built)
     spine = next(
-        batch.spines(PROBLEM, [asked(other, as_of, as_of - timedelta(hours=4), as_of)], as_of)
+        batch.spines(other, [asked(other, as_of, as_of - timedelta(hours=4), as_of)], as_of)
     ).head(1)
     plant(other, spine, spine[PREDICTION_TIME].item() + after)
     # when both are scored
@@ -152,7 +152,7 @@ def test_nothing_after_the_as_of_is_seen(
     built = [tables.features(feature) for feature in PROBLEM.feature_tables]
     honest, other = opened("honest"), opened("planted", *built)
     tomorrow = asked(other, as_of, as_of + timedelta(hours=12), as_of + timedelta(days=1)).head(1)
-    spine = next(batch.spines(PROBLEM, [tomorrow], as_of))
+    spine = next(batch.spines(other, [tomorrow], as_of))
     plant(other, spine, as_of + after)
     for context in (honest, other):
         batch.predict(context, as_of, [spine])
@@ -236,10 +236,10 @@ def test_every_row_names_the_versions_of_all_that_it_was_made_with(
 def test_a_request_is_logged_once(scoring: Context, as_of: datetime) -> None:
     # given requests that were scored
     requests = asked(scoring, as_of, as_of - timedelta(hours=3), as_of)
-    batch.predict(scoring, as_of, batch.spines(PROBLEM, [requests], as_of))
+    batch.predict(scoring, as_of, batch.spines(scoring, [requests], as_of))
     logged, before = rows(scoring, tables.inference_log(PROBLEM)), versions(scoring)
     # when they are sent again
-    batch.predict(scoring, as_of, batch.spines(PROBLEM, [requests, requests.head(1)], as_of))
+    batch.predict(scoring, as_of, batch.spines(scoring, [requests, requests.head(1)], as_of))
     # then nothing changes, and what is due later adds to it
     assert_frame_equal(rows(scoring, tables.inference_log(PROBLEM)), logged, check_exact=True)
     assert versions(scoring) == before

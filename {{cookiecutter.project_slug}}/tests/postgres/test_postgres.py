@@ -148,11 +148,9 @@ def test_a_database_is_scored_like_the_tables(
     home, done = trained
     home.registry.point(CHAMPION, done.version)
     table, keys = tables.prepared(PROBLEM.scored), list(PROBLEM.model.keys)
-    rows = pl.DataFrame(
-        home.lakehouse.scan(table).select(*PROBLEM.scored.prepared).collect("polars").to_native()
-    )
+    rows = home.lakehouse.read(table).select(*PROBLEM.scored.prepared)
     last_day = pl.col(PREDICTION_TIME).is_between(as_of - timedelta(days=1), as_of, closed="right")
-    asked = next(batch.spines(PROBLEM, [rows], as_of)).filter(last_day)
+    asked = next(batch.spines(home, [rows], as_of)).filter(last_day)
     store(uri, rows.join(asked, on=keys, how="semi"))
     # when the tables and the database are scored by the command line
     monkeypatch.chdir(home.settings.project)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import narwhals as nw
 import polars as pl
 
 from ..context import Context
@@ -34,9 +33,7 @@ _STAGE_AFTER = {
 
 def history(context: Context) -> pl.DataFrame:
     """All transitions, oldest first; `champion` is who it was before."""
-    return pl.DataFrame(
-        context.lakehouse.scan(TRANSITIONS).sort("sequence").collect("polars").to_native()
-    )
+    return context.lakehouse.read(TRANSITIONS).sort("sequence")
 
 
 def request(
@@ -185,8 +182,8 @@ def _append(
         "who": who,
         "why": why,
     }
-    row = pl.LazyFrame([entry], schema=polars_schema(TRANSITIONS.schema))
-    if not context.lakehouse.append_if_unchanged(TRANSITIONS, nw.from_native(row), seen):
+    row = pl.DataFrame([entry], schema=polars_schema(TRANSITIONS.schema))
+    if not context.lakehouse.append_if_unchanged(TRANSITIONS, row, seen):
         message = f"Somebody else moved a version while this {action} was under way."
         raise UserError(message, "Look at `history` and run again.")
     reconcile(context)

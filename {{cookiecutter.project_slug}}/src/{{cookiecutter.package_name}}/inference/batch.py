@@ -15,7 +15,7 @@ import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, PREDICTION_TIME, Problem, Table, polars_schema
+from ..core.contract import KNOWN_AT, PREDICTION_TIME, Table, polars_schema
 from ..core.errors import UserError
 from ..modeling.scoring import Predictor
 from ..store import tables
@@ -40,19 +40,19 @@ def due(context: Context, as_of: datetime) -> Iterator[pl.DataFrame]:
         problem.model.spine(prepared(context.lakehouse, problem, as_of, {})),
         nw.col(PREDICTION_TIME),
     )
-    rows = (
-        spine.filter(at > since, at <= as_of).sort(PREDICTION_TIME, *problem.model.keys).to_native()
-    )
-    yield from rows.collect_batches(chunk_size=settings.chunk_rows, maintain_order=True)
+    rows = spine.filter(at > since, at <= as_of).sort(PREDICTION_TIME, *problem.model.keys)
+    yield from context.lakehouse.batches(rows, settings.chunk_rows)
 
 
 def spines(
-    problem: Problem, requests: Iterable[pl.DataFrame], as_of: datetime
+    context: Context, requests: Iterable[pl.DataFrame], as_of: datetime
 ) -> Iterator[pl.DataFrame]:
     """Spine rows of requests that come from outside the lakehouse."""
+    lakehouse = context.lakehouse
+    model = context.problem.model
     for rows in requests:
-        known = nw.from_native(rows.lazy().with_columns(pl.lit(as_of).alias(KNOWN_AT)))
-        yield problem.model.spine({problem.model.scored: known}).collect("polars").to_native()
+        known = lakehouse.lazy(rows.with_columns(pl.lit(as_of).alias(KNOWN_AT)))
+        yield lakehouse.collect(model.spine({model.scored: known}))
 
 
 def predict(
@@ -124,7 +124,7 @@ def score(
         )
     started = time.perf_counter()
     lazy = with_features(
-        context.lakehouse, context.problem, nw.from_native(spine.lazy()), as_of, versions
+        context.lakehouse, context.problem, context.lakehouse.lazy(spine), as_of, versions
     )
     known, texts = lazy.collect_schema(), predictor.categories
     if wrong := [
@@ -134,9 +134,8 @@ def score(
     ]:
         message = f"The champion needs {', '.join(wrong)}, which no feature table has as it was in training."
         raise UserError(message, "Roll back, or retrain.")
-    rows = pl.DataFrame(
-        lazy.select(*dict.fromkeys([*keys, *predictor.features])).collect("polars").to_native()
-    )
+    needed = dict.fromkeys([*keys, *predictor.features])
+    rows = context.lakehouse.collect(lazy.select(*needed))
     predictions = predictor.predict(rows)
     latency = 1000 * (time.perf_counter() - started) / max(rows.height, 1)
     return rows.with_columns(prediction=predictions, latency_ms=pl.lit(latency))

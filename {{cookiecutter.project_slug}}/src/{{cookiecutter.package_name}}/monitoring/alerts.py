@@ -36,10 +36,8 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
         Texts of the new notices.
     """
     settings, lakehouse = context.settings.alerts, context.lakehouse
-    rows = (
-        lakehouse.scan(MEASUREMENTS)
-        .filter(nw.col("producer") == PRODUCER, nw.col("window_end") <= as_of)
-        .to_native()
+    rows = lakehouse.read(
+        MEASUREMENTS, nw.col("producer") == PRODUCER, nw.col("window_end") <= as_of
     )
     newest, order = {}, ("window_end", "subject")
     last = (
@@ -49,7 +47,7 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
         .drop_nulls("status")
         .sort(order)
     )
-    for row in last.collect().iter_rows(named=True):
+    for row in last.iter_rows(named=True):
         for rule in settings.rules:
             if _matches(rule, row) and (rule.status == "unknown" or row["status"] != "unknown"):
                 newest[row["metric"], row["slice"], rule.status] = row
@@ -71,7 +69,7 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
     sent = pl.when(pl.col("receiver") == LOG).then(pl.lit(datetime.now(UTC)))
     lakehouse.merge(
         ALERTS,
-        nw.from_native(new.lazy().with_columns(sent_at=sent).cast(polars_schema(ALERTS.schema))),
+        new.with_columns(sent_at=sent).cast(polars_schema(ALERTS.schema)),
     )
     return [notice[-1] for notice in notices]
 
@@ -85,9 +83,7 @@ def deliver(context: Context) -> None:
         UserError: A receiver did not accept its message, is not set, or is no address; the others have theirs.
     """
     lakehouse, failed = context.lakehouse, []
-    waiting = pl.DataFrame(
-        lakehouse.scan(ALERTS).filter(nw.col("sent_at").is_null()).collect("polars").to_native()
-    )
+    waiting = lakehouse.read(ALERTS, nw.col("sent_at").is_null())
     for (receiver,), notices in waiting.group_by("receiver", maintain_order=True):
         body = "\n".join(notices.sort("at", "metric", "slice")["text"])
         title = (
@@ -96,10 +92,10 @@ def deliver(context: Context) -> None:
         if why := _send(str(receiver), title, body, context.settings.alerts.attempts):
             failed.append(f"{notices.height} for {receiver} ({why})")
         else:
-            sent = notices.lazy().with_columns(
+            sent = notices.with_columns(
                 sent_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC"))
             )
-            lakehouse.merge(ALERTS, nw.from_native(sent))
+            lakehouse.merge(ALERTS, sent)
     if failed:
         message = f"Notices could not be delivered: {', '.join(failed)}."
         raise UserError(
@@ -113,13 +109,7 @@ def _matches(rule: AlertRule, row: dict[str, str]) -> bool:
 
 def _kinds(context: Context) -> dict[tuple[str, str, str], str]:
     """Whether the last notice of each alert opened or closed it."""
-    log = (
-        context.lakehouse.scan(ALERTS)
-        .filter(nw.col("receiver") == LOG)
-        .sort("at")
-        .collect("polars")
-        .to_native()
-    )
+    log = context.lakehouse.read(ALERTS, nw.col("receiver") == LOG).sort("at")
     columns = ("metric", "slice", "status", "kind")
     return {
         (metric, part, status): kind

@@ -82,9 +82,8 @@ def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> p
         .with_columns(label)
         .select(*outcomes.schema)
     )
-    known = lakehouse.scan(outcomes).to_native()
-    changed = joined.to_native().join(known, on=list(outcomes.schema), how="anti", nulls_equal=True)
-    return pl.DataFrame(changed.collect())
+    known = lakehouse.scan(outcomes)
+    return lakehouse.collect(lakehouse.without(joined, known, list(outcomes.schema)))
 
 
 def due(
@@ -104,7 +103,7 @@ def _first_prediction(context: Context) -> datetime | None:
     first = context.lakehouse.scan(tables.predictions(context.problem)).select(
         nw.col(PREDICTION_TIME).min()
     )
-    return _earliest(first.collect("polars").to_native())
+    return _earliest(context.lakehouse.collect(first))
 
 
 def _earliest(rows: pl.DataFrame) -> datetime | None:
@@ -116,22 +115,22 @@ def scored_rows(
     context: Context, start: datetime, end: datetime, changed: pl.DataFrame | None = None
 ) -> pl.DataFrame:
     """Logged rows of a window, with their labels as far as these are known; `changed`: not in `outcomes` yet."""
-    problem, lakehouse, time = context.problem, context.lakehouse, pl.col(PREDICTION_TIME)
+    problem, lakehouse, time = context.problem, context.lakehouse, nw.col(PREDICTION_TIME)
     keys, inside = (
         [*problem.model.keys, PREDICTION_TIME],
         time.is_between(start, end, closed="left"),
     )
     log, known = (
-        lakehouse.scan(it).to_native().filter(inside)
+        lakehouse.read(it, inside)
         for it in (tables.inference_log(problem), tables.outcomes(problem))
     )
-    newer = (tables.outcomes(problem).empty() if changed is None else changed).lazy()
+    newer = tables.outcomes(problem).empty() if changed is None else changed
     labels = (
         pl.concat([newer, known])
         .unique(keys, keep="first", maintain_order=True)
         .select(*keys, "label")
     )
-    return pl.DataFrame(log.join(labels, on=keys, how="left").sort(keys).collect())
+    return log.join(labels, on=keys, how="left").sort(keys)
 
 
 def _measure_version(

@@ -32,13 +32,7 @@ def decide(context: Context, as_of: datetime) -> Decision:
     A decision that was not carried out, by a process that was killed, is returned as it stands.
     """
     lakehouse = context.lakehouse
-    rows = (
-        lakehouse.scan(RETRAININGS)
-        .filter(nw.col("at") <= as_of)
-        .sort("at")
-        .collect("polars")
-        .to_native()
-    )
+    rows = lakehouse.read(RETRAININGS, nw.col("at") <= as_of).sort("at")
     past = [Decision(**row) for row in rows.iter_rows(named=True)]
     if past and (past[-1].outcome is None or past[-1].at == as_of):
         return past[-1]
@@ -65,8 +59,8 @@ def conclude(context: Context, decision: Decision, outcome: str) -> None:
 
 
 def _write(context: Context, decision: Decision) -> None:
-    row = pl.LazyFrame([vars(decision)], schema=polars_schema(RETRAININGS.schema))
-    context.lakehouse.merge(RETRAININGS, nw.from_native(row))
+    row = pl.DataFrame([vars(decision)], schema=polars_schema(RETRAININGS.schema))
+    context.lakehouse.merge(RETRAININGS, row)
 
 
 def _judge(context: Context, trained: list[datetime], as_of: datetime) -> tuple[bool, str]:
@@ -105,7 +99,7 @@ def _windows(context: Context, champion: str, as_of: datetime) -> list[tuple[dat
         nw.col("window_end") <= as_of,
     )
     judged = nw.col("metric").is_in([first, "drift", "missing", "unseen"])
-    rows = context.lakehouse.scan(MEASUREMENTS).filter(*mine, judged).collect("polars").to_native()
+    rows = context.lakehouse.read(MEASUREMENTS, *mine, judged)
     excess = (pl.col("value") / pl.col("threshold") - 1).abs()
     name = pl.concat_str("metric", "slice", separator=" ").str.strip_chars()
     reasons = name.sort_by(excess, descending=True).filter(

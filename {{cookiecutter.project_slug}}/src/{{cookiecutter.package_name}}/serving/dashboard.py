@@ -49,7 +49,7 @@ def application(context: Context) -> Starlette:
 
 
 def _rows(context: Context, table: Table, *order: str) -> pl.DataFrame:
-    return pl.DataFrame(context.lakehouse.scan(table).sort(*order).collect("polars").to_native())
+    return context.lakehouse.read(table).sort(*order)
 
 
 def _prometheus(metrics: pl.DataFrame) -> str:

@@ -88,6 +88,10 @@ class Lakehouse:
         frame = self.scan(rows) if isinstance(rows, Table) else rows
         return int(self.collect(frame.select(nw.len())).item())
 
+    def batches(self, rows: Frame, size: int) -> Iterator[pl.DataFrame]:
+        """Rows in order, at most `size` at a time."""
+        return self.engine.batches(rows, size)
+
     def map_batches(self, rows: Frame, function: RowWise, schema: Schema) -> Frame:
         """Apply a function to rows, a batch of polars rows at a time, when they are needed.
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
-import narwhals as nw
 import polars as pl
 
 from ..core.contract import polars_schema
@@ -53,8 +52,8 @@ def record(
         name: pl.coalesce(name, other) if name in rows.columns else other
         for name, other in filled.items()
     }
-    shaped = rows.lazy().select(**columns).cast(polars_schema(MEASUREMENTS.schema))
-    return lakehouse.merge(MEASUREMENTS, nw.from_native(shaped))
+    shaped = rows.select(**columns).cast(polars_schema(MEASUREMENTS.schema))
+    return lakehouse.merge(MEASUREMENTS, shaped)
 
 
 @contextmanager

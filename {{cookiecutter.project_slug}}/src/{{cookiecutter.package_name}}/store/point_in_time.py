@@ -104,4 +104,4 @@ def training_set(
         model.target.label,
     )
     rows = with_features(lakehouse, problem, labelled, as_of, versions).select(*dict.fromkeys(kept))
-    return pl.DataFrame(rows.sort(PREDICTION_TIME, *model.keys).collect("polars").to_native())
+    return lakehouse.collect(rows.sort(PREDICTION_TIME, *model.keys))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +23,7 @@ class OvertakenError(UserError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A Delta table as it stood when it was opened."""
+    """A Delta table as it stood when it was opened; good for any number of reads and one write."""
 
     address: str
     version: int
@@ -61,6 +61,10 @@ class Engine(Protocol):
 
     def collect(self, rows: Frame) -> pl.DataFrame:
         """Rows that fit into memory."""
+        ...
+
+    def batches(self, rows: Frame, size: int) -> Iterator[pl.DataFrame]:
+        """Rows in order, at most `size` at a time."""
         ...
 
     def map_batches(self, rows: Frame, function: RowWise, schema: Schema) -> Frame:

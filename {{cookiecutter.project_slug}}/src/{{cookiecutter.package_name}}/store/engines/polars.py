@@ -72,14 +72,18 @@ class PolarsEngine:
         """As `Engine.collect`."""
         return _native(rows).collect()
 
+    def batches(self, rows: Frame, size: int) -> Iterator[pl.DataFrame]:
+        """As `Engine.batches`; polars alone takes the size for a wish."""
+        for batch in _native(rows).collect_batches(chunk_size=size, maintain_order=True):
+            yield from batch.iter_slices(size)
+
     def map_batches(self, rows: Frame, function: RowWise, schema: Schema) -> Frame:
         """As `Engine.map_batches`."""
-        native = _native(rows)
 
-        def batches(
+        def mapped(
             columns: list[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None
         ) -> Iterator[pl.DataFrame]:
-            for batch in self._batches(native):
+            for batch in self.batches(rows, self.batch_rows):
                 made = function(batch)
                 if predicate is not None:
                     made = made.filter(predicate)
@@ -90,7 +94,7 @@ class PolarsEngine:
                 if most == 0:
                     return
 
-        return nw.from_native(register_io_source(batches, schema=polars_schema(schema)))
+        return nw.from_native(register_io_source(mapped, schema=polars_schema(schema)))
 
     def without(self, rows: Frame, others: Frame, on: Sequence[str]) -> Frame:
         """As `Engine.without`."""
@@ -148,11 +152,6 @@ class PolarsEngine:
         if len(seen.native.file_uris()) > _MANY_FILES:
             with suppress(DeltaError):  # somebody writes meanwhile: another time
                 seen.native.optimize.compact()
-
-    def _batches(self, rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-        """Rows in order, at most `batch_rows` at a time; polars alone takes that for a wish."""
-        for batch in rows.collect_batches(chunk_size=self.batch_rows, maintain_order=True):
-            yield from batch.iter_slices(self.batch_rows)
 
     def _write(
         self, table: DeltaTable | str, staged: Frame, until: datetime | None, **how: Any
