@@ -44,6 +44,7 @@ from {{cookiecutter.package_name}}.core.contract import (
     Target,
 )
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings, load_settings
+from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ with warnings.catch_warnings():  # it warns of its own type hints
     import mlflow.pyfunc  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
+CONF = ROOT / "tests" / "parcels" / "conf"
 os.environ["GOMP_SPINCOUNT"] = "500"  # threads that wait sleep soon: two trainings run at once
 START = datetime(2020, 1, 1, tzinfo=UTC)
 PATIENCE = 300.0  # seconds
@@ -110,7 +112,7 @@ def isolated(request: pytest.FixtureRequest) -> None:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project's configuration, where the test stands; its path has a space."""
     folder = tmp_path / "my project"
-    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copytree(CONF, folder / "conf")
     monkeypatch.chdir(folder)
     return folder
 
@@ -133,7 +135,7 @@ def within(lakehouse: Lakehouse, *declared: Problem | Source) -> Context:
     if not isinstance(first, Problem):
         sources = tuple(item for item in declared if isinstance(item, Source))
         first = Problem(sources, (), cast(Any, None), START, None)
-    settings = load_settings("test", ROOT)
+    settings = load_settings("test", CONF.parent)
     tables = {"root": lakehouse.root, "mounts": lakehouse.mounts}
     own = {"state": root, "lakehouse": settings.lakehouse.model_copy(update=tables)}
     return Context(settings.model_copy(update=own), first)
@@ -158,13 +160,14 @@ def toy(feed: pl.DataFrame) -> Problem:
     """Will an order be paid? Asked an hour after it was made; known a day after."""
     columns: Schema = {"order": nw.Int64, "shop": nw.String, "amount": nw.Float64}
 
-    def load(names: list[str], delay: timedelta) -> Callable[[datetime | None, datetime], Frame]:
-        published = nw.from_native(feed.select(*names, pl.col(KNOWN_AT) + delay).lazy())
+    def load(
+        names: list[str], delay: timedelta
+    ) -> Callable[[datetime | None, datetime], Frame]:
+        published = feed.select(*names, pl.col(KNOWN_AT) + delay).lazy()
 
         def rows(since: datetime | None, until: datetime) -> Frame:
-            return published.filter(
-                nw.col(KNOWN_AT) > (since or START - delay), nw.col(KNOWN_AT) <= until
-            )
+            known = pl.col(KNOWN_AT).is_between(since or START - delay, until, closed="right")
+            return nw.from_native(published.filter(known))
 
         return rows
 
@@ -218,8 +221,7 @@ def toy(feed: pl.DataFrame) -> Problem:
     target = Target(
         label="paid",
         from_outcome=nw.col("paid"),
-        classes=2,
-        params={"objective": "binary"},
+        classes=("unpaid", "paid"),
         metrics=(
             Metric("loss", score, higher_is_better=False, too_good=0.0),
             Metric("skill", one_minus, higher_is_better=True, too_good=1.0),
@@ -231,8 +233,8 @@ def toy(feed: pl.DataFrame) -> Problem:
         scored="orders",
         spine=spine,
         labels=lambda frames: frames["payments"].select("order", target.label, KNOWN_AT),
-        on_demand=lambda rows: rows,
         target=target,
+        estimator=LightGBM,
         features=("shop", "amount", "last_amount"),
         categorical=("shop",),
         monotone={"amount": 1},
@@ -268,8 +270,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def copy_project(folder: Path) -> Path:
     """A committed project of its own; its path has a space."""
-    for name in ("conf", "requirements", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name)
+    shutil.copytree(CONF, folder / "conf")
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
     shutil.copy(ROOT / ".gitignore", folder)
     git = ("git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost")
     for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "As rendered")):
@@ -280,7 +282,7 @@ def copy_project(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def as_of() -> datetime:
     """Late enough for the test environment's windows."""
-    from {{cookiecutter.package_name}}.problem import PROBLEM
+    from tests.parcels import PROBLEM
 
     return PROBLEM.begins + timedelta(days=45)
 
@@ -324,7 +326,7 @@ def trained(
     from {{cookiecutter.package_name}}.data.ingest import ingest
     from {{cookiecutter.package_name}}.data.prepare import prepare
     from {{cookiecutter.package_name}}.features.build import build_features
-    from {{cookiecutter.package_name}}.problem import PROBLEM
+    from tests.parcels import PROBLEM
     from {{cookiecutter.package_name}}.training.pipeline import train
 
     folder = copy_project(tmp_path_factory.mktemp("sample") / "my project")

@@ -25,9 +25,11 @@ from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.monitoring import backtest
-from {{cookiecutter.package_name}}.monitoring.alerts import LOG
-from {{cookiecutter.package_name}}.monitoring.pipeline import ESTIMATED, PRODUCER, PRODUCTION
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.store.tables import LOG
+from {{cookiecutter.package_name}}.monitoring.performance import ESTIMATED
+from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
+from {{cookiecutter.package_name}}.store.measurements import PRODUCTION
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.reporting import pages
 from {{cookiecutter.package_name}}.store.measurements import RUN
 from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS

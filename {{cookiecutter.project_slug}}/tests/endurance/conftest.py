@@ -147,7 +147,9 @@ def publish(folder: Path, corrupt_after: datetime | None = None) -> Path:
     )
     if corrupt_after:
         airports = sources.read_csv(original / sources.AIRPORTS, sources.RAW_AIRPORTS)
-        flights = corrupt_flights(sources.with_times(flights, airports), corrupt_after)
+        flights = corrupt_flights(
+            sources.with_times(flights.lazy(), airports.lazy()).collect(), corrupt_after
+        )
         weather = sources.read_csv(original / sources.WEATHER, sources.RAW_WEATHER)
         corrupt_weather(weather, corrupt_after).write_csv(data / sources.WEATHER, null_value="NA")
     with zipfile.ZipFile(data / sources.FLIGHTS, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -17,21 +17,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
 import polars as pl
 from mlflow import MlflowClient
 from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
 from {{cookiecutter.package_name}} import cli
-from {{cookiecutter.package_name}}.core.contract import Table
+from {{cookiecutter.package_name}}.core.contract import Frame
 from {{cookiecutter.package_name}}.data import ingest, prepare
 from {{cookiecutter.package_name}}.deployment import comparison, compliance, transitions
 from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.monitoring import alerts, backtest, pipeline, retraining
 from {{cookiecutter.package_name}}.serving import dashboard
-from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store.engines import PolarsEngine, Snapshot
 from {{cookiecutter.package_name}}.training import pipeline as training
 
 IMPORTED = (
@@ -50,14 +49,19 @@ IMPORTED_TOO = (prepare, retraining, tracking, training, transitions)
 LOG, SAID, MOST = Path(".data/writes.log"), Path(".data/said.log"), 300
 
 
-def of_table(_: Lakehouse, table: Table, rows: Any, *others: Any, **named: Any) -> str:
-    """Name of a write to a table; none for the record of a run, which is made by every process."""
-    kind = {"metrics": "producer", "transitions": "action"}.get(table.name)
+def of_write(_: PolarsEngine, place: str, staged: Frame, *others: Any, **named: Any) -> str:
+    """Name of a write to a table; none for the record of a run, which every process makes."""
+    table = place.rpartition("/")[2]
+    kind = {"metrics": "producer", "transitions": "action"}.get(table)
     if kind is None:
-        return table.name
-    frame = rows.collect("polars").to_native() if isinstance(rows, nw.LazyFrame) else rows
-    (name,) = frame.select(pl.col(kind).first()).row(0)
-    return "" if name in ("run", None) else f"{table.name}.{name}"
+        return table
+    (name,) = staged.select(kind).head(1).collect("polars").to_native().row(0)
+    return "" if name in ("run", None) else f"{table}.{name}"
+
+
+def of_merge(engine: PolarsEngine, staged: Frame, seen: Snapshot, *others: Any) -> str:
+    """Name of a merge into a table."""
+    return of_write(engine, seen.place, staged)
 
 
 def of_tag(_: MlflowClient, name: str, version: str, key: str, value: Any) -> str:
@@ -100,9 +104,9 @@ def run(places: list[str] | str, arguments: list[str]) -> None:
     code = 1
     try:
         for holder, method, name_of in (
-            (Lakehouse, "_commit", of_table),
-            (Lakehouse, "_update", of_table),
-            (Lakehouse, "append_if_unchanged", of_table),
+            (PolarsEngine, "append", of_write),
+            (PolarsEngine, "replace", of_write),
+            (PolarsEngine, "merge", of_merge),
             (MlflowClient, "set_model_version_tag", of_tag),
             (MlflowClient, "create_model_version", of_call("version")),
             (MlflowClient, "set_registered_model_alias", of_call("alias")),

@@ -12,9 +12,9 @@ import pytest
 from deltalake import DeltaTable
 
 from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME
-from {{cookiecutter.package_name}}.deployment.transitions import history
-from {{cookiecutter.package_name}}.monitoring.pipeline import PRODUCER
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.tracking.stages import history
+from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS
 from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION

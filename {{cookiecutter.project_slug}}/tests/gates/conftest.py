@@ -17,12 +17,12 @@ import polars as pl
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 
-from {{cookiecutter.package_name}} import problem as declared
+from tests import parcels as declared
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.contract import Frame, Model
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.deployment import transitions
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest
 from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.training.pipeline import Trained, train

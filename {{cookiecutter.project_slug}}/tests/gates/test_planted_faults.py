@@ -18,8 +18,9 @@ from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.deployment.compliance import CHECKS
-from {{cookiecutter.package_name}}.modeling.scoring import BOOSTER
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
+from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.tracking.registry import (
     ARTIFACT_DIGEST,
     CHALLENGER,
@@ -122,7 +123,7 @@ def kept(folder: Path) -> None:
 
 
 def edited(folder: Path) -> None:
-    path = folder / "artifacts" / BOOSTER
+    path = folder / "artifacts" / ESTIMATOR / BOOSTER
     path.write_text(
         path.read_text(encoding="utf-8").replace("leaf_value=", "leaf_value=9", 1), encoding="utf-8"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,11 +10,11 @@ from pathlib import Path
 import narwhals as nw
 import pytest
 
-from {{cookiecutter.package_name}} import problem
+from tests import parcels
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Frame, Frames
+from {{cookiecutter.package_name}}.core.contract import Frame, Frames
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
-from {{cookiecutter.package_name}}.problem import PROBLEM, sources
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 
 Run = Callable[..., tuple[int, str, str]]
@@ -83,84 +82,15 @@ def test_steps_out_of_order(unharmed: Context, run: Run, as_of: datetime) -> Non
     )
 
 
-@pytest.mark.skipif(TARGET.classes is None, reason="a quantity has no classes")
+@pytest.mark.skipif(not TARGET.classes, reason="a quantity has no classes")
 def test_one_class_only(
     unharmed: Context, run: Run, as_of: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def labels(frames: Frames) -> Frame:
         return MODEL.labels(frames).with_columns(nw.lit(1.0).alias(TARGET.label))
 
-    monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, model=replace(MODEL, labels=labels)))
+    monkeypatch.setattr(parcels, "PROBLEM", replace(PROBLEM, model=replace(MODEL, labels=labels)))
     earlier = (as_of - timedelta(hours=1)).isoformat()
     assert "shows no other label than 1" in one_message(
         run("train", "--env", "test", "--as-of", earlier)
-    )
-
-
-# Sources: files of the sample problem
-
-
-def _renamed(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"tailnum", b"tail", 1))
-
-
-def _retyped(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"2004", b"new", 1))
-
-
-def _emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def _header_only(path: Path) -> None:
-    path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\n")
-
-
-def _other_encoding(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"EMBRAER", b"EMBRA\xcbR", 1))
-
-
-@pytest.mark.parametrize(
-    "damage", [_renamed, _retyped, _emptied, _header_only, _other_encoding, Path.unlink]
-)
-def test_a_damaged_source_is_named_and_mended_loses_nothing(
-    project: Path,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    damage: Callable[[Path], None],
-) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    whole = sources.data_folder() / "planes.csv"
-    shutil.copy(whole, folder)
-    planes = next(source for source in PROBLEM.sources if source.name == "planes")
-    monkeypatch.setattr(sources, "data_folder", lambda: folder)
-    monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, sources=(planes,)))
-    ingest = (
-        "ingest",
-        "--env",
-        "test",
-        "--as-of",
-        (PROBLEM.begins + timedelta(days=1)).isoformat(),
-    )
-
-    damage(folder / "planes.csv")
-    assert str(folder / "planes.csv") in one_message(run(*ingest))
-    assert [path.name for path in (project / ".data" / "test" / "lakehouse").iterdir()] == [
-        "metrics"
-    ]  # it failed
-
-    shutil.copy(whole, folder)
-    assert run(*ingest)[0] == 0
-    assert KNOWN_AT in tables.raw(planes).schema
-    assert (
-        len(
-            list(
-                (project / ".data" / "test" / "lakehouse" / tables.raw(planes).name).glob(
-                    "*.parquet"
-                )
-            )
-        )
-        == 1
     )

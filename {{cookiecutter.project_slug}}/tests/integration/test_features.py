@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, UTC_TIME, FeatureTable, Source
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.features.build import build_features
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 

@@ -17,8 +17,9 @@ from polars.testing import assert_frame_equal
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import Table
 from {{cookiecutter.package_name}}.core.settings import load_settings
-from {{cookiecutter.package_name}}.modeling.scoring import BOOSTER
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
+from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.measurements import RUN
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
@@ -45,7 +46,7 @@ def rows(context: Context, table: Table) -> pl.DataFrame:
 def booster(context: Context) -> str:
     mlflow.set_tracking_uri(context.settings.mlflow.tracking_uri)
     folder = context.registry.download(context.registry.versions()[0].version)
-    return (folder / "artifacts" / BOOSTER).read_text(encoding="utf-8")
+    return (folder / "artifacts" / ESTIMATOR / BOOSTER).read_text(encoding="utf-8")
 
 
 def test_every_table_is_filled_with_what_was_known_and_nothing_later(
@@ -107,9 +108,8 @@ def test_a_run_holds_parameters_metrics_and_data(
     assert run.info.status == "FINISHED"
     assert run.data.params["seed"] == str(context.settings.seed)
     assert {
-        *PROBLEM.model.target.params,
         *PROBLEM.model.params,
-        "monotone_constraints",
+        "num_leaves",
     } <= run.data.params.keys()
     assert results is not None
     for row in results.filter(slice="").iter_rows(named=True):

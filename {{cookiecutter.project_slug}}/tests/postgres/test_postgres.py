@@ -24,7 +24,7 @@ from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings
 from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.inference.inputs import conform, read
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.training.pipeline import Trained
@@ -148,9 +148,11 @@ def test_a_database_is_scored_like_the_tables(
     home, done = trained
     home.registry.point(CHAMPION, done.version)
     table, keys = tables.prepared(PROBLEM.scored), list(PROBLEM.model.keys)
-    rows = home.lakehouse.read(table).select(*PROBLEM.scored.prepared)
+    rows = pl.DataFrame(
+        home.lakehouse.scan(table).select(*PROBLEM.scored.prepared).collect("polars").to_native()
+    )
     last_day = pl.col(PREDICTION_TIME).is_between(as_of - timedelta(days=1), as_of, closed="right")
-    asked = next(batch.spines(home, [rows], as_of)).filter(last_day)
+    asked = next(batch.spines(context, [rows], as_of)).filter(last_day)
     store(uri, rows.join(asked, on=keys, how="semi"))
     # when the tables and the database are scored by the command line
     monkeypatch.chdir(home.settings.project)

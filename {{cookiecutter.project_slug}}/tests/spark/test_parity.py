@@ -22,7 +22,7 @@ from {{cookiecutter.package_name}}.core.contract import (
     Frame,
     Source,
 )
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from {{cookiecutter.package_name}} import cli, problem
+from tests import parcels
+from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.cli import parse_moment
 from {{cookiecutter.package_name}}.core.contract import Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
-from {{cookiecutter.package_name}}.problem import PROBLEM
+from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -57,7 +58,7 @@ def test_an_as_of_may_stand_in_the_environment(
 def test_without_an_as_of_verbs_of_one_hour_agree(
     project: Path, toy: Problem, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(problem, "PROBLEM", toy)
+    monkeypatch.setattr(parcels, "PROBLEM", toy)
     before = datetime.now(UTC)
     wanted = {
         f"needed until {hour:%Y-%m-%d %H}:00 (UTC)"

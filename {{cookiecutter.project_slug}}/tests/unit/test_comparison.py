@@ -14,7 +14,7 @@ SETTINGS = DeploymentSettings(
     min_gain=0,
     margin=0.01,
     slice_margin=0.05,
-    max_latency_ms=50,
+    max_cpu_ms=50,
     max_size_mb=50,
 )
 

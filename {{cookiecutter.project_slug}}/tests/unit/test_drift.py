@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME
 from {{cookiecutter.package_name}}.core.settings import MonitoringSettings, Settings
-from {{cookiecutter.package_name}}.modeling.drift import distance, load, measure, profile, save
+from {{cookiecutter.package_name}}.modeling.profile import load, profile, save
+from {{cookiecutter.package_name}}.monitoring.drift import distance, measure
 
 COLUMNS = ("amount", "shop", "rare")
 counts = st.lists(st.integers(0, 1_000), min_size=2, max_size=30).filter(lambda rows: sum(rows) > 0)

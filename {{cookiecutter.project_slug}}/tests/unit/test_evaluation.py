@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -97,11 +98,11 @@ def test_slices_are_large_enough_and_show_both_labels(rows: pl.DataFrame, toy: P
         assert found["rows"][0] == (frame["shop"] == "a").sum()
 
 
-def test_calibration_has_ten_even_bins_in_order() -> None:
+def test_calibration_has_ten_even_bins_in_order(toy: Problem) -> None:
     rng = np.random.default_rng(0)
     predicted = rng.random(1003)
     label = (rng.random(1003) < predicted).astype(float)
-    bins = calibration(label, predicted)
+    bins = calibration(label, predicted, toy.model.target)
     assert bins["rows"].sum() == 1003
     assert bins["rows"].max() - bins["rows"].min() <= 1  # type: ignore[operator]
     assert all(low < high for low, high in pairwise(bins["predicted"]))
@@ -109,21 +110,19 @@ def test_calibration_has_ten_even_bins_in_order() -> None:
     assert bins["observed"].mean() == pytest.approx(label.mean(), abs=0.01)
 
 
-def test_calibration_of_few_rows() -> None:
-    assert calibration(np.array([0.0, 1.0]), np.array([0.2, 0.8])).rows() == [
-        (0.2, 0.0, 1),
-        (0.8, 1.0, 1),
-    ]
+def test_calibration_of_few_rows(toy: Problem) -> None:
+    bins = calibration(np.array([0.0, 1.0]), np.array([0.2, 0.8]), toy.model.target)
+    assert bins.rows() == [("prediction", 0.2, 0.0, 1), ("prediction", 0.8, 1.0, 1)]
 
 
-def test_group_means_come_from_train_and_new_groups_get_the_mean_of_all() -> None:
+def test_group_means_come_from_train_and_new_groups_get_the_mean_of_all(toy: Problem) -> None:
     train = pl.DataFrame({"shop": ["a", "a", "b"], "size": [1, 1, 2], "paid": [0.0, 1.0, 1.0]})
     rows = pl.DataFrame(
         {"shop": ["b", "a", "z", None, "a"], "size": [2, 1, 1, 1, 2], "paid": [9.0] * 5}
     )
-    assert group_means(train, rows, ["shop", "size"], "paid").tolist() == pytest.approx(
-        [1, 0.5, 2 / 3, 2 / 3, 2 / 3]
-    )
+    model = replace(toy.model, baseline=("shop", "size"))
+    guess = group_means(train, rows, model)
+    assert guess.tolist() == pytest.approx([1, 0.5, 2 / 3, 2 / 3, 2 / 3])
 
 
 def test_metrics_recorded_again_change_nothing(

@@ -106,7 +106,7 @@ def filled(lakehouse: Lakehouse, toy: Problem) -> Lakehouse:
     """Prepared and feature tables, complete until after all data."""
     end = toy.begins + 70 * DAY
     for source in toy.sources:
-        lakehouse.merge(tables.prepared(source), source.load(None, end), end)
+        lakehouse.merge(tables.prepared(source), nw.from_native(source.load(None, end)), end)
     build_features(within(lakehouse, toy), end)
     return lakehouse
 
@@ -154,7 +154,7 @@ def test_training_set_of_a_past_as_of_does_not_change_when_more_becomes_known(
     for end in (as_of, as_of + 30 * DAY):
         lakehouse = Lakehouse(str(tmp_path / f"{end:%j}"))
         for source in toy.sources:
-            lakehouse.merge(tables.prepared(source), source.load(None, end), end)
+            lakehouse.merge(tables.prepared(source), nw.from_native(source.load(None, end)), end)
         build_features(within(lakehouse, toy), end)
         found.append(training_set(lakehouse, toy, toy.begins, as_of, {}))
     assert found[0].equals(found[1])

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from {{cookiecutter.package_name}}.core.errors import UserError
-from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, load_settings
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, described, load_settings
 
 
 def test_every_environment_is_valid(project: Path) -> None:
@@ -25,8 +25,8 @@ def test_environment_file_wins_over_base_and_variable_over_both(
     content = {
         name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in files.items()
     }
-    content["base"]["training"] |= {"train_days": 41, "rounds": 41, "trials": 41}
-    content["test"]["training"] = {"rounds": 42, "trials": 42}
+    content["base"]["training"] = {"train_days": 41, "rounds": 41, "trials": 41}
+    content["test"] = {"training": {"rounds": 42, "trials": 42}}
     for name, path in files.items():
         path.write_text(yaml.safe_dump(content[name]), encoding="utf-8")
     monkeypatch.setenv(f"{ENV_PREFIX}TRAINING__TRIALS", "43")
@@ -81,7 +81,7 @@ def test_wrong_key_or_value_is_named_with_its_file(project: Path, added: str, ke
         load_settings("dev")
 
 
-@pytest.mark.parametrize("content", [b"a: [1", b"a: \xff", b"- a", b""])
+@pytest.mark.parametrize("content", [b"a: [1", b"a: \xff", b"- a", b"a"])
 def test_unreadable_file_is_named(project: Path, content: bytes) -> None:
     (project / "conf" / "dev.yml").write_bytes(content)
     with pytest.raises(UserError, match=r"dev\.yml"):
@@ -90,8 +90,8 @@ def test_unreadable_file_is_named(project: Path, content: bytes) -> None:
 
 def test_missing_key_is_named(project: Path) -> None:
     path = project / "conf" / "base.yml"
-    path.write_text(path.read_text(encoding="utf-8").replace("seed:", "# seed:"), encoding="utf-8")
-    with pytest.raises(UserError, match=r"base\.yml.*seed"):
+    path.write_text(path.read_text(encoding="utf-8").replace("state:", "# state:"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"base\.yml.*state"):
         load_settings("dev")
 
 
@@ -114,3 +114,29 @@ def test_wrong_variable_is_named(
     monkeypatch.setenv(ENV_PREFIX + name, value)
     with pytest.raises(UserError, match=f"variable {ENV_PREFIX}{name}"):
         load_settings("dev")
+
+
+def test_all_faults_are_told_at_once(project: Path) -> None:
+    with (project / "conf" / "dev.yml").open("a") as file:
+        file.write("\nseed: -1\ntraining: {trials: 0, train_days: 99999999}\nextra: 1\n")
+    with pytest.raises(UserError) as error:
+        load_settings("dev")
+    for key in ("seed", "training.trials", "training.train_days", "extra"):
+        assert f"dev.yml: {key}: " in str(error.value)
+
+
+def test_a_file_with_comments_only_decides_nothing(project: Path) -> None:
+    before = load_settings("staging")
+    (project / "conf" / "dev.yml").write_text("# nothing\n", encoding="utf-8")
+    assert load_settings("dev").training == before.training
+
+
+def test_no_two_environments_share_a_registered_model(project: Path) -> None:
+    names = [path.stem for path in (project / "conf").glob("*.yml") if path.stem != "base"]
+    assert len({load_settings(name).mlflow.model for name in names}) == len(names)
+
+
+def test_every_setting_says_what_it_means() -> None:
+    told = list(described())
+    assert len(told) > 40
+    assert [key for key, _, meaning in told if not meaning] == []

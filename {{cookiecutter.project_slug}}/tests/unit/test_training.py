@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import Settings, TrainingSettings
-from {{cookiecutter.package_name}}.modeling.scoring import Predictor
+from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
 from {{cookiecutter.package_name}}.training.fit import fit
 from {{cookiecutter.package_name}}.training.split import Windows, require_enough, windows_until
 
@@ -93,7 +93,7 @@ def test_one_class_only_is_refused_for_classes_and_not_for_a_quantity(
     rows: pl.DataFrame, windows: Windows, toy: Problem
 ) -> None:
     one = rows.with_columns(paid=pl.lit(1.0))
-    quantity = replace(toy.model, target=replace(toy.model.target, classes=None))
+    quantity = replace(toy.model, target=replace(toy.model.target, classes=()))
     require_enough(one, windows, quantity, 100)
     with pytest.raises(UserError, match="shows no other label than 1"):
         require_enough(one, windows, toy.model, 100)
@@ -109,12 +109,15 @@ def fitted(
     settings: Settings,
     journal: Path,
     **changes: Any,
-) -> tuple[Predictor, dict[str, Any]]:
-    parts = windows[0].of(rows), windows[1].of(rows)
-    return fit(*parts, replace(toy.model, **changes), settings, "study", journal)
+) -> tuple[LightGBM, dict[str, Any]]:
+    known, later = windows[0].of(rows), windows[1].of(rows)
+    model = replace(toy.model, **changes)
+    done = fit(known, later, model, settings, "study", journal)
+    assert isinstance(done.estimator, LightGBM)
+    return done.estimator, done.parameters
 
 
-def text(predictor: Predictor) -> str:
+def text(predictor: LightGBM) -> str:
     return predictor.booster.model_to_string()
 
 
@@ -125,7 +128,6 @@ def test_fit_learns_and_says_with_which_parameters(
     holdout = windows[2].of(rows)
     loss = ((predictor.predict(holdout) - holdout["paid"].to_numpy()) ** 2).mean()
     assert loss < holdout["paid"].var() * 0.9  # type: ignore[operator]
-    assert params["objective"] == "binary"
     assert params["min_data_in_leaf"] == 5
     assert 2 <= params["num_leaves"] <= 31
     assert predictor.features == toy.model.features

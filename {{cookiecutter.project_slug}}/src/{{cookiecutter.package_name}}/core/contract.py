@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import narwhals as nw
 import numpy.typing as npt
 import polars as pl
-from narwhals.typing import IntoDType
+from narwhals.typing import IntoDataFrame, IntoDType
 
 if TYPE_CHECKING:
     import optuna
@@ -20,9 +22,14 @@ Array: TypeAlias = npt.NDArray[Any]
 Frame: TypeAlias = nw.LazyFrame[Any]
 Frames: TypeAlias = Mapping[str, Frame]
 Schema: TypeAlias = Mapping[str, IntoDType]
+Kind: TypeAlias = Literal["binary_classification", "multiclass_classification", "regression"]
 
 UTC_TIME = nw.Datetime("us", "UTC")
-KNOWN_AT, AVAILABLE_AT, PREDICTION_TIME = "known_at", "available_at", "prediction_time"
+KNOWN_AT = "known_at"
+AVAILABLE_AT = "available_at"
+PREDICTION_TIME = "prediction_time"
+PREDICTION = "prediction"
+_COLUMN = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def polars_schema(schema: Schema) -> pl.Schema:
@@ -44,38 +51,33 @@ class Table:
         return pl.DataFrame(schema=polars_schema(self.schema))
 
 
-Load: TypeAlias = Callable[[datetime | None, datetime], Frame]
-"""Rows of a source that became known in (since, until]; since None: from the beginning."""
-
-Prepare: TypeAlias = Callable[[pl.DataFrame, Mapping[str, pl.DataFrame]], pl.DataFrame]
-"""Shapes a batch of raw rows, each by itself; the second argument holds the raw rows of `lookups`."""
-
-Checks: TypeAlias = "Callable[[pb.Validate], pb.Validate]"
-"""Adds checks, each of a row by itself; those on the keys are there already."""
+def unchanged(rows: pl.DataFrame, lookups: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Raw rows that have the shape of prepared ones already."""
+    return rows
 
 
-def as_it_is(batch: pl.DataFrame, lookups: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Prepare nothing: the raw columns are the prepared ones."""
-    return batch
-
-
-def no_checks(rows: pb.Validate) -> pb.Validate:
-    """Add no check."""
+def unchecked(rows: pb.Validate) -> pb.Validate:
+    """No checks but those that hold for every source."""
     return rows
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw table, how it is shaped, and what its rows must satisfy."""
+    """A raw table, how it is shaped, and what its rows must satisfy.
+
+    `load` gives the rows that became known in `(since, until]`, with `known_at`; since None: all.
+    `prepare` shapes some of these rows at a time, each row alone: it gets a batch with `known_at`,
+    and the raw rows of the sources that `lookups` names.
+    """
 
     name: str  # the tables are raw_<name>, prepared_<name> and quarantine_<name>
     raw: Schema  # as the source gives it; `known_at` comes on top
-    load: Load
+    load: Callable[[datetime | None, datetime], Frame]
     prepared: Schema  # after `prepare`; `known_at` comes on top
     keys: tuple[str, ...]  # columns that identify a prepared row
-    prepare: Prepare = as_it_is
-    lookups: tuple[str, ...] = ()  # small sources whose raw rows `prepare` looks things up in
-    checks: Checks = no_checks
+    prepare: Callable[[pl.DataFrame, Mapping[str, pl.DataFrame]], pl.DataFrame] = unchanged
+    lookups: tuple[str, ...] = ()  # small sources
+    checks: Callable[[pb.Validate], pb.Validate] = unchecked  # added to those on keys and times
     max_rejected: float = 0.01  # share of rows above which the pipeline stops
     max_age: timedelta | None = None  # of the newest row, before the feed counts as silent
 
@@ -99,8 +101,8 @@ class FeatureTable:
 class Metric:
     """A measure of predictions.
 
-    `score` takes labels and predictions, shape (rows,), and weights, shape (..., rows): how often a
-    bootstrap drew each row. It gives a value per draw, shape (...).
+    `score` takes labels, shape (rows,), predictions, shape (rows,) or (rows, classes), and weights,
+    shape (..., rows): how often a bootstrap drew each row. It gives a value per draw, shape (...).
     """
 
     name: str
@@ -111,41 +113,131 @@ class Metric:
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted and how a prediction is judged."""
+    """What is predicted and how a prediction is judged.
+
+    Raises:
+        ValueError: One class only, or a class that cannot name a column.
+    """
 
     label: str  # name of the label column
     from_outcome: nw.Expr  # outcome columns to label; null where there is none
-    classes: int | None  # distinct labels that every window must show; None for a quantity
-    params: Mapping[str, Any]  # LightGBM parameters that follow from the kind of problem
     metrics: tuple[Metric, ...]  # comparisons go by the first
     unit: str  # what a prediction is, in words
+    classes: tuple[str, ...] = ()  # in the order of their codes 0.0, 1.0, ...; none: a quantity
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail late."""
+        if len(self.classes) == 1:
+            message = f"Target {self.label} has one class, {self.classes[0]}: name two or more."
+            raise ValueError(message)
+        for name in self.classes:
+            if not _COLUMN.fullmatch(name):
+                message = f"Class {name!r} of {self.label}: use lower case, digits, underscores."
+                raise ValueError(message)
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of problem this is."""
+        if not self.classes:
+            return "regression"
+        return "binary_classification" if len(self.classes) == 2 else "multiclass_classification"
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Columns that hold what a model says: a quantity, a probability, or one per class."""
+        if self.kind == "multiclass_classification":
+            return tuple(f"probability_{name}" for name in self.classes)
+        return (PREDICTION,)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an estimator is to learn, and with which budget."""
+
+    label: str
+    kind: Kind
+    classes: int  # 0: a quantity
+    features: tuple[str, ...]  # inputs in order
+    categories: Mapping[str, Sequence[str]]  # those inputs that are texts, with their known values
+    monotone: Mapping[str, int]  # input to 1 or -1 where the prediction may only rise or fall
+    parameters: Mapping[str, Any]  # parameters of the estimator that are not searched
+    seed: int
+    threads: int  # 0: all cores
+    rounds: int  # of an iterative fit, at most
+    patience: int  # rounds without progress on the validation rows before it stops
+
+
+Report: TypeAlias = Callable[[int, float], None]
+"""Told the round and the validation loss while a fit is under way; it may raise to end the fit."""
+
+
+class Estimator(Protocol):
+    """What a version predicts with.
+
+    A version carries a copy of the one file that defines its estimator and scores with that copy.
+    The file therefore imports nothing of this project (type checking aside) and pickles nothing.
+    """
+
+    packages: ClassVar[tuple[str, ...]]  # distributions that the file imports
+
+    @property
+    def features(self) -> Sequence[str]:
+        """Inputs, in order."""
+
+    @property
+    def categories(self) -> Mapping[str, Sequence[str]]:
+        """Those inputs that are texts, with their known values."""
+
+    @classmethod
+    def learner(cls, train: pl.DataFrame, validation: pl.DataFrame, task: Task) -> Learner:
+        """Make rows ready to learn from, once for any number of fits."""
+
+    def predict(self, rows: IntoDataFrame) -> Array:
+        """A quantity or a probability, shape (rows,); of several classes shape (rows, classes)."""
+
+    def explain(self, rows: IntoDataFrame) -> Array:
+        """Contribution of each input to the raw score, shape (rows, features).
+
+        Of several classes shape (rows, classes, features).
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write files to an existing folder."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+
+
+Learner: TypeAlias = Callable[[Mapping[str, Any], Report], tuple[Estimator, float]]
+"""Fits with parameters of a trial; gives the estimator and its validation loss (lower is better)."""
+
+
+def as_it_is(rows: Frame) -> Frame:
+    """Rows without a change."""
+    return rows
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a prediction is about, what it is made from, and how a model is searched for and judged."""
+    """What a prediction is about, what it is made from, and how it is searched for and judged."""
 
     keys: tuple[str, ...]  # entity columns of the spine; with `prediction_time` they identify a row
     scored: str  # the source whose rows are to be scored; the spine is made of it alone
-    spine: Callable[
-        [Frames], Frame
-    ]  # prepared tables to keys, `prediction_time` and what the row itself tells
+    spine: Callable[[Frames], Frame]  # prepared tables to keys, `prediction_time` and row's columns
     labels: Callable[[Frames], Frame]  # prepared tables to keys, label and `known_at`
-    on_demand: Callable[[Frame], Frame]  # adds the features that are computed from the joined row
     target: Target
+    estimator: type[Estimator]
     features: tuple[str, ...]  # inputs in order
     categorical: tuple[str, ...]  # those inputs that are categories (strings)
-    monotone: Mapping[
-        str, int
-    ]  # input to 1 or -1 where the prediction may only rise or fall with it
     baseline: tuple[str, ...]  # a person's guess is the mean label by these columns
-    slices: tuple[str, ...]  # columns by which results are cut
-    forbidden: tuple[
-        str, ...
-    ]  # columns that tell the outcome: no version may take them as an input
-    search_space: Callable[[optuna.Trial], dict[str, Any]]  # LightGBM parameters of a trial
-    params: Mapping[str, Any]  # LightGBM parameters that are not searched
-    card: str  # model card: intended use and limits
+    forbidden: tuple[str, ...]  # columns that tell the outcome: no version may take them as inputs
+    on_demand: Callable[[Frame], Frame] = as_it_is  # adds features computed from the joined row
+    monotone: Mapping[str, int] = field(default_factory=dict)  # input to 1 (may only rise) or -1
+    slices: tuple[str, ...] = ()  # columns by which results are cut
+    search_space: Callable[[optuna.Trial], dict[str, Any]] | None = None  # parameters of a trial
+    params: Mapping[str, Any] = field(default_factory=dict)  # parameters that are not searched
+    card: str = ""  # model card: intended use and limits
 
 
 @dataclass(frozen=True)
@@ -161,4 +253,15 @@ class Problem:
     @property
     def scored(self) -> Source:
         """The source whose rows are to be scored."""
-        return next(source for source in self.sources if source.name == self.model.scored)
+        return self.source(self.model.scored)
+
+    def source(self, name: str) -> Source:
+        """A source by name.
+
+        Raises:
+            LookupError: There is none.
+        """
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise LookupError(name)

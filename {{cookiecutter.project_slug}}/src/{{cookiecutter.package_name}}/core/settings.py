@@ -1,100 +1,152 @@
-"""Environment configuration: `conf/base.yml`, then `conf/<env>.yml`, then environment variables.
+"""Environment configuration: defaults, then `conf/base.yml`, `conf/<env>.yml`, and variables.
 
-Validated once, here; everything else receives a frozen `Settings`. What each key means stands in
-`conf/base.yml`.
+The defaults stand here and belong to the template: a file in `conf/` holds only what its project
+decided. All is validated once, here; everything else receives a frozen `Settings`.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
 
 from .errors import UserError
 
 PACKAGE = __name__.partition(".")[0]
 ENV_PREFIX = f"{PACKAGE}_".upper()
-_Count = Annotated[int, Field(ge=1)]
-_Share = Annotated[float, Field(ge=0)]
-_Limit = Annotated[float, Field(gt=0)]
+_REMEDY = "Correct this setting and run again."
+_NOT_FOR_SETTING = ("env", "project")
+
+_Days = Annotated[int, Field(ge=1, le=36_500)]
+_Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+_Share = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
+_Limit = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+_Text = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class LakehouseSettings(_Section):
     """Where the tables are."""
 
-    root: str
-    mounts: dict[str, str]
-    storage_options: dict[str, str]
+    root: _Text
+    """Folder or address that holds them."""
+    mounts: dict[str, str] = {}
+    """Tables of another environment that this one only reads: name pattern to root."""
+    storage_options: dict[str, str] = {}
+    """Credentials and the like, as Delta's Rust library has them."""
 
 
 class MlflowSettings(_Section):
     """Where runs and model versions are recorded."""
 
-    tracking_uri: str
-    artifact_root: str | None
-    experiment: str
-    model: str
+    tracking_uri: _Text
+    """MLflow server, or `sqlite:///` and a file."""
+    artifact_root: str | None = None
+    """Where files of runs go; null: where the server says."""
+    experiment: _Text
+    """Experiment that runs belong to."""
+    model: _Text
+    """Registered model; no other environment may use the same."""
 
 
 class TrainingSettings(_Section):
-    """Windows, in days of prediction time, and the budget of the search."""
+    """Windows, in days of prediction time, and the budget of the search.
 
-    train_days: _Count
-    validation_days: _Count
-    holdout_days: _Count
-    min_rows: _Count
-    trials: _Count
-    tuning_rows: _Count
-    rounds: _Count
-    early_stopping_rounds: _Count
-    bootstrap_resamples: Annotated[int, Field(ge=20)]
+    The windows end at the as-of: train, then validation, then holdout.
+    """
+
+    train_days: _Days = 365
+    """Days to learn from; fewer where the data begin later."""
+    validation_days: _Days = 30
+    """Days that stop a fit and rank the trials."""
+    holdout_days: _Days = 30
+    """Days by which a version is judged."""
+    min_rows: _Count = 1_000
+    """Labelled rows that each window must have."""
+    trials: _Count = 8
+    """Parameters that are tried."""
+    tuning_rows: _Count = 80_000
+    """Rows that a trial learns from."""
+    rounds: _Count = 300
+    """Rounds of an iterative fit, at most."""
+    early_stopping_rounds: _Count = 30
+    """Rounds without progress on the validation rows before a fit stops."""
+    bootstrap_resamples: Annotated[int, Field(ge=20, le=100_000)] = 200
+    """Draws behind each interval."""
 
 
 class DeploymentSettings(_Section):
     """What a version must satisfy, and who lets it into production."""
 
-    approval: Literal["policy", "person"]
-    four_eyes: bool
-    clean_git: bool
-    min_gain: float
-    margin: _Share
-    slice_margin: _Share
-    max_latency_ms: _Limit
-    max_size_mb: _Limit
+    approval: Literal["policy", "person"] = "policy"
+    """person: a promotion waits for `approve` or `reject`."""
+    four_eyes: bool = False
+    """Whoever asked for a promotion cannot approve it."""
+    clean_git: bool = False
+    """Only versions of committed code."""
+    min_gain: Annotated[float, Field(allow_inf_nan=False)] = 0
+    """The gain over the baseline must surely (95 %) exceed this."""
+    margin: _Share = 0.01
+    """Share of the champion's metric by which a challenger may be worse."""
+    slice_margin: _Share = 0.05
+    """The same on each slice."""
+    max_cpu_ms: _Limit = 250
+    """Median CPU time of scoring one row alone."""
+    max_size_mb: _Limit = 50
+    """Size of a version's files."""
 
 
 class InferenceSettings(_Section):
     """How far the first scoring looks back, and how many rows are scored at a time."""
 
-    first_days: _Count
-    chunk_rows: _Count
+    first_days: _Days = 14
+    """Days that the first scoring looks back."""
+    chunk_rows: _Count = 250_000
+    """Rows that are scored at a time."""
 
 
 class MonitoringSettings(_Section):
     """What is measured of production, and when it counts as violated."""
 
-    window_days: _Count
-    label_days: _Count
-    min_rows: _Count
-    false_alarms: Annotated[float, Field(gt=0, lt=1)]
-    beyond: Annotated[float, Field(ge=1)]
-    min_shift: _Share
-    max_drop: _Share
-    min_scored: _Share
-    max_age_hours: _Limit
+    window_days: _Days = 7
+    """Length of the windows; the first begins where the data begin."""
+    label_days: _Days = 14
+    """So long after its end a window is measured again, for labels that come late."""
+    min_rows: _Count = 200
+    """With fewer, the status is unknown."""
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    """Chance that any column of a window alarms although nothing has changed."""
+    beyond: Annotated[float, Field(ge=1, le=1_000)] = 1.5
+    """Drift counts from so many times the farthest window of the training."""
+    min_shift: _Share = 0.05
+    """Smaller distances and shares never count."""
+    max_drop: _Share = 0.05
+    """Share by which performance may surely be worse than on the holdout."""
+    min_scored: _Share = 0.99
+    """Share of the rows due that must be scored."""
+    max_age_hours: _Limit = 26
+    """Hours since a pipeline last completed its tables."""
 
 
 class AlertRule(_Section):
     """Metrics whose status alerts; names by pattern (`*`, `feature=*`)."""
 
-    metric: str
+    metric: _Text
     slice: str = "*"
     status: Literal["violated", "unknown"]
 
@@ -102,39 +154,63 @@ class AlertRule(_Section):
 class AlertSettings(_Section):
     """What alerts, and which environment variables hold the addresses of those who are told."""
 
-    rules: tuple[AlertRule, ...]
-    receivers: tuple[str, ...]
-    attempts: _Count
+    rules: tuple[AlertRule, ...] = (
+        AlertRule(metric="*", status="violated"),
+        AlertRule(metric="scored", status="unknown"),
+    )
+    """What alerts."""
+    receivers: tuple[str, ...] = ()
+    """Names of environment variables that hold apprise addresses, such as ALERT_URL."""
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Attempts to deliver, a second apart, then two, then four; what fails is kept."""
 
 
 class RetrainingSettings(_Section):
-    """When a model is trained again."""
+    """When a model is trained again: `violated` of the `of_last` windows, the newest among them."""
 
-    violated: _Count
-    of_last: _Count
-    cooldown_days: _Count
-    at_most: _Count
-    per_days: _Count
-    every_days: _Count | None
+    violated: _Count = 2
+    """Windows that must be violated."""
+    of_last: _Count = 3
+    """Newest windows that are looked at."""
+    cooldown_days: _Days = 21
+    """Days since the last training, whether its model was promoted or not."""
+    at_most: _Count = 6
+    """Retrainings ..."""
+    per_days: _Days = 180
+    """... in so many days."""
+    every_days: _Days | None = None
+    """By schedule: so many days after the last training."""
 
 
-class Settings(_Section):
+class Settings(BaseSettings):
     """One environment."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+    )
 
     env: str
     project: Path
-    problem: str = f"{PACKAGE}.problem"  # module that declares PROBLEM
+    problem: _Text = f"{PACKAGE}.problem"
+    """Module that declares PROBLEM."""
     state: Path
-    seed: int
-    threads: Annotated[int, Field(ge=0)]
+    """Folder of reports, journals and marks."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of every draw."""
+    threads: Annotated[int, Field(ge=0, le=1_024)] = 0
+    """Threads of a fit; 0: all cores."""
     lakehouse: LakehouseSettings
     mlflow: MlflowSettings
-    training: TrainingSettings
-    deployment: DeploymentSettings
-    inference: InferenceSettings
-    monitoring: MonitoringSettings
-    alerts: AlertSettings
-    retraining: RetrainingSettings
+    training: TrainingSettings = TrainingSettings()
+    deployment: DeploymentSettings = DeploymentSettings()
+    inference: InferenceSettings = InferenceSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    alerts: AlertSettings = AlertSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
 
 
 def load_settings(env: str, project: Path | None = None) -> Settings:
@@ -148,81 +224,137 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
         UserError: No such environment, or a file, key or value that is wrong; names file and key.
     """
     project = project or _find_project(Path.cwd())
-    names = sorted(path.stem for path in (project / "conf").glob("*.yml") if path.stem != "base")
+    folder = project / "conf"
+    names = sorted(path.stem for path in folder.glob("*.yml") if path.stem != "base")
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
-    layers: dict[str, dict[str, Any]] = {
-        str(path): _read(path, project)
-        for path in (project / "conf" / f"{it}.yml" for it in ("base", env))
+    files = {
+        str(path): _read(path, project, env) for path in (folder / "base.yml", folder / f"{env}.yml")
     }
-    for name in filter(lambda name: name.upper().startswith(ENV_PREFIX), os.environ):
-        keys = name.upper().removeprefix(ENV_PREFIX).lower().split("__")
-        value = _value(name)
-        for key in reversed(keys):
-            value = {key: value}
-        layers[f"environment variable {name}"] = value
-    merged: dict[str, Any] = {}
-    for place, layer in layers.items():
-        merged = _merge(merged, layer)
-        if fixed := layer.keys() & {"env", "project"}:
-            raise UserError(
-                f"{place}: {fixed.pop()}: is not for setting.", "Remove it and run again."
-            )
+    layers = {**files, **_variables()}
+    _refuse_fixed(layers)
+
+    class Layered(Settings):
+        """The settings of this environment, from its files and variables."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            later_first = reversed(files.values())
+            yaml_layers = (_Layer(settings_cls, content) for content in later_first)
+            return (init_settings, env_settings, *yaml_layers)
+
     try:
-        return Settings.model_validate({**merged, "env": env, "project": project})
+        return Layered(env=env, project=project)  # type: ignore[call-arg]
+    except SettingsError as error:
+        field = str(error).split('"')[1]
+        raise UserError(f"{_not_json(field)}: not JSON.", _REMEDY) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        keys, missing = [str(part) for part in first["loc"]], first["type"] == "missing"
-        places = [place for place, layer in layers.items() if _holds(layer, keys)] or list(layers)[
-            :1
-        ]
-        given = "" if missing else f" (given: {first['input']!r})"
-        message = f"{places[-1]}: {'.'.join(keys)}: {first['msg']}{given}"
-        raise UserError(message, "Mend this key and run again.") from None
+        found = [_line(fault, layers) for fault in error.errors()]
+        raise UserError("\n".join(found), _REMEDY) from None
+
+
+class _Layer(YamlConfigSettingsSource):
+    """A file that has been read already."""
+
+    def __init__(self, settings_cls: type[BaseSettings], content: dict[str, Any]) -> None:
+        self._content = content
+        super().__init__(settings_cls, yaml_file=Path())
+
+    def _read_files(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return self._content
 
 
 def _find_project(start: Path) -> Path:
     for folder in (start, *start.parents):
         if (folder / "conf" / "base.yml").is_file():
             return folder
-    raise UserError(
-        f"No conf/base.yml in {start} or above it.", "Run this from inside the project's folder."
-    )
+    message = f"No conf/base.yml in {start} or above it."
+    raise UserError(message, "Run this from inside the project's folder.")
 
 
-def _read(path: Path, project: Path) -> dict[str, Any]:
+def _read(path: Path, project: Path, env: str) -> dict[str, Any]:
+    """A file's content, with what stands for the project's folder and the environment filled in."""
     try:
-        content = yaml.safe_load(
-            path.read_text(encoding="utf-8").replace("{project}", project.as_posix())
-        )
+        text = path.read_text(encoding="utf-8")
+        filled = text.replace("{project}", project.as_posix()).replace("{env}", env)
+        content = yaml.safe_load(filled)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"Cannot read {path}: {' '.join(str(error).split())}", "Mend the file."
-        ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"Cannot read {path}: {reason}", "Correct the file.") from None
+    if content is None:
+        return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a mapping of keys to values.", "Mend the file.")
+        raise UserError(f"{path} is not a mapping of keys to values.", "Correct the file.")
     return {str(key): value for key, value in content.items()}
 
 
-def _value(variable: str) -> Any:
-    try:
-        return yaml.safe_load(os.environ[variable])
-    except yaml.YAMLError:
-        raise UserError(
-            f"environment variable {variable}: not YAML.", "Mend it and run again."
-        ) from None
+def _variables() -> dict[str, dict[str, Any]]:
+    """Environment variables of ours by their title, as nested mappings."""
+    layers = {}
+    for name, value in os.environ.items():
+        if not name.upper().startswith(ENV_PREFIX):
+            continue
+        nested: Any = value
+        for key in reversed(name.upper().removeprefix(ENV_PREFIX).lower().split("__")):
+            nested = {key: nested}
+        layers[f"environment variable {name}"] = nested
+    return layers
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        key
-        for key in base.keys() & over.keys()
-        if isinstance(base[key], dict) and isinstance(over[key], dict)
-    }
-    return {**base, **over, **{key: _merge(base[key], over[key]) for key in both}}
+def _not_json(field: str) -> str:
+    """The variable of a field that should hold JSON and does not."""
+    for name, value in os.environ.items():
+        if name.upper().startswith(f"{ENV_PREFIX}{field}".upper()):
+            try:
+                json.loads(value)
+            except ValueError:
+                return f"environment variable {name}"
+    return f"environment variable {ENV_PREFIX}{field.upper()}"
+
+
+def _refuse_fixed(layers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse settings that are not for setting, and variables that set nothing."""
+    for place, layer in layers.items():
+        for key in layer:
+            if key in _NOT_FOR_SETTING:
+                message = f"{place}: {key}: is not for setting."
+                raise UserError(message, "Remove it and run again.")
+            if place.startswith("environment") and key not in Settings.model_fields:
+                raise UserError(f"{place}: there is no setting {key}.", _REMEDY)
+
+
+def _line(fault: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """One fault in a line: where, which key, what is wrong with it."""
+    keys = [str(part) for part in fault["loc"]]
+    places = [place for place, layer in layers.items() if _holds(layer, keys)]
+    place = places[-1] if places else next(iter(layers))
+    given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
+    return f"{place}: {'.'.join(keys)}: {fault['msg']}{given}"
 
 
 def _holds(content: Any, keys: list[str]) -> bool:
     if not keys:
         return True
     return isinstance(content, dict) and keys[0] in content and _holds(content[keys[0]], keys[1:])
+
+
+def described() -> Iterator[tuple[str, str, str]]:
+    """Every setting: its key, its default, what it means."""
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            for key, inner in section.model_fields.items():
+                yield f"{name}.{key}", _default(inner), inner.description or ""
+        elif name not in _NOT_FOR_SETTING:
+            yield name, _default(field), field.description or ""
+
+
+def _default(field: Any) -> str:
+    return "required" if field.is_required() else str(field.default)

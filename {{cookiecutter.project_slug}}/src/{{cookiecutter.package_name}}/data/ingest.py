@@ -19,7 +19,7 @@ def ingest(context: Context, as_of: datetime) -> dict[str, int]:
     for source in context.problem.sources:
         table = tables.raw(source)
         since = lakehouse.complete_until(table)
-        if lakehouse.owns(table.name) and (since is None or since < as_of):
-            rows = source.load(since, as_of)
-            appended[source.name] = lakehouse.append(table, rows, as_of)
+        done = since is not None and since >= as_of
+        if lakehouse.owns(table.name) and not done:
+            appended[source.name] = lakehouse.append(table, source.load(since, as_of), as_of)
     return appended

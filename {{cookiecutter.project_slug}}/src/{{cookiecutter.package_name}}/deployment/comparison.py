@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import narwhals as nw
 import polars as pl
 
 from ..context import Context
@@ -16,9 +17,10 @@ from ..core.settings import DeploymentSettings
 from ..modeling.evaluation import calibration, compare, group_means
 from ..reporting import pages
 from ..store.measurements import record
-from ..store.point_in_time import training_set
+from ..store.point_in_time import Versions, training_set
 from ..tracking.registry import CHAMPION, Registry
 
+PRODUCER = "comparison"
 _DISAGREEMENTS = 10
 
 
@@ -28,8 +30,9 @@ class Comparison:
 
     challenger: str
     champion: str | None
-    results: pl.DataFrame
+    results: pl.DataFrame  # as `evaluation.compare`
     objections: list[str]
+    versions: Versions  # Delta version of each table that was read
     report: Path
 
     @property
@@ -42,108 +45,88 @@ class Comparison:
         """The outcome in a sentence."""
         first = self.results.row(0, named=True)
         return (
-            f"{first['metric']} {first['value']:.4f} against {first['reference']:.4f} of {self.opponent} on "
-            f"{first['rows']:,} rows (gain {first['gain']:.4f}, {first['gain_lower']:.4f} to {first['gain_upper']:.4f})"
+            f"{first['metric']} {first['value']:.4f} against {first['reference']:.4f} of "
+            f"{self.opponent} on {first['rows']:,} rows (gain {first['gain']:.4f}, "
+            f"{first['gain_lower']:.4f} to {first['gain_upper']:.4f})"
         )
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """What a version says of its origin: its windows, and the tables that it was made from."""
+
+    train_start: datetime
+    train_end: datetime
+    validation_end: datetime
+    holdout_start: datetime
+    holdout_end: datetime
+    versions: Versions
 
 
 def compare_versions(context: Context, challenger: str) -> Comparison:
     """Measure a challenger against the champion; against the baseline where there is none.
 
-    Both score the rows of the challenger's holdout, which must begin after everything that either has
-    learned from. The challenger may be worse by a margin overall, and by another on no slice for sure.
+    Both score the rows of the challenger's holdout, read from the table versions that it recorded.
+    The holdout must begin after everything that either has learned from. The challenger may be worse
+    by a margin overall, and by another on no slice for sure.
 
     Raises:
-        UserError: The holdout overlaps with what either has learned from, or the champion does not fit
-            the features that there are now.
+        UserError: The holdout overlaps with what either has learned from, or the champion takes
+            inputs that there are no longer.
     """
     registry, settings, model = context.registry, context.settings, context.problem.model
     champion = registry.aliased(CHAMPION)
-    start, end, train_start, train_end = (
-        _recorded(registry, challenger, tag)
-        for tag in ("holdout_start", "holdout_end", "train_start", "train_end")
-    )
+    mine = _lifetime(registry, challenger)
     for number in filter(None, (challenger, champion)):
-        learned_until = _recorded(registry, number, "validation_end")
-        if learned_until > start:
-            raise UserError(
-                f"The holdout begins on {start:%Y-%m-%d %H:%M}, but version {number} has learned from rows "
-                f"until {learned_until:%Y-%m-%d %H:%M}.",
-                "Train the challenger on a later --as-of, so that its holdout is new to both.",
-            )
-    loaded = [registry.load(number) for number in (challenger, champion) if number]
-    features = dict.fromkeys(name for predictor in loaded for name in predictor.features)
-    problem = replace(context.problem, model=replace(model, features=tuple(features)))
-    try:
-        rows = training_set(context.lakehouse, problem, start if champion else train_start, end, {})
-    except nw.exceptions.ColumnNotFoundError as error:
-        message = (
-            f"Version {challenger} or {champion or 'the baseline'} needs what no table has: {error}"
-        )
-        raise UserError(
-            message, "Keep a feature until a champion without it is in place."
-        ) from None
-    holdout, learned = (
-        rows.filter(pl.col(PREDICTION_TIME) >= start),
-        rows.filter(pl.col(PREDICTION_TIME) < train_end),
+        _require_unseen(number, _lifetime(registry, number), mine.holdout_start)
+
+    ours = registry.load(challenger)
+    theirs = registry.load(champion) if champion else None
+    start = mine.holdout_start if theirs else mine.train_start
+    inputs = [*ours.features, *(theirs.features if theirs else ())]
+    rows = training_set(
+        context.lakehouse, context.problem, start, mine.holdout_end, mine.versions, extra=inputs
     )
-    ours, *others = (predictor.predict(holdout) for predictor in loaded)
-    theirs = (
-        others[0] if others else group_means(learned, holdout, model.baseline, model.target.label)
-    )
-    results = compare(
-        holdout, ours, theirs, model, settings.training.bootstrap_resamples, settings.seed
-    )
+    time = pl.col(PREDICTION_TIME)
+    holdout = rows.filter(time >= mine.holdout_start)
+    predicted = ours.predict(holdout)
+    if theirs:
+        reference = theirs.predict(holdout)
+    else:
+        reference = group_means(rows.filter(time < mine.train_end), holdout, model)
+
+    resamples = settings.training.bootstrap_resamples
+    results = compare(holdout, predicted, reference, model, resamples, settings.seed)
     judged = judge(results, settings.deployment)
-    worse = (
-        judged.filter(status="worse")
-        .select(pl.format("{} {}", "metric", "slice").str.strip_chars())
-        .to_series()
-    )
     page = settings.state / "reports" / f"comparison_{challenger}_{champion or 'baseline'}.html"
-    done = Comparison(challenger, champion, results, worse.to_list(), page)
-    record(
-        context.lakehouse,
-        judged,
-        "comparison",
-        f"version {challenger} against {done.opponent}",
-        start,
-        end,
-    )
-    pages.write(page, _page(done, holdout, ours, theirs, model))
+    done = Comparison(challenger, champion, results, objections(judged), mine.versions, page)
+    subject = f"version {challenger} against {done.opponent}"
+    start, end = mine.holdout_start, mine.holdout_end
+    record(context.lakehouse, judged, PRODUCER, subject, start, end)
+    pages.write(page, _page(done, holdout, predicted, reference, model))
     return done
 
 
-def _recorded(registry: Registry, number: str, tag: str) -> datetime:
-    if moment := registry.version(number).tags.get(tag):
-        return datetime.fromisoformat(moment)
-    raise UserError(
-        f"Version {number} does not say what it has learned from (no tag {tag}).",
-        "Retrain it: `train`.",
-    )
-
-
 def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
-    """Gains of the first metric against their margins, as rows of the metrics table.
+    """Gains of the first metric against their margins, as rows of the measurements.
 
-    Overall the gain must surely be above minus the margin (non-inferiority); a slice, where intervals
-    are wide, objects if its gain is below minus its margin and surely below 0. Margins are shares of the
-    opponent's metric. What could not be measured objects, too.
+    Overall the gain must surely be above minus the margin (non-inferiority); a slice, where
+    intervals are wide, objects if its gain is below minus its margin and surely below 0. Margins are
+    shares of the opponent's metric. What could not be measured objects, too.
+
+    Args:
+        results: As `evaluation.compare`.
+        settings: The margins.
     """
-    results = results.with_columns(pl.col("gain", "gain_lower", "gain_upper").fill_nan(None))
-    overall = pl.col("slice") == ""
-    margin = (
-        pl.when(overall).then(settings.margin).otherwise(settings.slice_margin)
-        * pl.col("reference").abs()
-    )
-    sliced_worse = (pl.col("gain") < -margin) & (pl.col("gain_upper") < 0)
-    worse = (
-        pl.when(overall)
-        .then(pl.col("gain_lower") <= -margin)
-        .otherwise(sliced_worse)
-        .fill_null(value=True)
-    )
-    return results.filter(pl.col("metric") == results["metric"][0]).select(
+    first = results.filter(pl.col("metric") == results["metric"][0])
+    measured = first.with_columns(pl.col("gain", "gain_lower", "gain_upper").fill_nan(None))
+    is_overall = pl.col("slice") == ""
+    share = pl.when(is_overall).then(settings.margin).otherwise(settings.slice_margin)
+    margin = share * pl.col("reference").abs()
+    overall_worse = pl.col("gain_lower") <= -margin
+    slice_worse = (pl.col("gain") < -margin) & (pl.col("gain_upper") < 0)
+    worse = pl.when(is_overall).then(overall_worse).otherwise(slice_worse).fill_null(value=True)
+    return measured.select(
         "slice",
         pl.format("{}_gain", "metric").alias("metric"),
         pl.col("gain").alias("value"),
@@ -155,26 +138,88 @@ def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
     )
 
 
-def _page(done: Comparison, holdout: pl.DataFrame, ours: Array, theirs: Array, model: Model) -> str:
-    label = holdout[model.target.label].to_numpy()
-    named = {f"version {done.challenger}": ours, done.opponent: theirs}
-    both = pl.concat(
-        calibration(label, scores).with_columns(model=pl.lit(name))
-        for name, scores in named.items()
+def objections(judged: pl.DataFrame) -> list[str]:
+    """Metrics and slices that are worse than their margins allow."""
+    worse = judged.filter(status="worse")
+    return (
+        worse.select(pl.format("{} {}", "metric", "slice").str.strip_chars()).to_series().to_list()
     )
-    apart = holdout.select(*model.keys, model.target.label).with_columns(
-        challenger=ours, opponent=theirs
+
+
+def _lifetime(registry: Registry, number: str) -> Lifetime:
+    tags = registry.version(number).tags
+    return Lifetime(
+        train_start=_moment(tags, number, "train_start"),
+        train_end=_moment(tags, number, "train_end"),
+        validation_end=_moment(tags, number, "validation_end"),
+        holdout_start=_moment(tags, number, "holdout_start"),
+        holdout_end=_moment(tags, number, "holdout_end"),
+        versions=json.loads(_tag(tags, number, "data_versions")),
     )
-    distance = (pl.col("challenger") - pl.col("opponent")).abs()
+
+
+def _moment(tags: Mapping[str, str], number: str, name: str) -> datetime:
+    return datetime.fromisoformat(_tag(tags, number, name))
+
+
+def _tag(tags: Mapping[str, str], number: str, name: str) -> str:
+    if value := tags.get(name):
+        return value
+    message = f"Version {number} does not say what it has learned from (no tag {name})."
+    raise UserError(message, "Retrain it: `train`.")
+
+
+def _require_unseen(number: str, lifetime: Lifetime, holdout_start: datetime) -> None:
+    """Refuse a version that has learned from rows of the holdout."""
+    if lifetime.validation_end <= holdout_start:
+        return
+    raise UserError(
+        f"The holdout begins on {holdout_start:%Y-%m-%d %H:%M}, but version {number} has learned "
+        f"from rows until {lifetime.validation_end:%Y-%m-%d %H:%M}.",
+        "Train the challenger on a later --as-of, so that its holdout is new to both.",
+    )
+
+
+def _page(
+    done: Comparison, holdout: pl.DataFrame, predicted: Array, reference: Array, model: Model
+) -> str:
+    first = model.target.metrics[0].name
     sliced = done.results.filter(pl.col("slice") != "")
+    calibrated = _calibration_of_both(done, holdout, predicted, reference, model)
     return pages.render(
         "comparison.html.jinja",
         done=done,
         unit=model.target.unit,
         overall=done.results.filter(slice="").rows(named=True),
-        slices=pages.svg(pages.chart("intervals", sliced, model.target.metrics[0].name), "slices"),
+        slices=pages.svg(pages.chart("intervals", sliced, first), "slices"),
         calibration=pages.svg(
-            pages.chart("calibration", both, model.target.unit, several=True), "calibration of both"
+            pages.chart("calibration", calibrated, model.target.unit, several=True),
+            "calibration of both",
         ),
-        apart=apart.sort(distance, descending=True).head(_DISAGREEMENTS),
+        apart=_disagreements(holdout, predicted, reference, model),
     )
+
+
+def _calibration_of_both(
+    done: Comparison, holdout: pl.DataFrame, predicted: Array, reference: Array, model: Model
+) -> pl.DataFrame:
+    label = holdout[model.target.label].to_numpy()
+    parts = []
+    for name, scores in {f"version {done.challenger}": predicted, done.opponent: reference}.items():
+        part = calibration(label, scores, model.target)
+        several = len(model.target.scores) > 1
+        title = pl.format("{} of {}", "score", pl.lit(name)) if several else pl.lit(name)
+        parts.append(part.with_columns(title.alias("score")))
+    return pl.concat(parts)
+
+
+def _disagreements(
+    holdout: pl.DataFrame, predicted: Array, reference: Array, model: Model
+) -> pl.DataFrame:
+    """Rows that both score most differently; of several classes, by the last one's probability."""
+    ours = predicted if predicted.ndim == 1 else predicted[:, -1]
+    theirs = reference if reference.ndim == 1 else reference[:, -1]
+    rows = holdout.select(*model.keys, model.target.label)
+    both = rows.with_columns(challenger=ours, opponent=theirs)
+    distance = (pl.col("challenger") - pl.col("opponent")).abs()
+    return both.sort(distance, descending=True).head(_DISAGREEMENTS)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import narwhals as nw
 
 from ..context import Context
-from ..core.contract import AVAILABLE_AT, KNOWN_AT
+from ..core.contract import AVAILABLE_AT, KNOWN_AT, FeatureTable, Frame, Frames
 from ..store import tables
 from ..store.point_in_time import prepared
+
+
+@dataclass(frozen=True)
+class Due:
+    """A feature table and the interval `(start, end]` to write; start None: from the beginning."""
+
+    table: FeatureTable
+    start: datetime | None
+    end: datetime
 
 
 def build_features(
@@ -23,29 +33,50 @@ def build_features(
         since: Rebuild from then on; by default continue where the last build ended.
 
     Raises:
-        UserError: Prepared tables are not complete until `as_of`, or a feature table does not have its
-            declared columns or keys.
+        UserError: Prepared tables are not complete until `as_of`, or a feature table does not have
+            its declared columns or keys.
     """
-    lakehouse, problem = context.lakehouse, context.problem
-    due = []
-    for feature in problem.feature_tables:
-        done = lakehouse.complete_until(tables.features(feature))
-        start = min(since, done) if since and done else done
-        end = max(as_of, done) if done else as_of
-        if lakehouse.owns(tables.features(feature).name) and (start is None or start < end):
-            due.append((feature, start, end))
+    due = [
+        item
+        for table in context.problem.feature_tables
+        if (item := _due(context, table, as_of, since)) is not None
+    ]
     if not due:
         return {}
-    last = max(end for *_, end in due)
-    for source in problem.sources:
-        lakehouse.require(tables.prepared(source), last)
-    frames, written = prepared(lakehouse, problem, last, {}), {}
-    for feature, start, end in due:
-        inputs = {name: rows.filter(nw.col(KNOWN_AT) <= end) for name, rows in frames.items()}
-        if start is not None:
-            needed = nw.col(KNOWN_AT) > start - feature.lookback
-            inputs = {name: rows.filter(needed) for name, rows in inputs.items()}
-        built = feature.build(inputs).filter(nw.col(AVAILABLE_AT) <= end)
-        new = built if start is None else built.filter(nw.col(AVAILABLE_AT) > start)
-        written[feature.name] = lakehouse.overwrite(tables.features(feature), new, start, end)
+    last = max(item.end for item in due)
+    for source in context.problem.sources:
+        context.lakehouse.require(tables.prepared(source), last)
+    frames = prepared(context.lakehouse, context.problem, last, {})
+    written = {}
+    for item in due:
+        target = tables.features(item.table)
+        rows = _built(item, frames)
+        written[item.table.name] = context.lakehouse.overwrite(target, rows, item.start, item.end)
     return written
+
+
+def _due(
+    context: Context, declared: FeatureTable, as_of: datetime, since: datetime | None
+) -> Due | None:
+    """What there is to write of a table; None: nothing, or it is another environment's."""
+    table = tables.features(declared)
+    if not context.lakehouse.owns(table.name):
+        return None
+    done = context.lakehouse.complete_until(table)
+    if done is None:
+        return Due(declared, None, as_of)
+    start = min(since, done) if since else done
+    end = max(as_of, done)
+    return Due(declared, start, end) if start < end else None
+
+
+def _built(due: Due, frames: Frames) -> Frame:
+    """Rows that became available in the interval, from what they may have been made of."""
+    known = nw.col(KNOWN_AT)
+    available = nw.col(AVAILABLE_AT)
+    inputs = {name: rows.filter(known <= due.end) for name, rows in frames.items()}
+    if due.start is None:
+        return due.table.build(inputs).filter(available <= due.end)
+    needed = known > due.start - due.table.lookback
+    recent = {name: rows.filter(needed) for name, rows in inputs.items()}
+    return due.table.build(recent).filter(available > due.start, available <= due.end)

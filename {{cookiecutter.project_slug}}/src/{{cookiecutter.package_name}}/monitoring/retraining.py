@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import narwhals as nw
@@ -10,9 +10,11 @@ import polars as pl
 
 from ..context import Context
 from ..core.contract import polars_schema
+from ..store.measurements import MONITORING
 from ..store.tables import MEASUREMENTS, RETRAININGS
 from ..tracking.registry import CHAMPION
-from .pipeline import PRODUCER
+
+_NAMED_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -25,37 +27,43 @@ class Decision:
     outcome: str | None
 
 
-def decide(context: Context, as_of: datetime) -> Decision:
-    """Decide on the windows that the champion scored; the decision is written down before it is carried out.
+@dataclass(frozen=True)
+class Judged:
+    """A window that the champion scored: its end, and what is violated, worst first."""
 
-    A window is violated if its performance or the drift of any of its columns is; an unknown one is not.
-    A decision that was not carried out, by a process that was killed, is returned as it stands.
+    end: datetime
+    reasons: list[str]
+
+
+def decide(context: Context, as_of: datetime) -> Decision:
+    """Decide on the windows that the champion scored; written down before it is carried out.
+
+    A window is violated if its performance or the drift of any of its columns is; an unknown one is
+    not. A decision that was not carried out, by a process that was killed, is returned as it stands.
     """
-    lakehouse = context.lakehouse
-    rows = lakehouse.read(RETRAININGS, nw.col("at") <= as_of).sort("at")
+    rows = context.lakehouse.read(RETRAININGS, nw.col("at") <= as_of, order=("at",))
     past = [Decision(**row) for row in rows.iter_rows(named=True)]
     if past and (past[-1].outcome is None or past[-1].at == as_of):
         return past[-1]
-    retrain, why = _judge(context, [it.at for it in past if it.retrain], as_of)
-    decision = Decision(as_of, retrain, why, None if retrain else "")
+    trained = [decision.at for decision in past if decision.retrain]
+    retrain, why = _judge(context, trained, as_of)
+    decision = Decision(as_of, retrain, why, outcome=None if retrain else "")
     _write(context, decision)
     return decision
 
 
 def decided_until(context: Context) -> datetime | None:
     """Moment of the newest decision that was carried out."""
-    done = (
-        context.lakehouse.scan(RETRAININGS)
-        .filter(~nw.col("outcome").is_null())
-        .select(nw.col("at").max())
-    )
-    found = done.collect().item()
-    return found if isinstance(found, datetime) else None
+    done = context.lakehouse.read(RETRAININGS, ~nw.col("outcome").is_null())
+    newest = done["at"].max()
+    return newest if isinstance(newest, datetime) else None
 
 
-def conclude(context: Context, decision: Decision, outcome: str) -> None:
+def conclude(context: Context, decision: Decision, outcome: str) -> Decision:
     """Write down what became of a decision."""
-    _write(context, Decision(decision.at, decision.retrain, decision.why, outcome))
+    concluded = replace(decision, outcome=outcome)
+    _write(context, concluded)
+    return concluded
 
 
 def _write(context: Context, decision: Decision) -> None:
@@ -64,46 +72,58 @@ def _write(context: Context, decision: Decision) -> None:
 
 
 def _judge(context: Context, trained: list[datetime], as_of: datetime) -> tuple[bool, str]:
-    settings, registry = context.settings.retraining, context.registry
-    champion = registry.aliased(CHAMPION)
+    """Whether to train, and why; `trained` are the moments of earlier retrainings."""
+    settings = context.settings.retraining
+    champion = context.registry.aliased(CHAMPION)
     if champion is None:
         return False, "there is no champion to replace: `train` and `deploy` the first"
-    last = max([*trained, datetime.fromisoformat(registry.version(champion).tags["as_of"])])
+    learned = datetime.fromisoformat(context.registry.version(champion).tags["as_of"])
+    last = max([*trained, learned])
     windows = _windows(context, champion, as_of)[-settings.of_last :]
-    violated = [reasons for _, reasons in windows if reasons]
-    cause = ""
-    if settings.every_days and as_of - last >= timedelta(days=settings.every_days):
-        cause = f"{(as_of - last).days} days since the last training, {settings.every_days} are scheduled"
-    elif windows and windows[-1][1] and len(violated) >= settings.violated:
-        worst = ", ".join(windows[-1][1][:3])
-        cause = f"{len(violated)} of the last {len(windows)} windows are violated, in the newest {worst}"
+    cause = _schedule(context, last, as_of) or _violations(context, windows)
     if not cause:
-        return False, f"{len(violated)} of the last {len(windows)} windows are violated"
+        violated = sum(bool(window.reasons) for window in windows)
+        return False, f"{violated} of the last {len(windows)} windows are violated"
     if as_of - last < timedelta(days=settings.cooldown_days):
-        return False, f"{cause}; but the last training is {(as_of - last).days} days ago"
-    recent = [moment for moment in trained if moment > as_of - timedelta(days=settings.per_days)]
+        return False, f"{cause}; but the last training was {(as_of - last).days} days ago"
+    recent = [at for at in trained if at > as_of - timedelta(days=settings.per_days)]
     if len(recent) >= settings.at_most:
-        return (
-            False,
-            f"{cause}; but there were {len(recent)} retrainings in {settings.per_days} days",
-        )
+        return False, f"{cause}; but there were {len(recent)} in {settings.per_days} days"
     return True, cause
 
 
-def _windows(context: Context, champion: str, as_of: datetime) -> list[tuple[datetime, list[str]]]:
-    """Ends of the windows that the champion scored, oldest first, with what is violated, worst first."""
+def _schedule(context: Context, last: datetime, as_of: datetime) -> str:
+    """Why the schedule asks for a training; empty where it does not."""
+    every = context.settings.retraining.every_days
+    if every is None or as_of - last < timedelta(days=every):
+        return ""
+    return f"{(as_of - last).days} days since the last training, {every} are scheduled"
+
+
+def _violations(context: Context, windows: list[Judged]) -> str:
+    """Why the windows ask for a training; empty where they do not."""
+    violated = [window for window in windows if window.reasons]
+    if not windows or not windows[-1].reasons:
+        return ""
+    if len(violated) < context.settings.retraining.violated:
+        return ""
+    worst = ", ".join(windows[-1].reasons[:_NAMED_REASONS])
+    return f"{len(violated)} of the last {len(windows)} windows are violated, newest by {worst}"
+
+
+def _windows(context: Context, champion: str, as_of: datetime) -> list[Judged]:
+    """Windows that the champion scored, oldest first."""
     first = context.problem.model.target.metrics[0].name
-    mine = (
-        nw.col("producer") == PRODUCER,
+    rows = context.lakehouse.read(
+        MEASUREMENTS,
+        nw.col("producer") == MONITORING,
         nw.col("subject") == f"version {champion}",
         nw.col("window_end") <= as_of,
+        nw.col("metric").is_in([first, "drift", "missing", "unseen"]),
     )
-    judged = nw.col("metric").is_in([first, "drift", "missing", "unseen"])
-    rows = context.lakehouse.read(MEASUREMENTS, *mine, judged)
     excess = (pl.col("value") / pl.col("threshold") - 1).abs()
+    ordered = rows.sort(excess, descending=True, nulls_last=True, maintain_order=True)
     name = pl.concat_str("metric", "slice", separator=" ").str.strip_chars()
-    reasons = name.sort_by(excess, descending=True).filter(
-        pl.col("status").sort_by(excess, descending=True) == "violated"
-    )
-    windows = rows.group_by("window_end").agg(reasons.alias("reasons")).sort("window_end")
-    return [(end, found) for end, found in windows.iter_rows()]
+    reasons = name.filter(pl.col("status") == "violated").alias("reasons")
+    windows = ordered.group_by("window_end", maintain_order=True).agg(reasons).sort("window_end")
+    return [Judged(end, found) for end, found in windows.iter_rows()]

@@ -104,6 +104,7 @@ def as_given(name: str, source: str, key: str, values: Schema) -> FeatureTable:
         build=lambda frames: frames[source].select(
             key, nw.col(KNOWN_AT).alias(AVAILABLE_AT), *values
         ),
+        lookback=timedelta(0),
     )
 
 

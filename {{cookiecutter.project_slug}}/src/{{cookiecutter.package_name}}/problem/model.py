@@ -8,6 +8,7 @@ import narwhals as nw
 import optuna
 
 from ..core.contract import KNOWN_AT, PREDICTION_TIME, Frame, Frames, Model
+from ..modeling.lightgbm import LightGBM
 from .features import FEATURE_TABLES
 from .sources import FLIGHT
 from .target import TARGET
@@ -74,6 +75,7 @@ MODEL = Model(
     labels=labels,
     on_demand=on_demand,
     target=TARGET,
+    estimator=LightGBM,
     features=("carrier", "origin", "dest", *_OF_THE_ROW, *_STORED),
     categorical=_CATEGORICAL,
     monotone={name: 1 for name in _STORED if "late_share" in name or "_delay_" in name},

@@ -11,26 +11,28 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
 
 import narwhals as nw
 import pointblank as pb
 import polars as pl
 from narwhals.typing import IntoDType
 
-from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Load, Schema, Source, polars_schema
+from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source, polars_schema
 from ..core.errors import UserError
+
+Lookups: TypeAlias = Mapping[str, pl.DataFrame]
 
 DATA_BEGINS = datetime(2013, 1, 1, tzinfo=UTC)
 DATA_ENDS = datetime(2014, 1, 1, 12, tzinfo=UTC)  # every flight of the file has landed by then
 ORIGINS = ("EWR", "JFK", "LGA")
 ORIGIN_ZONE = "America/New_York"
 FLIGHT = ("carrier", "flight", "scheduled_departure")  # identifies a flight
-Lookups = Mapping[str, pl.DataFrame]
 ZONES_NOT_IN_FILE = {
     **dict.fromkeys(("BQN", "PSE", "SJU"), "America/Puerto_Rico"),
     "STT": "America/St_Thomas",
@@ -144,6 +146,12 @@ def to_local(moment: pl.Expr, zone: pl.Expr, zones: list[str]) -> pl.Expr:
     return pl.coalesce(pl.when(zone == name).then(time) for name, time in local.items())
 
 
+def zones_of(airports: pl.DataFrame) -> dict[str, str]:
+    """Time zone of each airport."""
+    in_file = airports.filter(pl.col("tzone").is_not_null()).select("faa", "tzone")
+    return {**ZONES_NOT_IN_FILE, **dict(in_file.iter_rows())}
+
+
 def with_times(flights: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
     """Add `local_departure` (wall clock), `scheduled_departure` and `scheduled_arrival` (UTC).
 
@@ -151,25 +159,21 @@ def with_times(flights: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
     first moment after the departure at which the clock at the destination shows the scheduled time,
     which settles landings after midnight.
     """
-    in_file = airports.filter(pl.col("tzone").is_not_null()).select("faa", "tzone")
-    zone_of = ZONES_NOT_IN_FILE | dict(in_file.iter_rows())
+    zone_of = zones_of(airports)
     zones = sorted(set(zone_of.values()))
-    zone = pl.col("_zone")
     departure = local_time(pl.datetime("year", "month", "day"), pl.col("sched_dep_time"))
+    departed = flights.with_columns(
+        local_departure=departure,
+        scheduled_departure=to_utc(departure, pl.lit(ORIGIN_ZONE), [ORIGIN_ZONE]),
+        _zone=pl.col("dest").replace_strict(zone_of, default=None, return_dtype=pl.String),
+    )
+    zone = pl.col("_zone")
+    there = departed.with_columns(_there=to_local(pl.col("scheduled_departure"), zone, zones))
     same_day = local_time(pl.col("_there").dt.truncate("1d"), pl.col("sched_arr_time"))
-    arrival = (
-        pl.when(same_day <= pl.col("_there")).then(same_day.dt.offset_by("1d")).otherwise(same_day)
-    )
-    return (
-        flights.with_columns(
-            local_departure=departure,
-            scheduled_departure=to_utc(departure, pl.lit(ORIGIN_ZONE), [ORIGIN_ZONE]),
-            _zone=pl.col("dest").replace_strict(zone_of, default=None, return_dtype=pl.String),
-        )
-        .with_columns(_there=to_local(pl.col("scheduled_departure"), zone, zones))
-        .with_columns(scheduled_arrival=to_utc(arrival, zone, zones))
-        .drop("_zone", "_there")
-    )
+    next_day = same_day.dt.offset_by("1d")
+    arrival = pl.when(same_day <= pl.col("_there")).then(next_day).otherwise(same_day)
+    arrived = there.with_columns(scheduled_arrival=to_utc(arrival, zone, zones))
+    return arrived.drop("_zone", "_there")
 
 
 # The feed ---------------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ def _file(folder: Path, name: str) -> pl.DataFrame:
 FROM_THE_BEGINNING = pl.lit(DATA_BEGINS).cast(pl.Datetime("us", "UTC"))
 
 
-def feed(name: str, raw: Schema, known_at: pl.Expr) -> Load:
+def feed(name: str, raw: Schema, known_at: pl.Expr) -> Callable[[datetime | None, datetime], Frame]:
     """Play the live feed of a file whose rows became known at `known_at`.
 
     A row whose times cannot be read comes first, for the checks to catch.
@@ -194,8 +198,10 @@ def feed(name: str, raw: Schema, known_at: pl.Expr) -> Load:
 
     def load(since: datetime | None, until: datetime) -> Frame:
         rows = _file(data_folder(), name).lazy().select(*raw, known.alias(KNOWN_AT))
-        until_then = nw.from_native(rows).filter(nw.col(KNOWN_AT) <= until)
-        return until_then if since is None else until_then.filter(nw.col(KNOWN_AT) > since)
+        published = rows.filter(pl.col(KNOWN_AT) <= until)
+        if since is not None:
+            published = published.filter(pl.col(KNOWN_AT) > since)
+        return nw.from_native(published)
 
     return load
 
@@ -209,10 +215,21 @@ AT_LANDING = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay
 # Preparing --------------------------------------------------------------------------------------------
 
 
-def prepare_schedule(batch: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
+def prepare_airports(rows: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
+    """Clear names."""
+    names = {"faa": "airport", "lat": "latitude", "lon": "longitude", "tzone": "zone"}
+    return rows.rename(names)
+
+
+def prepare_planes(rows: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
+    """Clear names."""
+    return rows.rename({"year": "built"})
+
+
+def prepare_schedule(rows: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
     """Times in UTC; miles; the local hour, minute and weekday (Monday is 1) of the departure."""
     local = pl.col("local_departure").dt
-    return with_times(batch, lookups["airports"]).with_columns(
+    return with_times(rows, lookups["airports"]).with_columns(
         pl.col("distance").cast(pl.Float64),
         local_hour=local.hour().cast(pl.Int64),
         local_minute=local.minute().cast(pl.Int64),
@@ -220,29 +237,31 @@ def prepare_schedule(batch: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
     )
 
 
-def prepare_flights(batch: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
+def prepare_flights(rows: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
     """Outcomes; delays in minutes, null where cancelled or (arrival) diverted."""
-    return with_times(batch, lookups["airports"]).with_columns(
+    return with_times(rows, lookups["airports"]).with_columns(
         pl.col("dep_delay").alias("departure_delay"),
         pl.col("arr_delay").alias("arrival_delay"),
         pl.col("dep_time").is_null().alias("cancelled"),
     )
 
 
-def prepare_weather(batch: pl.DataFrame, _: Lookups) -> pl.DataFrame:
+def prepare_weather(rows: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
     """Observations; °F, %, degrees, mph, inches, millibars and miles, as the source has them."""
-    observed_at = pl.col(KNOWN_AT).dt.offset_by("-1h")
-    return batch.rename(_WEATHER_NAMES).with_columns(observed_at=observed_at)
+    names = dict(zip(_RAW_WEATHER_NAMES, _WEATHER_NAMES, strict=True))
+    observed_at = pl.col(KNOWN_AT).dt.offset_by("-1h").alias("observed_at")
+    return rows.rename(names).with_columns(observed_at)
 
 
-_WEATHER_NAMES = {
-    "temp": "temperature",
-    "dewp": "dew_point",
-    "humid": "humidity",
-    "wind_dir": "wind_direction",
-    "precip": "precipitation",
-    "visib": "visibility",
-}
+_RAW_WEATHER_NAMES = ("temp", "dewp", "humid", "wind_dir", "precip", "visib")
+_WEATHER_NAMES = (
+    "temperature",
+    "dew_point",
+    "humidity",
+    "wind_direction",
+    "precipitation",
+    "visibility",
+)
 
 # Checks -----------------------------------------------------------------------------------------------
 
@@ -293,9 +312,7 @@ SOURCES = (
             **columns(nw.String, "airport name zone"),
             **columns(nw.Float64, "latitude longitude"),
         },
-        prepare=lambda batch, _: batch.rename(
-            {"faa": "airport", "lat": "latitude", "lon": "longitude", "tzone": "zone"}
-        ),
+        prepare=prepare_airports,
         keys=("airport",),
         checks=lambda rows: rows.col_vals_between("latitude", -90, 90).col_vals_not_null("zone"),
     ),
@@ -307,7 +324,7 @@ SOURCES = (
             **columns(nw.String, "tailnum manufacturer"),
             **columns(nw.Int64, "built engines seats"),
         },
-        prepare=lambda batch, _: batch.rename({"year": "built"}),
+        prepare=prepare_planes,
         keys=("tailnum",),
         checks=lambda rows: rows.col_vals_between("built", 1930, 2013, na_pass=True),
     ),
@@ -318,9 +335,7 @@ SOURCES = (
         prepared={
             **columns(nw.String, "origin"),
             **columns(UTC_TIME, "observed_at"),
-            **dict.fromkeys(
-                (*_WEATHER_NAMES.values(), "wind_speed", "wind_gust", "pressure"), nw.Float64
-            ),
+            **dict.fromkeys((*_WEATHER_NAMES, "wind_speed", "wind_gust", "pressure"), nw.Float64),
         },
         prepare=prepare_weather,
         keys=("origin", "observed_at"),

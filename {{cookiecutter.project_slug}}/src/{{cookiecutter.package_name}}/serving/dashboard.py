@@ -4,52 +4,74 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ..context import Context
-from ..core.contract import Table
-from ..monitoring import backtest
-from ..monitoring.alerts import LOG, OPENED
-from ..monitoring.pipeline import ESTIMATED, PRODUCER, PRODUCTION
+from ..core.contract import Metric
 from ..reporting import pages
-from ..store.measurements import RUN
-from ..store.tables import ALERTS, MEASUREMENTS, RETRAININGS
+from ..store.measurements import (
+    BACKTEST,
+    DRIFT,
+    MONITORING,
+    NEVER,
+    PRODUCTION,
+    RUN,
+    SCHEDULE,
+    mean_gains,
+)
+from ..store.tables import ALERTS, LOG, MEASUREMENTS, OPENED, RETRAININGS
+from ..tracking.registry import CHAMPION
 
-_SHOWN_ALERTS, _SHOWN_DECISIONS, _STRONGEST = 40, 60, 20
+_SHOWN_ALERTS = 40
+_SHOWN_DECISIONS = 60
+_STRONGEST = 20
+_ESTIMATED = "estimated_"
+_SHIFTS = ["drift", "missing", "unseen"]
 _TYPES = {
     "index.html": "text/html",
     "metrics.csv": "text/csv",
     "metrics.prom": "text/plain; version=0.0.4",
 }
+_FILES = {"/": "index.html", "/metrics.csv": "metrics.csv", "/metrics": "metrics.prom"}
 _DAY = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def files(context: Context) -> dict[str, str]:
-    """The page, all metrics as CSV, and the newest of each in Prometheus' text format, by file name."""
-    metrics = _rows(context, MEASUREMENTS, "window_end", "producer", "subject", "metric", "slice")
-    csv = metrics.write_csv(datetime_format=_DAY)
-    return dict(zip(_TYPES, (_page(context, metrics), csv, _prometheus(metrics)), strict=True))
+    """The page, all measurements as CSV, and the newest in Prometheus' text format, by file name."""
+    order = ("window_end", "producer", "subject", "metric", "slice")
+    metrics = context.lakehouse.read(MEASUREMENTS, order=order)
+    return {
+        "index.html": _page(context, metrics),
+        "metrics.csv": metrics.write_csv(datetime_format=_DAY),
+        "metrics.prom": _prometheus(metrics),
+    }
 
 
 def application(context: Context) -> Starlette:
-    """The same files, made anew for every request: /, /metrics.csv and /metrics."""
+    """The same files, made anew for every request: /, /metrics.csv and /metrics.
+
+    Only requests that name the loopback as host are answered: a page of another site cannot read it.
+    """
 
     def answer(request: Request) -> Response:
-        name = {"/": "index.html", "/metrics": "metrics.prom"}.get(request.url.path, "metrics.csv")
-        return Response(files(context)[name], media_type=_TYPES[name])
+        name = _FILES[request.url.path]
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return Response(files(context)[name], media_type=_TYPES[name], headers=headers)
 
-    return Starlette(routes=[Route(path, answer) for path in ("/", "/metrics.csv", "/metrics")])
-
-
-def _rows(context: Context, table: Table, *order: str) -> pl.DataFrame:
-    return context.lakehouse.read(table).sort(*order)
+    loopback = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    routes = [Route(path, answer) for path in _FILES]
+    return Starlette(routes=routes, middleware=[loopback])
 
 
 def _prometheus(metrics: pl.DataFrame) -> str:
@@ -68,74 +90,79 @@ def _prometheus(metrics: pl.DataFrame) -> str:
 
 
 def _page(context: Context, metrics: pl.DataFrame) -> str:
-    measured = metrics.filter(pl.col("producer") == PRODUCER)
+    settings = context.settings
+    measured = metrics.filter(pl.col("producer") == MONITORING)
     if measured.is_empty():
-        return pages.render("dashboard.html.jinja", name=context.settings.mlflow.model, windows=[])
-    metric, champions = context.problem.model.target.metrics[0].name, _champions(measured)
+        return pages.render("dashboard.html.jinja", name=settings.mlflow.model, windows=[])
+    first = context.problem.model.target.metrics[0]
+    metric = first.name
+    policies = _policy_rows(metrics, first)
     windows = measured["window_end"].unique().sort().to_list()
     newest = measured.filter(window_end=windows[-1])
-    alerts = _rows(context, ALERTS, "at", "metric", "slice")
+    alerts = context.lakehouse.read(ALERTS, order=("at", "metric", "slice"))
     notices = alerts.filter(pl.col("receiver") == LOG)
     last = notices.group_by("metric", "slice", "status", maintain_order=True).last()
-    performance = _performance(measured, metric)
-    shifted = measured.filter(pl.col("metric").is_in(["drift", "missing", "unseen"]))
+    decisions = context.lakehouse.read(RETRAININGS, order=("at",))
+    shifted = measured.filter(pl.col("metric").is_in(_SHIFTS))
+    performance = pages.svg(
+        _performance(measured, metric),
+        f"{metric} by window with its 95 % interval, limit and champions",
+    )
+    volumes = pages.svg(_volumes(measured), "Rows due and rows scored, by window")
     return pages.render(
         "dashboard.html.jinja",
-        name=context.settings.mlflow.model,
-        env=context.settings.env,
-        settings=context.settings,
+        name=settings.mlflow.model,
+        env=settings.env,
+        settings=settings,
         metric=metric,
         windows=windows,
-        champions=champions,
+        champion=context.registry.aliased(CHAMPION),
+        champions=_champions(measured),
         states={
             "Performance": newest.filter(metric=metric),
-            "Estimated": newest.filter(metric=f"{ESTIMATED}_{metric}"),
-            "Inputs and scores": newest.filter(
-                pl.col("metric").is_in(["drift", "missing", "unseen"])
-            ),
-            "Data and pipelines": newest.filter(subject=PRODUCTION),
+            "Estimated": newest.filter(metric=f"{_ESTIMATED}{metric}"),
+            "Inputs and scores": newest.filter(pl.col("metric").is_in(_SHIFTS)),
+            "Data and pipelines": newest.filter(subject=PRODUCTION).drop_nulls("status"),
         },
-        performance=pages.svg(
-            performance, f"{metric} by window with its 95 % interval, limit and champions"
-        ),
+        performance=performance,
         figures=measured.filter(pl.col("metric") == metric).rows(named=True),
-        policies=_policies(metrics, metric),
-        gains=backtest.mean_gains(_policy_rows(metrics), context.settings.seed),
+        policies=_policies(policies, metric),
+        gains=mean_gains(policies, settings.seed),
         heat=_heat(shifted),
         strongest=_STRONGEST,
-        volumes=pages.svg(_volumes(measured), "Rows due and rows scored, by window"),
+        volumes=volumes,
         health=newest.filter(subject=PRODUCTION).sort("metric", "slice").rows(named=True),
-        runs=metrics.filter(pl.col("producer") == RUN)
-        .group_by("subject", maintain_order=True)
-        .agg(
-            pl.col("value").filter(metric="seconds").mean().alias("seconds"),
-            pl.col("value").filter(metric="peak_mb").max().alias("peak_mb"),
-            pl.col("value").filter(metric="failed").sum().alias("failed"),
-            pl.col("value").filter(metric="failed").len().alias("runs"),
-        )
-        .rows(named=True),
+        runs=_runs(metrics).rows(named=True),
         open=last.filter(kind=OPENED).rows(named=True),
         notices=notices.reverse().head(_SHOWN_ALERTS).rows(named=True),
         waiting=alerts.filter(pl.col("sent_at").is_null()).height,
-        decisions=_rows(context, RETRAININGS, "at")
-        .reverse()
-        .head(_SHOWN_DECISIONS)
-        .rows(named=True),
+        decisions=decisions.reverse().head(_SHOWN_DECISIONS).rows(named=True),
+    )
+
+
+def _runs(metrics: pl.DataFrame) -> pl.DataFrame:
+    """How the runs of each step went: subject, seconds, peak_mb, failed, runs."""
+    value = pl.col("value")
+    by_step = metrics.filter(pl.col("producer") == RUN).group_by("subject", maintain_order=True)
+    return by_step.agg(
+        value.filter(metric="seconds").mean().alias("seconds"),
+        value.filter(metric="peak_mb").max().alias("peak_mb"),
+        value.filter(metric="failed").sum().alias("failed"),
+        value.filter(metric="failed").len().alias("runs"),
     )
 
 
 def _champions(measured: pl.DataFrame) -> list[tuple[str, datetime, datetime]]:
-    """Version, first and last end of the windows that it scored, in order."""
-    by_window = (
-        measured.filter(pl.col("subject") != PRODUCTION)
-        .group_by("window_end")
-        .agg(pl.col("subject").first())
+    """Version, first and last end of the windows of which it scored most rows, in order."""
+    scored = measured.filter(
+        pl.col("subject") != PRODUCTION, pl.col("metric").str.starts_with(_ESTIMATED)
     )
-    spans = [
-        list(rows)
-        for _, rows in groupby(by_window.sort("window_end").rows(), key=lambda row: row[1])
-    ]
-    return [(span[0][1], span[0][0], span[-1][0]) for span in spans]
+    by_window = scored.sort("window_end", "rows").group_by("window_end", maintain_order=True).last()
+    champions = []
+    for subject, group in groupby(by_window.rows(named=True), key=itemgetter("subject")):
+        span = list(group)
+        champions.append((subject, span[0]["window_end"], span[-1]["window_end"]))
+    return champions
 
 
 def _times(rows: pl.DataFrame) -> pl.DataFrame:
@@ -143,7 +170,7 @@ def _times(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _performance(measured: pl.DataFrame, metric: str) -> dict[str, Any]:
-    kinds = {metric: "measured", f"{ESTIMATED}_{metric}": "estimated"}
+    kinds = {metric: "measured", f"{_ESTIMATED}{metric}": "estimated"}
     rows = measured.filter(pl.col("metric").is_in(kinds)).with_columns(
         kind=pl.col("metric").replace(kinds)
     )
@@ -158,22 +185,20 @@ def _performance(measured: pl.DataFrame, metric: str) -> dict[str, Any]:
     return pages.chart("performance", _times(both.select(columns)), metric)
 
 
-def _policy_rows(metrics: pl.DataFrame) -> pl.DataFrame:
-    rows = metrics.filter(pl.col("producer") == backtest.PRODUCER)
-    never = rows.filter(subject=backtest.NEVER).select("window_end", never="value")
-    return rows.join(never, on="window_end", how="inner", maintain_order="left").with_columns(
-        gain=pl.col("value") - pl.col("never")
-    )
+def _policy_rows(metrics: pl.DataFrame, metric: Metric) -> pl.DataFrame:
+    """Windows of a backtest by policy: value, and gain over never retraining."""
+    rows = metrics.filter(pl.col("producer") == BACKTEST)
+    never = rows.filter(subject=NEVER).select("window_end", never="value")
+    both = rows.join(never, on="window_end", how="inner", maintain_order="left")
+    rise = pl.col("value") - pl.col("never")
+    return both.with_columns(gain=rise if metric.higher_is_better else -rise)
 
 
-def _policies(metrics: pl.DataFrame, metric: str) -> Any:
-    rows = _policy_rows(metrics)
+def _policies(rows: pl.DataFrame, metric: str) -> Markup | None:
     if rows.is_empty():
         return None
     shown = _times(rows.select("window_end", "subject", "value"))
-    spec = pages.chart(
-        "policies", shown, metric, policies=[backtest.NEVER, backtest.SCHEDULE, backtest.DRIFT]
-    )
+    spec = pages.chart("policies", shown, metric, policies=[NEVER, SCHEDULE, DRIFT])
     return pages.svg(spec, f"{metric} by window and policy")
 
 

@@ -1,33 +1,34 @@
 """Delta tables: the few verbs that pipelines need, with schema and keys enforced at the write.
 
-Rows are staged outside memory, checked there, then written by one Delta commit: a killed process leaves
-the table as it was. With its rows a commit records *until* when the table is complete (a Delta
-application transaction); that is how a rerun knows what is done.
+A write is staged, checked there, then made by one Delta commit: a killed process leaves the table as
+it was. With its rows a commit records *until* when the table is complete; that is how a rerun knows
+what is done. Which engine computes and commits, nobody above this module knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import narwhals as nw
 import polars as pl
 
-from ..core.contract import Frame, Schema, Table
+from ..core.contract import Frame, Schema, Table, polars_schema
 from ..core.errors import UserError
-from .engines import Engine, OvertakenError, RowWise, Snapshot
-from .engines.polars import PolarsEngine
+from .engines import Engine, OvertakenError, PolarsEngine, Snapshot, StorageError
 
-Rows = Frame | pl.DataFrame
-"""What can be written: a frame of the lakehouse, or rows in memory."""
-
-_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+Rows: TypeAlias = Frame | pl.DataFrame
 _ATTEMPTS = 10
+_BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
+
+
+class OvertakenWriteError(UserError):
+    """Somebody else wrote the table first; nothing was committed."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,23 @@ class Lakehouse:
 
     @cached_property
     def engine(self) -> Engine:
-        """What reads and writes the tables."""
+        """What computes and commits."""
         return PolarsEngine(self.storage_options)
+
+    # Places ----------------------------------------------------------------------------------
 
     def place(self, name: str) -> str:
         """Address of a table's folder."""
-        mounted = (root for pattern, root in self.mounts.items() if fnmatch(name, pattern))
-        root = next(mounted, self.root)
-        return f"{root.rstrip('/')}/{name}"
+        for pattern, root in self.mounts.items():
+            if fnmatch(name, pattern):
+                return f"{root.rstrip('/')}/{name}"
+        return f"{self.root.rstrip('/')}/{name}"
 
     def owns(self, name: str) -> bool:
         """Whether this environment may write the table."""
         return not any(fnmatch(name, pattern) for pattern in self.mounts)
 
-    # Reading ----------------------------------------------------------------------------------------
+    # Reading ---------------------------------------------------------------------------------
 
     def scan(self, table: Table, version: int | None = None) -> Frame:
         """Rows of a table at a version (default: newest), lazily; none where it was never written.
@@ -61,68 +65,75 @@ class Lakehouse:
         Raises:
             UserError: No such version, not readable as a Delta table, or without a declared column.
         """
-        seen = self._open(table)
-        if seen and version is not None:
-            seen = self.engine.open(self.place(table.name), version)
-        return self._rows(table, seen)
+        return self._rows(table, self._open(table, version))
 
-    def read(self, table: Table, *conditions: nw.Expr) -> pl.DataFrame:
-        """Rows of a small table that meet the conditions, in memory.
+    def read(self, table: Table, *conditions: nw.Expr, order: Sequence[str] = ()) -> pl.DataFrame:
+        """Rows of a table that is small by nature, in memory.
+
+        Args:
+            table: What to read.
+            conditions: All of which hold for the rows that are read.
+            order: Columns to sort by.
 
         Raises:
             UserError: As `scan`.
         """
         rows = self.scan(table)
-        return self.collect(rows.filter(*conditions) if conditions else rows)
-
-    def lazy(self, rows: Rows) -> Frame:
-        """Rows in memory as a frame, which can be joined with those of `scan`."""
-        return self.engine.lazy(rows) if isinstance(rows, pl.DataFrame) else rows
-
-    def collect(self, rows: Frame) -> pl.DataFrame:
-        """Rows of a frame that fit into memory."""
+        if conditions:
+            rows = rows.filter(*conditions)
+        if order:
+            rows = rows.sort(*order)
         return self.engine.collect(rows)
 
-    def count(self, rows: Table | Frame) -> int:
-        """Rows of a table's newest version, or of a frame."""
-        frame = self.scan(rows) if isinstance(rows, Table) else rows
-        return int(self.collect(frame.select(nw.len())).item())
+    def collect(self, frame: Frame) -> pl.DataFrame:
+        """What is small by nature, in memory."""
+        return self.engine.collect(frame)
 
-    def batches(self, rows: Frame, size: int) -> Iterator[pl.DataFrame]:
-        """Rows in order, at most `size` at a time."""
-        return self.engine.batches(rows, size)
+    def batches(self, frame: Frame, rows: int) -> Iterator[pl.DataFrame]:
+        """A frame in its order, so many rows at a time."""
+        return self.engine.batches(frame, rows)
 
-    def map_batches(self, rows: Frame, function: RowWise, schema: Schema) -> Frame:
-        """Apply a function to rows, a batch of polars rows at a time, when they are needed.
+    def map_batches(
+        self, frame: Frame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Schema
+    ) -> Frame:
+        """Apply a function to the rows of a frame, some at a time; it must treat each row alone."""
+        return self.engine.map_batches(frame, function, schema)
 
-        Args:
-            rows: Any number of rows.
-            function: Of each row alone; it cannot know which rows share its batch.
-            schema: Columns that it returns.
-        """
-        return self.engine.map_batches(rows, function, schema)
+    def frame(self, rows: pl.DataFrame) -> Frame:
+        """Rows in memory as a frame of the engine."""
+        return self.engine.frame(rows)
 
     def without(self, rows: Frame, others: Frame, on: Sequence[str]) -> Frame:
-        """The rows that equal none of the others in the columns `on`; null equals null."""
+        """Rows that agree with none of the others in the columns `on`; two nulls agree."""
         return self.engine.without(rows, others, on)
 
-    def stage(self, rows: Frame) -> AbstractContextManager[Frame]:
-        """Compute rows once, to be read several times until the context ends; they do not fill memory."""
-        return self.engine.stage(rows)
+    def rows(self, frame: Frame) -> int:
+        """How many rows a frame has."""
+        return int(self.collect(frame.select(nw.len().alias("rows"))).item())
+
+    @contextmanager
+    def staged(self, rows: Frame) -> Iterator[Frame]:
+        """Compute rows once, to be read several times."""
+        with self.engine.stage(rows) as staged:
+            yield staged
 
     def version(self, table: Table) -> int | None:
         """Newest Delta version; None where the table was never written."""
-        seen = self._open(table)
-        return seen.version if seen else None
+        snapshot = self._open(table)
+        return snapshot.version if snapshot else None
 
-    def history(self, table: Table) -> list[dict[str, Any]]:
+    def count(self, table: Table) -> int:
+        """Rows of the newest version."""
+        return self.rows(self.scan(table))
+
+    def history(self, table: Table) -> list[Mapping[str, Any]]:
         """Commits, newest first: version, timestamp, operation and its metrics."""
-        seen = self._open(table)
-        return self.engine.history(seen) if seen else []
+        return self.engine.history(self.place(table.name))
 
     def complete_until(self, table: Table) -> datetime | None:
         """The newest `until` that a write recorded; None before the first."""
-        return _complete_until(self._open(table))
+        snapshot = self._open(table)
+        return snapshot.complete_until if snapshot else None
 
     def require(self, table: Table, as_of: datetime) -> None:
         """Refuse to build on a table that is not complete until `as_of`.
@@ -131,14 +142,15 @@ class Lakehouse:
             UserError: The step that writes it has not run for this as-of.
         """
         done = self.complete_until(table)
-        if done is None or done < as_of:
-            state = f"complete until {done:%Y-%m-%d %H:%M} only" if done else "not there yet"
-            raise UserError(
-                f"{table.name} is {state}, but needed until {as_of:%Y-%m-%d %H:%M} (UTC).",
-                "Run the steps before this one with the same --as-of, or `run` for all.",
-            )
+        if done is not None and done >= as_of:
+            return
+        state = f"complete until {done:%Y-%m-%d %H:%M} only" if done else "not there yet"
+        raise UserError(
+            f"{table.name} is {state}, but needed until {as_of:%Y-%m-%d %H:%M} (UTC).",
+            "Run the steps before this one with the same --as-of, or `run` for all.",
+        )
 
-    # Writing ----------------------------------------------------------------------------------------
+    # Writing ---------------------------------------------------------------------------------
 
     def append(self, table: Table, rows: Rows, until: datetime) -> int:
         """Add the rows that became known up to `until`, once; returns the rows written.
@@ -147,178 +159,179 @@ class Lakehouse:
             UserError: A table that is not ours, wrong schema, bad keys, or an unwritable root.
         """
         seen = self._open(table)
-        done = _complete_until(seen)
-        if done is not None and done >= until:
+        if seen and seen.complete_until and seen.complete_until >= until:
             return 0
-        with self._staged(table, rows) as staged:
-            self._commit(table, staged, seen, until)
-            return self.count(staged)
+        with self._checked(table, rows) as staged, self._writing(table):
+            self.engine.append(self.place(table.name), staged, seen, until)
+            return self.rows(staged)
 
     def append_if_unchanged(self, table: Table, rows: Rows, version: int | None) -> bool:
-        """Add rows if the table is still at `version` (None: not there yet); False: somebody was first.
+        """Add rows if the table is still at `version` (None: not there yet).
+
+        Returns:
+            False where somebody was first; nothing was committed.
 
         Raises:
             UserError: As `append`.
         """
-        address = self.place(table.name)
-        with self._staged(table, rows) as staged:
-            seen = None if version is None else self.engine.open(address, version)
-            try:
-                self.engine.append(address, staged, seen, until=None)
-            except OvertakenError:
-                return False
-            return True
+        seen = self._open(table)
+        if (seen.version if seen else None) != version:
+            return False
+        try:
+            with self._checked(table, rows) as staged, self._writing(table):
+                self.engine.append(self.place(table.name), staged, seen, until=None)
+        except OvertakenWriteError:
+            return False
+        return True
 
     def overwrite(self, table: Table, rows: Rows, since: datetime | None, until: datetime) -> int:
-        """Replace what the table holds in `(since, until]` of its time by `rows`; returns rows written.
+        """Replace what the table holds in `(since, until]` of its time; returns the rows written.
 
         Raises:
             UserError: As `append`; also a row outside the interval.
         """
         seen = self._open(table)
-        start = since or _BEGINNING
+        interval = (since or _BEFORE_ALL, until)
         time = nw.col(table.time)
-        with self._staged(table, rows) as staged:
-            stray = self.count(staged.filter(~((time > start) & (time <= until))))
-            if stray:
-                message = (
-                    f"{table.name}: {stray} rows have `{table.time}` outside ({since}, {until}]."
+        with self._checked(table, rows) as staged:
+            outside = staged.filter(~((time > interval[0]) & (time <= until)))
+            if stray := self.rows(outside):
+                raise UserError(
+                    f"{table.name}: {stray} rows have `{table.time}` outside ({since}, {until}].",
+                    "Nothing was committed; write rows of the interval only.",
                 )
-                raise UserError(message, "Nothing was committed; write rows of the interval only.")
-            self._commit(table, staged, seen, until, replace_from=start)
-            return self.count(staged)
+            with self._writing(table):
+                place = self.place(table.name)
+                self.engine.replace(place, staged, seen, table.time, interval)
+            return self.rows(staged)
 
     def merge(
         self, table: Table, rows: Rows, until: datetime | None = None, *, update: bool = True
     ) -> int:
-        """Insert rows with new keys and, unless told not to, update those whose values changed.
+        """Insert rows with new keys, update those whose values changed unless told not to.
 
-        Nothing is committed where nothing changed and `until` did not move on. Of two who merge at once
-        one is overtaken and looks again, so that no row comes twice.
+        Nothing is committed where nothing changed and `until` did not move on. Of two who merge at
+        once one is overtaken and looks again, so that no row comes twice.
 
         Returns:
-            Rows inserted or updated.
+            How many rows are new or changed.
 
         Raises:
             UserError: As `append`.
         """
-        new = self.lazy(rows)
-        self._accept(table, new)
         for _ in range(_ATTEMPTS - 1):
-            with suppress(OvertakenError):
-                return self._merge(table, new, until, update=update)
-        return self._merge(table, new, until, update=update)
+            try:
+                return self._merge(table, rows, until, update=update)
+            except OvertakenWriteError:
+                continue
+        return self._merge(table, rows, until, update=update)
 
     def compact(self, table: Table) -> None:
-        """Join the files of a table that many small commits have left; its rows stay as they are."""
+        """Join the files of a table that many small commits have left; its rows stay."""
+        self.engine.compact(self.place(table.name))
+
+    # -----------------------------------------------------------------------------------------
+
+    def _merge(self, table: Table, rows: Rows, until: datetime | None, *, update: bool) -> int:
         seen = self._open(table)
-        if seen:
-            self.engine.compact(seen)
+        new = self._accepted(table, rows)
+        existing = self._rows(table, seen)
+        if table.time in table.keys:
+            existing = self._of_the_same_time(table, existing, new)
+        compared = list(table.schema) if update else list(table.keys)
+        changed = self.without(new, existing, compared)
+        with self._checked(table, changed) as staged, self._writing(table):
+            count = self.rows(staged)
+            if seen and count and self._holds_any(existing, staged, table.keys):
+                self.engine.merge(staged, seen, table.keys, until)
+            elif count or _moves_on(seen, until):
+                self.engine.append(self.place(table.name), staged, seen, until)
+            return count
 
-    # How --------------------------------------------------------------------------------------------
+    def _of_the_same_time(self, table: Table, existing: Frame, new: Frame) -> Frame:
+        """Existing rows whose time is one that new rows may have."""
+        time = nw.col(table.time)
+        bounds = new.select(time.min().alias("low"), time.max().alias("high"))
+        low, high = self.collect(bounds).row(0)
+        return existing.filter(time >= low, time <= high) if low else existing.head(0)
 
-    def _open(self, table: Table) -> Snapshot | None:
-        return self.engine.open(self.place(table.name))
+    def _holds_any(self, existing: Frame, staged: Frame, keys: Sequence[str]) -> bool:
+        held = existing.join(staged.select(*keys), on=list(keys), how="semi").head(1)
+        return not self.collect(held).is_empty()
+
+    def _open(self, table: Table, version: int | None = None) -> Snapshot | None:
+        place = self.place(table.name)
+        try:
+            return self.engine.open(place, version)
+        except StorageError as error:
+            what = place if version is None else f"{place} at version {version}"
+            remedy = "Restore it, or remove its folder to rebuild it."
+            raise UserError(f"Cannot read {what}: {error}", remedy) from None
 
     def _rows(self, table: Table, seen: Snapshot | None) -> Frame:
         if seen is None:
-            return self.lazy(table.empty())
-        missing = [name for name in table.schema if name not in seen.columns]
-        if missing:
-            place = self.place(table.name)
+            return self.frame(pl.DataFrame(schema=polars_schema(table.schema)))
+        if missing := [name for name in table.schema if name not in seen.columns]:
             raise UserError(
-                f"{place} has no column {', '.join(missing)}, which is declared.",
+                f"{seen.place} has no column {', '.join(missing)}, which is declared.",
                 "Remove its folder to rebuild it, or take back the declaration.",
             )
-        return self.engine.scan(seen).select(*table.schema)
+        return self.engine.scan(seen, list(table.schema))
 
-    def _merge(self, table: Table, new: Frame, until: datetime | None, *, update: bool) -> int:
-        seen = self._open(table)
-        existing = self._rows(table, seen)
-        if table.time in table.keys:
-            existing = self._in_span(existing, new, table.time)
-        compared = table.schema if update else table.keys
-        changed = self.without(new, existing, list(compared))
-        with self._staged(table, changed) as staged:
-            count = self.count(staged)
-            done = _complete_until(seen)
-            moved_on = until is not None and (done is None or done < until)
-            if seen and self._any_held(table, existing, staged):
-                self._update(table, staged, seen, until)
-            elif count or moved_on:
-                self._commit(table, staged, seen, until)
-            return count
-
-    def _in_span(self, existing: Frame, new: Frame, time: str) -> Frame:
-        """Those existing rows that lie between the first and the last moment of the new ones."""
-        span = new.select(nw.col(time).min().alias("first"), nw.col(time).max().alias("last"))
-        first, last = self.collect(span).row(0)
-        if first is None:
-            return existing.head(0)
-        return existing.filter(nw.col(time).is_between(first, last))
-
-    def _any_held(self, table: Table, existing: Frame, staged: Frame) -> bool:
-        """Whether the table holds a row with the keys of a staged one."""
-        held = existing.join(staged.select(*table.keys), on=list(table.keys), how="semi")
-        return not self.collect(held.head(1)).is_empty()
-
-    def _accept(self, table: Table, rows: Frame) -> None:
-        """Refuse what must not be written: another environment's table, other columns than declared."""
+    def _accepted(self, table: Table, rows: Rows) -> Frame:
+        """Rows as a frame; refuses another environment's table and undeclared columns or types."""
         if not self.owns(table.name):
             raise UserError(
                 f"{table.name} is read from {self.place(table.name)}, which is read-only here.",
                 "Run this step in the environment that owns it, or remove the mount in conf/.",
             )
-        wrong = _schema_difference(rows.collect_schema(), nw.Schema(table.schema))
+        frame = self.frame(rows) if isinstance(rows, pl.DataFrame) else rows
+        wrong = _schema_difference(frame.collect_schema(), nw.Schema(table.schema))
         if wrong:
-            raise UserError(
-                f"{table.name}: {wrong}.", "Nothing was committed; match the declared schema."
-            )
+            remedy = "Nothing was committed; match the declared schema."
+            raise UserError(f"{table.name}: {wrong}.", remedy)
+        return frame.select(*table.schema)
 
     @contextmanager
-    def _staged(self, table: Table, rows: Rows) -> Iterator[Frame]:
+    def _checked(self, table: Table, rows: Rows) -> Iterator[Frame]:
         """Stage rows and enforce the table's declaration on them."""
-        frame = self.lazy(rows)
-        self._accept(table, frame)
-        with self.stage(frame.select(*table.schema)) as staged:
+        with self.engine.stage(self._accepted(table, rows)) as staged:
             self._enforce_keys(table, staged)
             yield staged
 
-    def _enforce_keys(self, table: Table, staged: Frame) -> None:
+    def _enforce_keys(self, table: Table, rows: Frame) -> None:
         if not table.keys:
             return
-        keys = staged.select(*table.keys)
-        null = keys.filter(nw.any_horizontal(nw.all().is_null(), ignore_nulls=False))
-        counted = keys.group_by(*table.keys).agg(nw.len().alias("_rows"))
-        repeated = counted.filter(nw.col("_rows") > 1).drop("_rows")
-        for fault, found in (("null", null), ("repeated", repeated)):
-            example = self.collect(found.head(1))
-            if not example.is_empty():
+        keys = rows.select(*table.keys)
+        null = keys.filter(nw.any_horizontal(nw.all().is_null(), ignore_nulls=True))
+        times = keys.group_by(*table.keys).agg(nw.len().alias("_times"))
+        repeated = times.filter(nw.col("_times") > 1).drop("_times")
+        for fault, bad in {"null": null, "repeated": repeated}.items():
+            found = self.collect(bad.head(1))
+            if not found.is_empty():
                 raise UserError(
-                    f"{table.name}: {fault} key {example.row(0, named=True)}.",
+                    f"{table.name}: {fault} key {found.row(0, named=True)}.",
                     "Nothing was committed; correct the rows.",
                 )
 
-    def _commit(
-        self,
-        table: Table,
-        staged: Frame,
-        seen: Snapshot | None,
-        until: datetime | None,
-        replace_from: datetime | None = None,
-    ) -> None:
-        """Write rows on the table as `seen`, in the place of those after `replace_from` if it is given."""
-        if seen and until and replace_from:
-            self.engine.replace(staged, seen, table.time, (replace_from, until), until)
-        else:
-            self.engine.append(self.place(table.name), staged, seen, until)
-
-    def _update(self, table: Table, staged: Frame, seen: Snapshot, until: datetime | None) -> None:
-        self.engine.merge(staged, seen, table.keys, until)
+    @contextmanager
+    def _writing(self, table: Table) -> Iterator[None]:
+        place = self.place(table.name)
+        try:
+            yield
+        except OvertakenError:
+            message = f"Somebody else wrote {place} at the same time."
+            raise OvertakenWriteError(message, "Nothing was committed; run this again.") from None
+        except StorageError as error:
+            remedy = "Nothing was committed; check `lakehouse.root` in conf/ and its permissions."
+            raise UserError(f"Cannot write {place}: {error}", remedy) from None
 
 
-def _complete_until(seen: Snapshot | None) -> datetime | None:
-    return seen.complete_until if seen else None
+def _moves_on(seen: Snapshot | None, until: datetime | None) -> bool:
+    """Whether a write would say that the table is complete until later than before."""
+    if until is None:
+        return False
+    return seen is None or seen.complete_until is None or seen.complete_until < until
 
 
 def _schema_difference(found: nw.Schema, wanted: nw.Schema) -> str:
@@ -327,6 +340,6 @@ def _schema_difference(found: nw.Schema, wanted: nw.Schema) -> str:
     retyped = [
         f"{name} is {found[name]}, declared {kind}"
         for name, kind in wanted.items()
-        if found.get(name, kind) != kind
+        if name in found and found[name] != kind
     ]
     return "; ".join(missing + extra + retyped)

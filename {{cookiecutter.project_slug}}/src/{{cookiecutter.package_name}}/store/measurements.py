@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 
 from ..core.contract import polars_schema
@@ -15,7 +16,16 @@ from ..core.errors import UserError
 from .lakehouse import Lakehouse
 from .tables import MEASUREMENTS
 
+# Who measures.
 RUN = "run"
+MONITORING = "monitoring"
+BACKTEST = "replay"
+# What is measured where it is no version: production as a whole, and policies of a backtest.
+PRODUCTION = "production"
+NEVER = "never retrained"
+SCHEDULE = "retrained on schedule"
+DRIFT = "retrained on drift"
+_DRAWS = 2_000
 
 
 def record(
@@ -47,27 +57,32 @@ def record(
         "window_start": start,
         "window_end": end,
     }
-    filled = {name: pl.lit(given.get(name)) for name in MEASUREMENTS.schema}
-    columns = {
-        name: pl.coalesce(name, other) if name in rows.columns else other
-        for name, other in filled.items()
-    }
-    shaped = rows.select(**columns).cast(polars_schema(MEASUREMENTS.schema))
+    columns = {}
+    for name in MEASUREMENTS.schema:
+        otherwise = pl.lit(given.get(name))
+        columns[name] = pl.coalesce(name, otherwise) if name in rows.columns else otherwise
+    shaped = rows.select(**columns).cast(polars_schema(MEASUREMENTS.schema))  # type: ignore[arg-type]
     return lakehouse.merge(MEASUREMENTS, shaped)
 
 
 @contextmanager
 def recorded(lakehouse: Lakehouse, verb: str, as_of: datetime) -> Iterator[None]:
-    """Record of a pipeline's run as of a moment: seconds, peak memory of the process (MB), whether it failed.
+    """Record a pipeline's run as of a moment.
 
-    Nothing is recorded where the lakehouse cannot be written: the run itself will say so.
+    It tells seconds, peak memory of the process (MB), and whether the run failed. Nothing is
+    recorded where the lakehouse cannot be written: the run itself will say so.
     """
-    started, failed = time.perf_counter(), 1.0
+    started = time.perf_counter()
+    failed = True
     try:
         yield
-        failed = 0.0
+        failed = False
     finally:
-        values = {"seconds": time.perf_counter() - started, "peak_mb": _peak_mb(), "failed": failed}
+        values = {
+            "seconds": time.perf_counter() - started,
+            "peak_mb": _peak_mb(),
+            "failed": float(failed),
+        }
         rows = pl.DataFrame({"metric": list(values), "value": list(values.values())})
         with suppress(UserError, OSError):
             record(lakehouse, rows, RUN, verb, as_of, as_of)
@@ -78,6 +93,27 @@ def _peak_mb() -> float | None:
         return None
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1e6 if sys.platform == "darwin" else 1e3
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def mean_gains(measured: pl.DataFrame, seed: int) -> list[tuple[str, float, float, float, float]]:
+    """Mean value and gain of each policy over the windows of a backtest.
+
+    Args:
+        measured: subject, value and gain; a row per policy and window.
+        seed: Of the draws.
+
+    Returns:
+        Policy, mean value, mean gain over never, and the gain's 95 % interval: a bootstrap (Efron
+        1981) of whole windows.
+    """
+    random = np.random.default_rng(seed)
+    results = []
+    for (policy,), rows in measured.group_by("subject", maintain_order=True):
+        value = float(rows["value"].to_numpy().mean())
+        gains = rows["gain"].to_numpy()
+        draws = random.choice(gains, size=(_DRAWS, len(gains))).mean(axis=1)
+        lower, upper = np.percentile(draws, [2.5, 97.5])
+        results.append((str(policy), value, float(gains.mean()), float(lower), float(upper)))
+    return results

@@ -1,4 +1,4 @@
-"""Reading feature tables: what was known of an entity at a moment."""
+"""What was known at a moment: prepared tables, features of an entity, the training set."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import narwhals as nw
 import polars as pl
 
 from ..core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Frame, Frames, Problem
+from ..core.errors import UserError
 from . import tables
 from .lakehouse import Lakehouse
 
 Versions = Mapping[str, int | None]
-_ROW, _IS_SPINE, _TIME = "_feature_row", "_is_spine", "_time"
+# Columns that the join adds and takes away again.
+_ROW = "_feature_row"
+_IS_SPINE = "_is_spine"
+_TIME = "_time"
 
 
 def point_in_time_join(
@@ -55,29 +59,49 @@ def point_in_time_join(
 
 
 def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: Versions) -> Frames:
-    """Prepared tables by source, as known at `as_of`; at the given Delta versions, else the newest."""
-    known = nw.col(KNOWN_AT) <= as_of
+    """Prepared tables by source, as known at `as_of`.
+
+    Args:
+        lakehouse: Tables of the environment.
+        problem: Its sources.
+        as_of: Rows known later are left out.
+        versions: Delta version to read of each table, else the newest.
+    """
     frames = {}
     for source in problem.sources:
         table = tables.prepared(source)
-        frames[source.name] = lakehouse.scan(table, versions.get(table.name)).filter(known)
+        rows = lakehouse.scan(table, versions.get(table.name))
+        frames[source.name] = rows.filter(nw.col(KNOWN_AT) <= as_of)
     return frames
 
 
 def with_features(
     lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions
 ) -> Frame:
-    """Join every feature table to the spine, as known at `as_of`; add what is computed from the row itself."""
-    for item in problem.feature_tables:
-        features = lakehouse.scan(
-            tables.features(item), versions.get(tables.features(item).name)
-        ).filter(nw.col(AVAILABLE_AT) <= as_of)
-        spine = point_in_time_join(spine, features, tuple(item.keys), tuple(item.values))
+    """Join every feature table to the spine and add what is computed from the row itself.
+
+    Args:
+        lakehouse: Tables of the environment.
+        problem: Its feature tables, and `on_demand`.
+        spine: Keys, prediction time, and what the row itself tells.
+        as_of: Features that became available later are left out.
+        versions: Delta version to read of each table, else the newest.
+    """
+    for declared in problem.feature_tables:
+        table = tables.features(declared)
+        features = lakehouse.scan(table, versions.get(table.name))
+        known = features.filter(nw.col(AVAILABLE_AT) <= as_of)
+        spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
     return problem.model.on_demand(spine)
 
 
 def training_set(
-    lakehouse: Lakehouse, problem: Problem, start: datetime, as_of: datetime, versions: Versions
+    lakehouse: Lakehouse,
+    problem: Problem,
+    start: datetime,
+    as_of: datetime,
+    versions: Versions,
+    extra: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Labelled rows with the features that were available at each prediction time.
 
@@ -87,21 +111,33 @@ def training_set(
         start: First prediction time.
         as_of: End of prediction times (exclusive); a label that was not known then is not used.
         versions: Delta version to read of each table, else the newest.
+        extra: Further columns, such as inputs of a version that the model no longer declares.
 
     Returns:
-        Keys, prediction time, slices, inputs and label, ordered by time and keys.
+        Keys, prediction time, slices, inputs, extra columns and label, ordered by time and keys.
+
+    Raises:
+        UserError: An extra column that there is no longer.
     """
-    model, time = problem.model, nw.col(PREDICTION_TIME)
+    model = problem.model
+    time = nw.col(PREDICTION_TIME)
     frames = prepared(lakehouse, problem, as_of, versions)
     spine = model.spine(frames).filter(time >= start, time < as_of)
-    labelled = spine.join(model.labels(frames).drop(KNOWN_AT), on=list(model.keys), how="inner")
+    labels = model.labels(frames).drop(KNOWN_AT)
+    labelled = spine.join(labels, on=list(model.keys), how="inner")
     kept = (
         *model.keys,
         PREDICTION_TIME,
         *model.slices,
         *model.baseline,
         *model.features,
+        *extra,
         model.target.label,
     )
-    rows = with_features(lakehouse, problem, labelled, as_of, versions).select(*dict.fromkeys(kept))
-    return lakehouse.collect(rows.sort(PREDICTION_TIME, *model.keys))
+    rows = with_features(lakehouse, problem, labelled, as_of, versions)
+    known = rows.collect_schema()
+    if lost := [name for name in extra if name not in known]:
+        message = f"No table has {', '.join(lost)} any more, which a version takes as an input."
+        raise UserError(message, "Keep a feature until a champion without it is in place.")
+    wanted = rows.select(*dict.fromkeys(kept)).sort(PREDICTION_TIME, *model.keys)
+    return lakehouse.collect(wanted)

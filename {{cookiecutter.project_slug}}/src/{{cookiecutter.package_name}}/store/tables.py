@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import narwhals as nw
+from narwhals.typing import IntoDType
 
 from ..core.contract import (
     AVAILABLE_AT,
     KNOWN_AT,
+    PREDICTION,
     PREDICTION_TIME,
     UTC_TIME,
     FeatureTable,
@@ -71,6 +73,9 @@ ALERTS = Table(
     time="at",
 )
 """Notices, a row per receiver, and when each arrived."""
+LOG = "log"  # the receiver that always has its notices
+OPENED = "opened"  # kinds of notices
+RECOVERED = "recovered"
 
 RETRAININGS = Table(
     name="retrainings",
@@ -142,6 +147,10 @@ def every(problem: Problem) -> list[Table]:
 
 
 def _scored(problem: Problem, name: str, values: Schema) -> Table:
+    target = problem.model.target
     entity = {key: problem.scored.prepared[key] for key in problem.model.keys}
-    schema = {**entity, PREDICTION_TIME: UTC_TIME, "prediction": nw.Float64, **values}
+    said: dict[str, IntoDType] = dict.fromkeys(target.scores, nw.Float64)
+    if PREDICTION not in said:
+        said[PREDICTION] = nw.String  # the most probable class
+    schema = {**entity, PREDICTION_TIME: UTC_TIME, **said, **values}
     return Table(name, schema, (*entity, PREDICTION_TIME), PREDICTION_TIME)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +18,21 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from ..core.contract import Estimator
 from ..core.errors import UserError
 from ..core.settings import MlflowSettings
-from ..modeling.scoring import Predictor
+from ..modeling import pyfunc, stored
 from .provenance import artifact_digest
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-TRAINING_ID, ARTIFACT_DIGEST = "training_id", "artifact_digest"
-PROFILE, HOLDOUT = "profile.parquet", "holdout.parquet"
-_SCORING_PACKAGES = ("lightgbm", "mlflow-skinny", "narwhals", "numpy", "pandas")
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+TRAINING_ID = "training_id"
+ARTIFACT_DIGEST = "artifact_digest"
+PROFILE = "profile.parquet"
+HOLDOUT = "holdout.parquet"
+_SQLITE = "sqlite:///"
+# What the file that MLflow loads needs beside the estimator's own packages.
+_PYFUNC_PACKAGES = ("mlflow-skinny", "pandas")
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Registry:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """A client whose experiment and registered model exist.
+        """A client whose registered model exists.
 
         Raises:
             UserError: The tracking server does not answer, or its store cannot be written.
@@ -44,28 +51,29 @@ class Registry:
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        uri, model = self.settings.tracking_uri, self.settings.model
+        uri = self.settings.tracking_uri
         try:
-            if uri.startswith("sqlite:///"):
-                _create_store(Path(uri.removeprefix("sqlite:///")))
+            if uri.startswith(_SQLITE):
+                _create_store(Path(uri.removeprefix(_SQLITE)))
             mlflow.set_tracking_uri(uri)
             client = MlflowClient()
-            if not client.search_registered_models(f"name = '{model}'"):
-                client.create_registered_model(model)
-        except Exception as error:  # noqa: BLE001 the store may be anything: a file, a server, a cloud
+            if not client.search_registered_models(f"name = '{self.settings.model}'"):
+                client.create_registered_model(self.settings.model)
+        except Exception as error:  # noqa: BLE001 a file, a server, a cloud: each has its own
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"MLflow at {uri} does not answer: {reason}", "Check `mlflow` in conf/."
-            ) from None
+            message = f"MLflow at {uri} does not answer: {reason}"
+            raise UserError(message, "Check `mlflow` in conf/.") from None
         return client
 
     @cached_property
     def experiment(self) -> str:
         """Id of the experiment, created on first use."""
-        name, root = self.settings.experiment, self.settings.artifact_root
+        name = self.settings.experiment
         if found := self.client.get_experiment_by_name(name):
             return str(found.experiment_id)
-        place = root if root is None or "://" in root else Path(root).absolute().as_uri()
+        place = self.settings.artifact_root
+        if place is not None and "://" not in place:
+            place = Path(place).absolute().as_uri()
         return str(self.client.create_experiment(name, artifact_location=place))
 
     def version(self, number: str) -> ModelVersion:
@@ -77,10 +85,22 @@ class Registry:
         try:
             return self.client.get_model_version(self.settings.model, number)
         except MlflowException:
-            known = ", ".join(item.version for item in reversed(self.versions())) or "none yet"
-            raise UserError(
-                f"{self.settings.model} has no version {number}.", f"There are: {known}."
-            ) from None
+            known = ", ".join(str(item.version) for item in reversed(self.versions()))
+            message = f"{self.settings.model} has no version {number}."
+            raise UserError(message, f"There are: {known or 'none yet'}.") from None
+
+    def versions(self, condition: str = "") -> list[ModelVersion]:
+        """Versions that meet a condition of MLflow's search syntax, newest first."""
+        where = f"name = '{self.settings.model}'"
+        if condition:
+            where = f"{where} AND {condition}"
+        found = self.client.search_model_versions(where)
+        return sorted(found, key=lambda version: int(version.version), reverse=True)
+
+    def find_training(self, training_id: str) -> ModelVersion | None:
+        """The version that this training registered, if it got that far."""
+        found = self.versions(f"tags.{TRAINING_ID} = '{training_id}'")
+        return found[0] if found else None
 
     def aliased(self, alias: str) -> str | None:
         """Number of the version that an alias points to."""
@@ -106,7 +126,7 @@ class Registry:
             self.client.update_model_version(self.settings.model, number, description)
 
     def download(self, number: str) -> Path:
-        """Local copy of a version's files, checked against the digest of its registration.
+        """Local copy of a version's files, all of them checked against its registration.
 
         Raises:
             UserError: The files are gone, or are not those that were registered.
@@ -115,76 +135,94 @@ class Registry:
         try:
             folder = Path(mlflow.artifacts.download_artifacts(version.source))
         except (MlflowException, OSError) as error:
-            raise UserError(
-                f"Version {number} has lost its files: {error}", "Restore or retrain it."
-            ) from None
+            reason = str(error).partition("\n")[0]
+            message = f"Version {number} has lost its files: {reason}"
+            raise UserError(message, "Restore them, roll back or retrain.") from None
         if artifact_digest(folder) != version.tags.get(ARTIFACT_DIGEST):
-            message = f"The files of version {number} are not those that were registered (digest differs)."
-            raise UserError(message, f"Look into {folder}; roll back or retrain.")
+            message = f"The files of version {number} are not those that were registered."
+            raise UserError(message, f"Look into {folder} (cached bytecode counts); or roll back.")
         return folder
 
-    def load(self, number: str) -> Predictor:
-        """The model of a version, from files that `download` has checked."""
-        return Predictor.load(self.download(number) / "artifacts")
-
-    def versions(self, condition: str = "") -> list[ModelVersion]:
-        """Versions that meet a condition of MLflow's search syntax, newest first."""
-        where = f"name = '{self.settings.model}'" + (f" AND {condition}" if condition else "")
-        return sorted(
-            self.client.search_model_versions(where), key=lambda version: -int(version.version)
-        )
-
-    def find_training(self, training_id: str) -> ModelVersion | None:
-        """The version that this training registered, if it got that far."""
-        return next(iter(self.versions(f"tags.{TRAINING_ID} = '{training_id}'")), None)
+    def load(self, number: str) -> Estimator:
+        """The estimator of a version: its own code and files, once `download` has checked them."""
+        folder = self.download(number) / "artifacts" / pyfunc.ESTIMATOR
+        return stored.read(folder, f"{self.settings.model}_{number}")
 
     @contextmanager
     def run(self, training_id: str, tags: Mapping[str, str]) -> Iterator[str]:
-        """An MLflow run, by id; those that a killed process left open for the same training are closed."""
+        """An MLflow run, by id; those that a killed process left open for it are closed."""
         open_runs = f"tags.{TRAINING_ID} = '{training_id}' AND attributes.status = 'RUNNING'"
         for stale in self.client.search_runs([self.experiment], open_runs):
             self.client.set_terminated(stale.info.run_id, "KILLED")
-        tags = {TRAINING_ID: training_id, **tags}
         with mlflow.start_run(
-            experiment_id=self.experiment, run_name=f"train-{training_id}", tags=tags
+            experiment_id=self.experiment,
+            run_name=f"train-{training_id}",
+            tags={TRAINING_ID: training_id, **tags},
         ) as active:
             yield active.info.run_id
 
-    def log_model(self, files: Mapping[str, str], example: Any, signature: Any) -> str:
-        """Log the scoring code with its artifacts to the active run; returns the model's address."""
+    def log_model(
+        self, files: Mapping[str, str], *, packages: Sequence[str], example: Any, signature: Any
+    ) -> str:
+        """Log a version's files to the active run.
+
+        Args:
+            files: Paths by name: the estimator's folder and what monitoring compares with.
+            packages: Distributions that the estimator's code imports.
+            example: A few rows of its inputs.
+            signature: Types of its inputs and outputs.
+
+        Returns:
+            Address of the model.
+        """
+        needed = sorted({*packages, *_PYFUNC_PACKAGES})
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(__file__).parents[1] / "modeling" / "scoring.py"),
+            python_model=str(pyfunc.__file__),
             artifacts=dict(files),
             signature=signature,
             input_example=example,
-            pip_requirements=[f"{name}=={installed_version(name)}" for name in _SCORING_PACKAGES],
+            pip_requirements=[f"{name}=={installed_version(name)}" for name in needed],
         )
+        self._keep_bytecode_out(str(logged.model_id))
         return str(logged.model_uri)
+
+    def _keep_bytecode_out(self, model_id: str) -> None:
+        """Put a file where Python would cache bytecode beside the code that MLflow loads.
+
+        Whoever loads a version where it lies would otherwise change its files, and its digest.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            in_the_way = Path(folder) / "__pycache__"
+            in_the_way.write_text("", encoding="utf-8")
+            self.client.log_model_artifact(model_id, str(in_the_way))
 
     def register(
         self, model_uri: str, run_id: str, tags: Mapping[str, str], description: str
     ) -> ModelVersion:
         """Create a version with all its tags in one call: it is there whole or not at all."""
         folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-        digested = {**tags, "stage": "None", ARTIFACT_DIGEST: artifact_digest(folder)}
-        create, model_id = self.client.create_model_version, model_uri.removeprefix("models:/")
-        return create(
+        digest = {ARTIFACT_DIGEST: artifact_digest(folder)}
+        return self.client.create_model_version(
             self.settings.model,
             model_uri,
             run_id,
-            digested,
+            {**tags, "stage": "None", **digest},
             description=description,
-            model_id=model_id,
+            model_id=model_uri.removeprefix("models:/"),
         )
 
 
 def _create_store(path: Path) -> None:
-    """Make a new SQLite store under another name first: MLflow cannot continue a migration that was killed."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        uri = f"sqlite:///{partial}"
-        MlflowClient(uri, uri).search_registered_models()
-        partial.replace(path)
+    """Make a new SQLite store under another name first.
+
+    MLflow cannot resume a migration of the schema that was killed.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    uri = f"{_SQLITE}{partial}"
+    MlflowClient(uri, uri).search_registered_models()
+    partial.replace(path)

@@ -1,23 +1,31 @@
-"""Search and fit: Optuna over the declared space, LightGBM with early stopping."""
+"""Search and fit: Optuna over the space that the problem declares, then a fit on all rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import optuna
 import polars as pl
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from ..core.console import bar
-from ..core.contract import Model
+from ..core.contract import Estimator, Learner, Model, Report, Task
 from ..core.settings import Settings
-from ..modeling.scoring import Predictor, encode
 
 _REPORT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An estimator, the parameters that it was fit with, and its loss on the validation rows."""
+
+    estimator: Estimator
+    parameters: dict[str, Any]
+    loss: float
 
 
 def fit(
@@ -27,66 +35,61 @@ def fit(
     settings: Settings,
     study_name: str,
     journal: Path,
-) -> tuple[Predictor, dict[str, Any]]:
-    """Search parameters on a sample of the training window, then fit on all of it; returns model and parameters.
+) -> Fitted:
+    """Search parameters on a sample of the training rows, then fit on all of them.
 
     Args:
         train: Rows to learn from.
-        validation: Later rows, which stop the boosting and rank the trials.
-        model: Inputs, search space and fixed parameters.
+        validation: Later rows, which stop a fit and rank the trials.
+        model: Estimator, inputs, search space and fixed parameters.
         settings: Budget and seed.
-        study_name: Identity of this training; a study of that name is continued.
+        study_name: Identity of this training; a study of that name is resumed.
         journal: File that remembers finished trials.
     """
-    budget = settings.training
+    task = task_of(model, settings, train)
+    best: dict[str, Any] = {}
+    if model.search_space is not None:
+        size = min(settings.training.tuning_rows, train.height)
+        sample = train.sample(size, seed=settings.seed)
+        objective = _objective(
+            model.estimator.learner(sample, validation, task), model.search_space
+        )
+        best = _search(objective, study_name, journal, settings.training.trials, settings.seed)
+    learn = model.estimator.learner(train, validation, task)
+    estimator, loss = learn(best, _unheard)
+    return Fitted(estimator, {**model.params, **best}, loss)
+
+
+def task_of(model: Model, settings: Settings, train: pl.DataFrame) -> Task:
+    """What the model is to learn; the known values of its categories come from the rows."""
     categories = {
         name: train[name].drop_nulls().unique().sort().to_list() for name in model.categorical
     }
-    fixed = {
-        **model.target.params,
-        **model.params,
-        "monotone_constraints": [model.monotone.get(name, 0) for name in model.features],
-        "num_threads": settings.threads,
-        "seed": settings.seed,
-        "deterministic": True,
-        "force_col_wise": True,
-        "feature_pre_filter": False,
-        "verbosity": -1,
-    }
+    return Task(
+        label=model.target.label,
+        kind=model.target.kind,
+        classes=len(model.target.classes),
+        features=model.features,
+        categories=categories,
+        monotone=model.monotone,
+        parameters=model.params,
+        seed=settings.seed,
+        threads=settings.threads,
+        rounds=settings.training.rounds,
+        patience=settings.training.early_stopping_rounds,
+    )
 
-    def dataset(rows: pl.DataFrame, reference: lgb.Dataset | None = None) -> lgb.Dataset:
-        return lgb.Dataset(
-            encode(rows, model.features, categories),
-            label=rows[model.target.label].to_numpy(),
-            feature_name=list(model.features),
-            categorical_feature=list(model.categorical),
-            reference=reference,
-            params=fixed,
-            free_raw_data=False,
-        ).construct()
 
-    def boost(
-        data: lgb.Dataset, params: dict[str, Any], callbacks: Sequence[Callable[[Any], None]] = ()
-    ) -> lgb.Booster:
-        return lgb.train(
-            fixed | params,
-            data,
-            num_boost_round=budget.rounds,
-            valid_sets=[dataset(validation, data)],
-            valid_names=["validation"],
-            callbacks=[lgb.early_stopping(budget.early_stopping_rounds, verbose=False), *callbacks],
-        )
-
-    sample = dataset(train.sample(min(budget.tuning_rows, train.height), seed=settings.seed))
+def _objective(
+    learn: Learner, search_space: Callable[[optuna.Trial], dict[str, Any]]
+) -> Callable[[optuna.Trial], float]:
+    """The validation loss of a trial, as Optuna minimises it."""
 
     def objective(trial: optuna.Trial) -> float:
-        scores = boost(sample, model.search_space(trial), [_pruning(trial)]).best_score[
-            "validation"
-        ]
-        return float(next(iter(scores.values())))
+        _, loss = learn(search_space(trial), _pruning(trial))
+        return loss
 
-    best = _search(objective, study_name, journal, budget.trials, settings.seed)
-    return Predictor(boost(dataset(train), best), model.features, categories), fixed | best
+    return objective
 
 
 def _search(
@@ -94,14 +97,25 @@ def _search(
 ) -> dict[str, Any]:
     """Run the trials that are missing and return the best parameters.
 
-    Each trial's sampler is seeded by how many were finished before it, so that the trials are the same
-    however often a killed run was resumed.
+    Each trial's sampler is seeded by how many were finished before it, so that the trials are the
+    same however often a killed run was resumed.
     """
+    study = _resumed_study(name, journal)
+    states = optuna.trial.TrialState
+    finished = len(study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)))
+    for number in bar(range(finished, trials), "trials", total=trials - finished):
+        study.sampler = optuna.samplers.TPESampler(seed=seed + number)
+        study.optimize(objective, n_trials=1)
+    best: dict[str, Any] = study.best_params
+    return best
+
+
+def _resumed_study(name: str, journal: Path) -> optuna.Study:
+    """The study of that name; trials that a killed process left running count as failed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(
-        str(journal), grace_period=3
-    )  # a killed process may have left it locked
+    # A killed process may have left the journal locked.
+    lock = JournalFileOpenLock(str(journal), grace_period=3)
     study = optuna.create_study(
         study_name=name,
         storage=JournalStorage(JournalFileBackend(str(journal), lock)),
@@ -109,22 +123,24 @@ def _search(
         direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2 * _REPORT_EVERY),
     )
-    state = optuna.trial.TrialState
-    for abandoned in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-        study.tell(abandoned.number, state=state.FAIL)
-    finished = len(study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED)))
-    for done in bar(range(finished, trials), "trials", total=trials - finished):
-        study.sampler = optuna.samplers.TPESampler(seed=seed + done)
-        study.optimize(objective, n_trials=1)
-    best: dict[str, Any] = study.best_params
-    return best
+    running = optuna.trial.TrialState.RUNNING
+    for abandoned in study.get_trials(deepcopy=False, states=(running,)):
+        study.tell(abandoned.number, state=optuna.trial.TrialState.FAIL)
+    return study
 
 
-def _pruning(trial: optuna.Trial) -> Callable[[Any], None]:
-    def callback(env: Any) -> None:
-        if env.iteration % _REPORT_EVERY == 0:
-            trial.report(env.evaluation_result_list[0][2], step=env.iteration)
-            if trial.should_prune():
-                raise optuna.TrialPruned
+def _pruning(trial: optuna.Trial) -> Report:
+    """Ends a trial that falls behind the others."""
 
-    return callback
+    def report(step: int, loss: float) -> None:
+        if step % _REPORT_EVERY:
+            return
+        trial.report(loss, step=step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    return report
+
+
+def _unheard(step: int, loss: float) -> None:
+    """Nobody follows the last fit."""

@@ -1,7 +1,8 @@
-"""The training pipeline: from feature tables as of a date to a registered model version."""
+"""The training pipeline: from feature tables as of a moment to a registered model version."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +20,12 @@ from .fit import fit
 from .register import Training, register
 from .split import require_enough, windows_until
 
+PRODUCER = "training"
+
 
 @dataclass(frozen=True)
 class Trained:
-    """Number of the registered version, its HTML report, and its results (None: it was there already)."""
+    """A registered version, its HTML report, and its results (None: it was there already)."""
 
     version: str
     report: Path
@@ -38,42 +41,77 @@ def train(context: Context, as_of: datetime) -> Trained:
     Raises:
         UserError: Features are not built until `as_of`, or the windows hold too little.
     """
-    lakehouse, problem, settings = context.lakehouse, context.problem, context.settings
-    model, budget, seed = problem.model, settings.training, settings.seed
-    windows, inputs = windows_until(as_of, budget), tables.inputs(problem)
-    for table in inputs:
-        lakehouse.require(table, as_of)
-    versions = {table.name: lakehouse.version(table) for table in inputs}
+    settings, model = context.settings, context.problem.model
+    versions = _input_versions(context, as_of)
     code = provenance(settings.project)
-    identity = {"as_of": as_of, "budget": budget.model_dump(), "seed": seed, "versions": versions}
-    training_id = fingerprint(
-        {**identity, "lock": code["lock_sha256"], "source": code["source_sha256"]}
-    )
+    training_id = _identity(context, as_of, versions, code)
     page = settings.state / "reports" / f"training_{training_id}.html"
     if done := context.registry.find_training(training_id):
-        return Trained(done.version, page, None)
+        return Trained(str(done.version), page, None)
 
+    windows = windows_until(as_of, settings.training)
     with step("training set") as notes:
-        rows = training_set(lakehouse, problem, windows[0].start, as_of, versions)
-        require_enough(rows, windows, model, budget.min_rows)
+        rows = training_set(context.lakehouse, context.problem, windows[0].start, as_of, versions)
+        require_enough(rows, windows, model, settings.training.min_rows)
         known, later, holdout = (window.of(rows) for window in windows)
         notes.append(f"{rows.height:,} rows, {len(model.features)} features")
     with step("fit") as notes:
-        predictor, params = fit(
-            known, later, model, settings, training_id, settings.state / "studies.log"
-        )
-        notes.append(f"{predictor.booster.best_iteration} trees, best of {budget.trials} trials")
+        journal = settings.state / "studies.log"
+        fitted = fit(known, later, model, settings, training_id, journal)
+        trials = settings.training.trials if model.search_space else 0
+        notes.append(f"validation loss {fitted.loss:.4f}, best of {trials} trials")
     with step("evaluate") as notes:
-        guess = group_means(known, holdout, model.baseline, model.target.label)
         results = compare(
-            holdout, predictor.predict(holdout), guess, model, budget.bootstrap_resamples, seed
+            holdout,
+            fitted.estimator.predict(holdout),
+            group_means(known, holdout, model),
+            model,
+            settings.training.bootstrap_resamples,
+            settings.seed,
         )
-        record(lakehouse, results, "training", training_id, windows[-1].start, windows[-1].end)
+        judged = windows[-1]
+        record(context.lakehouse, results, PRODUCER, training_id, judged.start, judged.end)
         notes.append(f"{holdout.height:,} rows later than all it has seen")
     with step("register") as notes:
         training = Training(
-            training_id, as_of, windows, versions, code, seed, rows, predictor, params, results
+            training_id=training_id,
+            as_of=as_of,
+            windows=windows,
+            versions=versions,
+            code=code,
+            seed=settings.seed,
+            rows=rows,
+            estimator=fitted.estimator,
+            parameters=fitted.parameters,
+            results=results,
         )
         version = register(context, training, page)
         notes.append(f"version {version}")
     return Trained(version, page, results)
+
+
+def _input_versions(context: Context, as_of: datetime) -> dict[str, int | None]:
+    """Delta version of each table that is read; all are complete until `as_of`."""
+    inputs = tables.inputs(context.problem)
+    for table in inputs:
+        context.lakehouse.require(table, as_of)
+    return {table.name: context.lakehouse.version(table) for table in inputs}
+
+
+def _identity(
+    context: Context,
+    as_of: datetime,
+    versions: Mapping[str, int | None],
+    code: Mapping[str, str],
+) -> str:
+    """Equal inputs, equal identity."""
+    return fingerprint(
+        {
+            "as_of": as_of,
+            "budget": context.settings.training.model_dump(),
+            "seed": context.settings.seed,
+            "versions": versions,
+            "lock": code["lock_sha256"],
+            "source": code["source_sha256"],
+        }
+    )

@@ -57,7 +57,7 @@ def require_enough(rows: pl.DataFrame, windows: Windows, model: Model, min_rows:
                 f"{where} has {labels.len():,} labelled rows; `training.min_rows` asks for {min_rows:,}.",
                 f"Use a later --as-of, or change `training.{window.name}_days` in conf/.",
             )
-        if model.target.classes and labels.n_unique() < model.target.classes:
+        if labels.n_unique() < len(model.target.classes):
             raise UserError(
                 f"{where} shows no other label than {labels[0]:g}.",
                 f"Widen `training.{window.name}_days` in conf/, or mend the label in problem/target.py.",

@@ -17,7 +17,7 @@ from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIM
 from {{cookiecutter.package_name}}.core.settings import Settings
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare
-from {{cookiecutter.package_name}}.modeling import drift
+from {{cookiecutter.package_name}}.modeling.profile import profile, save
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.measurements import record
@@ -82,14 +82,16 @@ def production(
     """Everything is prepared until the end; what was trained ended on 29 January; nothing is scored yet."""
     monitoring = settings.monitoring.model_copy(update={"min_rows": 20})
     settings = settings.model_copy(update={"state": tmp_path / "state", "monitoring": monitoring})
-    context, registry = Context(settings, toy), KnownVersions(tmp_path / "version")
-    tables, lakehouse = prepared["tables"], Lakehouse(str(tmp_path / "lake house"))
+    context = Context(settings, toy)
+    registry = KnownVersions(tmp_path / "version")
+    lakehouse = Lakehouse(str(tmp_path / "lake house"))
     context.__dict__.update(lakehouse=lakehouse, registry=registry)
-    if not tables.exists():
-        first = Lakehouse(str(tables))
-        ingest(within(first, toy), ENDS)
-        prepare(within(first, toy), ENDS)
-    shutil.copytree(tables, lakehouse.root)
+    folder = prepared["tables"]
+    if not folder.exists():
+        first = within(Lakehouse(str(folder)), toy)
+        ingest(first, ENDS)
+        prepare(first, ENDS)
+    shutil.copytree(folder, lakehouse.root)
     rows = feed.with_columns(
         (pl.col(KNOWN_AT) + timedelta(hours=1)).alias(PREDICTION_TIME),
         last_amount=pl.col("amount").shift(1),
@@ -98,7 +100,7 @@ def production(
     known = rows.filter(pl.col(PREDICTION_TIME) < TRAINED)
     files = registry.folder / "artifacts"
     files.mkdir(parents=True)
-    drift.save(drift.profile(known, (*toy.model.features, "prediction")), files / PROFILE)
+    save(profile(known, (*toy.model.features, "prediction")), files / PROFILE)
     known.select(PREDICTION_TIME, "prediction", "paid").write_parquet(files / HOLDOUT)
     loss = pl.DataFrame({"metric": ["loss"], "value": [0.15]})
     record(lakehouse, loss, "training", "first", TRAINED - timedelta(days=7), TRAINED)

@@ -26,7 +26,7 @@ from {{cookiecutter.package_name}}.problem.features import rolling_sums
 
 BEGIN = datetime(2013, 3, 8, tzinfo=UTC)
 MODEL, TARGET = PROBLEM.model, PROBLEM.model.target
-AIRPORTS = pl.DataFrame(
+AIRPORTS = pl.LazyFrame(
     [
         ("LAX", "America/Los_Angeles"),
         ("BOS", "America/New_York"),
@@ -51,7 +51,7 @@ def times(
         "sched_dep_time": leaves,
         "sched_arr_time": arrives,
     }
-    frame = sources.with_times(pl.DataFrame([{**data, "dest": dest}]), AIRPORTS)
+    frame = sources.with_times(pl.LazyFrame([{**data, "dest": dest}]), AIRPORTS).collect()
     return frame["scheduled_departure"][0], frame["scheduled_arrival"][0]
 
 

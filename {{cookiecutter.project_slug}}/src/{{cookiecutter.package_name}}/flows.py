@@ -1,0 +1,396 @@
+"""Flows: the steps of the loop put together, for a command line, a job, a test or a server to call.
+
+Each takes a context and an as-of, tells every finished result to whom it concerns (`tell`), and
+returns what came of it. Libraries that take seconds to import are imported where they are used: a
+command line must answer `--help` at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from .context import Context
+from .core.console import quiet, step
+from .core.errors import UserError
+from .store.measurements import mean_gains, recorded
+
+if TYPE_CHECKING:
+    from .deployment.comparison import Comparison
+    from .inference.batch import Predicted
+    from .monitoring.retraining import Decision
+    from .monitoring.windows import Window
+    from .training.pipeline import Trained
+
+Tell: TypeAlias = Callable[[object], None]
+
+
+def nobody(result: object) -> None:
+    """Tell no one."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A version that was examined, and what is wrong with it, by check."""
+
+    version: str
+    failed: Mapping[str, str]
+    checks: int
+
+
+@dataclass(frozen=True)
+class Requested:
+    """A version whose promotion was asked for: the champion now, or waiting for a person."""
+
+    version: str
+    is_champion: bool
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """Windows that were measured, and texts of new notices."""
+
+    windows: list[Window]
+    notices: list[str]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The dashboard's page."""
+
+    page: Path
+
+
+@dataclass(frozen=True)
+class Period:
+    """A period of a replay that is done: its as-of, its number, how many there are.
+
+    `decision` is what was decided on retraining; None: the period was done before.
+    """
+
+    as_of: datetime
+    number: int
+    of: int
+    decision: Decision | None
+
+
+@dataclass(frozen=True)
+class Backtested:
+    """What policies of retraining were worth: policy, mean value, mean gain, its interval."""
+
+    metric: str
+    gains: list[tuple[str, float, float, float, float]]
+
+
+# Steps ----------------------------------------------------------------------------------------
+
+
+def ingest(context: Context, as_of: datetime) -> dict[str, int]:
+    """Append to the raw tables what became known until the as-of."""
+    from .data.ingest import ingest
+
+    with _step(context, "ingest", as_of) as notes:
+        appended = ingest(context, as_of)
+        notes.extend(_counts(appended))
+    return appended
+
+
+def prepare(context: Context, as_of: datetime) -> dict[str, tuple[int, int]]:
+    """Check and shape raw rows; those that fail go to quarantine."""
+    from .data.prepare import prepare
+
+    with _step(context, "prepare", as_of) as notes:
+        done = prepare(context, as_of)
+        notes.extend(_counts({name: passed for name, (passed, _) in done.items()}))
+        quarantined = sum(failed for _, failed in done.values())
+        if quarantined:
+            notes.append(f"{quarantined:,} rows to quarantine")
+    return done
+
+
+def features(context: Context, as_of: datetime, since: datetime | None = None) -> dict[str, int]:
+    """Build the feature tables."""
+    from .features.build import build_features
+
+    with _step(context, "features", as_of) as notes:
+        written = build_features(context, as_of, since)
+        notes.extend(_counts(written))
+    return written
+
+
+def train(context: Context, as_of: datetime, tell: Tell = nobody) -> Trained:
+    """Tune, fit, evaluate and register a model."""
+    from .training.pipeline import train
+
+    with recorded(context.lakehouse, "train", as_of):
+        trained = train(context, as_of)
+    tell(trained)
+    return trained
+
+
+def check(context: Context, version: str, who: str, tell: Tell = nobody) -> Checked:
+    """Examine a version: it becomes the challenger, or is archived."""
+    from .deployment.compliance import CHECKS, check
+
+    with step("check") as notes:
+        failed = check(context, version, who)
+        passed = len(CHECKS) - len(failed)
+        notes.append(f"version {version}, compliance: {passed}/{len(CHECKS)} checks passed")
+    checked = Checked(version, failed, len(CHECKS))
+    tell(checked)
+    return checked
+
+
+def compare(context: Context, version: str, tell: Tell = nobody) -> Comparison:
+    """Measure a version against the champion."""
+    from .deployment.comparison import compare_versions
+
+    with step("compare") as notes:
+        comparison = compare_versions(context, version)
+        notes.append(comparison.evidence)
+    tell(comparison)
+    return comparison
+
+
+def predict(
+    context: Context,
+    as_of: datetime,
+    source: str | None = None,
+    query: str = "",
+    output: Path | None = None,
+) -> Predicted:
+    """Score what is due, or the rows of a file or query, with the champion.
+
+    Args:
+        context: The environment.
+        as_of: Features that became available later are not seen.
+        source: Path of a file or address of a database; None: what is due in the tables.
+        query: SQL, for a database.
+        output: File to write instead of the tables.
+    """
+    from .inference import batch, inputs
+
+    with _step(context, "predict", as_of) as notes:
+        if source is None:
+            chunks = batch.due(context, as_of)
+        else:
+            chunks = batch.spines(context, inputs.read(context, source, query), as_of)
+        predicted = batch.predict(context, as_of, chunks, output, complete=source is None)
+        notes.append(f"version {predicted.version} scored {predicted.rows:,} rows")
+    return predicted
+
+
+def monitor(context: Context, as_of: datetime, tell: Tell = nobody) -> Monitored:
+    """Measure what production did, and send notices.
+
+    Raises:
+        UserError: A notice did not arrive.
+    """
+    from .monitoring import alerts, pipeline
+
+    with _step(context, "monitor", as_of) as notes:
+        windows = pipeline.monitor(context, as_of)
+        notices = alerts.raise_alerts(context, as_of)
+        notes.append(f"windows measured: {len(windows)}, notices: {len(notices)}")
+    monitored = Monitored(windows, notices)
+    tell(monitored)
+    alerts.deliver(context)
+    return monitored
+
+
+def dashboard(context: Context, folder: Path | None = None, tell: Tell = nobody) -> Written:
+    """Write the dashboard with its data as files; by default to `dashboard/` of the state."""
+    from .reporting.pages import write
+    from .serving.dashboard import files
+
+    folder = folder or context.settings.state / "dashboard"
+    for name, content in files(context).items():
+        write(folder / name, content)
+    written = Written(folder / "index.html")
+    tell(written)
+    return written
+
+
+# Flows ----------------------------------------------------------------------------------------
+
+
+def run(context: Context, as_of: datetime, who: str, tell: Tell = nobody) -> Requested:
+    """The loop, from the sources to a champion, its predictions and the dashboard.
+
+    Raises:
+        UserError: A step cannot do its work, or a gate shuts.
+    """
+    ingest(context, as_of)
+    prepare(context, as_of)
+    features(context, as_of)
+    trained = train(context, as_of, tell)
+    requested = deploy(context, trained.version, who, tell)
+    predict(context, as_of)
+    monitor(context, as_of, tell)
+    dashboard(context, tell=tell)
+    return requested
+
+
+def deploy(context: Context, version: str, who: str, tell: Tell = nobody) -> Requested:
+    """All gates in one go, for a version that has not been through them.
+
+    Raises:
+        UserError: The version is archived, or worse than the margins allow.
+    """
+    from .deployment.transitions import reconcile
+    from .tracking.stages import ARCHIVED, PRODUCTION, STAGING
+
+    reconcile(context)
+    stage = context.registry.version(version).tags.get("stage")
+    if stage == PRODUCTION:
+        requested = Requested(version, is_champion=True)
+        tell(requested)
+        return requested
+    if stage == ARCHIVED:
+        raise archived(context, version)
+    if stage != STAGING:
+        checked = check(context, version, who, tell)
+        if checked.failed:
+            raise archived(context, version)
+    return request(context, version, who, tell)
+
+
+def request(context: Context, version: str, who: str, tell: Tell = nobody) -> Requested:
+    """Compare a challenger and ask for its promotion; granted at once where policy decides.
+
+    Raises:
+        UserError: It is worse than the margins allow, or no challenger.
+    """
+    from .deployment import transitions
+
+    comparison = compare(context, version, tell)
+    if comparison.objections:
+        raise worse(comparison)
+    evidence, champion = comparison.evidence, comparison.champion
+    is_champion = transitions.request(context, version, who, evidence, champion)
+    requested = Requested(version, is_champion)
+    tell(requested)
+    return requested
+
+
+def retrain(context: Context, as_of: datetime, tell: Tell = nobody) -> Decision:
+    """Train and deploy again if monitoring or the schedule asks for it.
+
+    A model that is no better is left; the decision records what came of it.
+    """
+    from .monitoring.retraining import conclude, decide
+
+    decision = decide(context, as_of)
+    tell(decision)
+    if decision.outcome is not None:
+        return decision
+    version = train(context, decision.at, tell).version
+    outcome = f"version {version} asked for promotion"
+    try:
+        deploy(context, version, "retraining", tell)
+    except UserError as error:
+        outcome = error.what
+    return conclude(context, decision, outcome)
+
+
+def replay(
+    context: Context,
+    first: datetime,
+    last: datetime,
+    every: timedelta,
+    schedule: timedelta,
+    tell: Tell = nobody,
+) -> Backtested:
+    """Walk production through the past, period by period, and measure what retraining was worth.
+
+    Done again, it resumes where it stopped.
+
+    Args:
+        context: The environment that is walked.
+        first: As-of of the first period.
+        last: As-of after which no period ends.
+        every: Length of a period.
+        schedule: How often a model is trained on schedule, to compare with.
+        tell: Is told each period that is done.
+
+    Raises:
+        UserError: There is no period.
+    """
+    from .monitoring.backtest import measure_policies
+    from .monitoring.retraining import decided_until
+    from .monitoring.windows import due
+
+    if last < first:
+        message = f"--to {last:%Y-%m-%d} is before --from {first:%Y-%m-%d}."
+        raise UserError(message, "Choose a later --to.")
+    moments = _moments(first, last, every)
+    scheduled = _moments(first, last, schedule)
+    done = decided_until(context)
+    for number, moment in enumerate(moments, start=1):
+        decision = None
+        if done is None or moment > done:
+            with quiet():
+                decision = _live_through(context, moment, is_scheduled=moment in scheduled)
+        tell(Period(moment, number, len(moments), decision))
+    windows = list(due(context, None, moments[-1]))
+    measured = measure_policies(context, windows, scheduled)
+    metric = context.problem.model.target.metrics[0].name
+    backtested = Backtested(metric, mean_gains(measured, context.settings.seed))
+    tell(backtested)
+    dashboard(context, tell=tell)
+    return backtested
+
+
+def _live_through(context: Context, moment: datetime, *, is_scheduled: bool) -> Decision:
+    """What production does in a period, and the training that a schedule would ask for."""
+    from .tracking.registry import CHAMPION
+
+    ingest(context, moment)
+    prepare(context, moment)
+    features(context, moment)
+    if context.registry.aliased(CHAMPION) is None:
+        deploy(context, train(context, moment).version, "replay")
+    predict(context, moment)
+    monitor(context, moment)
+    if is_scheduled:
+        train(context, moment)
+    return retrain(context, moment)
+
+
+def _moments(first: datetime, last: datetime, every: timedelta) -> list[datetime]:
+    return [first + every * number for number in range(1 + (last - first) // every)]
+
+
+# Refusals -------------------------------------------------------------------------------------
+
+
+def archived(context: Context, version: str) -> UserError:
+    """Why a version cannot be deployed any more."""
+    why = context.registry.version(version).tags.get("stage.why", "by hand")
+    remedy = "Correct the causes, or train with a later --as-of."
+    return UserError(f"Version {version} is archived: {why}.", remedy)
+
+
+def worse(comparison: Comparison) -> UserError:
+    """Why a version may not be promoted."""
+    objections = ", ".join(comparison.objections)
+    message = f"Version {comparison.challenger} is worse than the margins allow: {objections}."
+    return UserError(message, f"See {comparison.report}; the champion stays.")
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _step(context: Context, verb: str, as_of: datetime) -> Iterator[list[str]]:
+    """A step on the terminal whose run is recorded among the measurements."""
+    with step(verb) as notes, recorded(context.lakehouse, verb, as_of):
+        yield notes
+
+
+def _counts(done: Mapping[str, int]) -> list[str]:
+    return [f"{count:,} {name}" for name, count in done.items() if count] or ["nothing new"]

@@ -1,0 +1,165 @@
+"""Drift: how far the rows of a window are from those of the training, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.special import chdtri, ndtri, stdtrit
+
+from ..core.contract import Array
+from ..core.settings import MonitoringSettings
+from ..modeling.profile import Histogram, Profile
+
+_MIN_WINDOWS = 3
+_FARTHEST = 3
+_MISSING = -1  # positions of bins
+_UNSEEN = -2
+_MEASURED = {
+    "slice": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "threshold": pl.Float64,
+    "status": pl.String,
+    "rows": pl.Int64,
+}
+
+
+def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings) -> pl.DataFrame:
+    """How far the rows of a window are from those of the training, column by column.
+
+    Each column gives `drift` (as `distance`), `missing` (share of nulls) and, if it holds texts,
+    `unseen` (share of values that the training did not list). The same is taken of every window of
+    that length inside the training, against its other days: a day's rows are alike, so that no test
+    for independent rows holds. A value is violated beyond the one-sided prediction interval for one
+    more such window (Hahn & Meeker 1991, section 4.7), at a level that is divided by the number of
+    statistics (Bonferroni); also beyond `beyond` times the farthest window of the training and
+    `min_shift`, and by more than chance allows so few rows.
+
+    Args:
+        reference: Of the model that scored the rows.
+        rows: Its inputs and predictions.
+        settings: Length of windows and the levels above.
+
+    Returns:
+        slice, metric, value, threshold, status (ok, violated; unknown: no such column, too few rows,
+        or fewer than three windows in the training) and rows.
+    """
+    statistics = sum(3 if histogram.categories else 2 for histogram in reference.values())
+    level = settings.false_alarms / statistics
+    found: list[dict[str, Any]] = []
+    for name, histogram in reference.items():
+        now = np.zeros(histogram.days.shape[1])
+        if name in rows.columns:
+            now = histogram.count(rows[name])
+        measured = _column(histogram, now, level, settings)
+        found.extend({"slice": f"feature={name}", **statistic} for statistic in measured)
+    return pl.DataFrame(found, schema=_MEASURED)
+
+
+def distance(first: Array, second: Array) -> Array:
+    """Jensen-Shannon distance of two histograms, in [0, 1] (Lin 1991), less what chance alone gives.
+
+    Drawn from one distribution, the divergence (in bits) of n and m rows in k bins has the mean
+    (k - 1) (1/n + 1/m) / (8 ln 2) (Grosse et al. 2002); it is taken off before the root.
+
+    Args:
+        first: Rows by bin, shape (..., bins).
+        second: The same of the other.
+
+    Returns:
+        Shape (...).
+    """
+    one, other = _shares(first), _shares(second)
+    middle = np.where(one + other > 0, (one + other) / 2, 1)
+    divergence = (_relative_entropy(one, middle) + _relative_entropy(other, middle)) / 2
+    bins, unit = _chance(first, second)
+    return np.asarray(np.sqrt(np.maximum(divergence - (bins - 1) * unit, 0)))
+
+
+def _column(
+    histogram: Histogram, now: Array, level: float, settings: MonitoringSettings
+) -> Iterator[dict[str, Any]]:
+    """Statistics of one column, each with its limit and status."""
+    windows = histogram.windows(settings.window_days)
+    total = histogram.days.sum(axis=0)
+    days = float(histogram.days.any(axis=1).sum())
+    length = days / settings.window_days
+
+    seen = {"drift": distance(windows, total - windows), "missing": _share(windows, _MISSING)}
+    values = {"drift": distance(now, total), "missing": _share(now, _MISSING)}
+    if histogram.categories:
+        seen["unseen"] = _share(windows, _UNSEEN)
+        values["unseen"] = _share(now, _UNSEEN)
+
+    is_known = now.sum() >= settings.min_rows and length >= _MIN_WINDOWS
+    for metric, value in values.items():
+        limit = None
+        if is_known:
+            allowed = _chance_distance if metric == "drift" else _chance_share
+            limit = allowed(_limit(seen[metric], length, level, settings), level, now, total)
+        yield {
+            "metric": metric,
+            "value": float(value) if now.any() else None,
+            "threshold": limit,
+            "status": _status(float(value), limit),
+            "rows": int(now.sum()),
+        }
+
+
+def _status(value: float, limit: float | None) -> str:
+    if limit is None:
+        return "unknown"
+    return "violated" if value > limit else "ok"
+
+
+def _limit(seen: Array, windows: float, level: float, settings: MonitoringSettings) -> float:
+    """Of windows as large as those of the training.
+
+    The prediction interval of few windows is wide: it is cut at thrice the farthest of them.
+    """
+    farthest = seen.max()
+    quantile = stdtrit(windows - 1, 1 - level)
+    spread = quantile * seen.std(ddof=1) * np.sqrt(1 + 1 / windows)
+    interval = min(seen.mean() + spread, _FARTHEST * farthest)
+    return float(max(interval, settings.beyond * farthest, settings.min_shift))
+
+
+def _chance_distance(limit: float, level: float, now: Array, total: Array) -> float:
+    """A limit on distances, raised by what chance allows so few rows."""
+    bins, unit = _chance(now, total)
+    excess = max(chdtri(bins - 1, level) - (bins - 1), 0)
+    return float(np.sqrt(limit**2 + excess * unit))
+
+
+def _chance_share(limit: float, level: float, now: Array, total: Array) -> float:
+    """A limit on shares, raised by what chance allows so few rows."""
+    spread = np.sqrt(limit * max(1 - limit, 0) / now.sum())
+    return float(limit + ndtri(1 - level) * spread)
+
+
+def _chance(first: Array, second: Array) -> tuple[Array, Array]:
+    """Bins that are not empty, and the unit of the divergence.
+
+    A chi-squared variable multiplied by the unit is distributed as the divergence.
+    """
+    bins = (first + second > 0).sum(axis=-1)
+    one = np.maximum(first.sum(axis=-1), 1)
+    other = np.maximum(second.sum(axis=-1), 1)
+    return bins, (1 / one + 1 / other) / (8 * np.log(2))
+
+
+def _relative_entropy(part: Array, middle: Array) -> Array:
+    """Kullback-Leibler divergence in bits, shape (...)."""
+    ratio = np.where(part > 0, part / middle, 1)
+    return np.asarray((part * np.log2(ratio)).sum(axis=-1))
+
+
+def _shares(counts: Array) -> Array:
+    return np.asarray(counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1))
+
+
+def _share(counts: Array, index: int) -> Array:
+    return np.asarray(counts[..., index] / np.maximum(counts.sum(axis=-1), 1))
