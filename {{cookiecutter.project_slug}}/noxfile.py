@@ -19,18 +19,19 @@ nox.options.sessions = ["tests"]
 
 ROOT = Path(__file__).parent
 PACKAGE = "{{cookiecutter.package_name}}"
-PROJECT = "pyproject.toml"
+# What runs in production: the machinery, and what the problem needs besides.
+PROJECT = ("pyproject.toml", "--extra=problem")
 # What each lock is made from. The widest comes first: the others are held to its choices, so that
 # all of them agree.
 LOCKS = {
-    "dev": (PROJECT, "bootstrap.in", "dev.in", "lint.in", "test.in", "types.in"),
-    "run": (PROJECT,),
-    "test": (PROJECT, "test.in"),
+    "dev": (*PROJECT, "bootstrap.in", "dev.in", "lint.in", "test.in", "types.in"),
+    "run": PROJECT,
+    "test": (*PROJECT, "test.in"),
     "lint": ("lint.in",),
     "actionlint": ("actionlint.in",),
-    "types": (PROJECT, "test.in", "types.in"),
-    "spark": (PROJECT, "--extra=spark", "test.in"),
-    "browser": (PROJECT, "browser.in", "test.in"),
+    "types": (*PROJECT, "test.in", "types.in"),
+    "spark": (*PROJECT, "--extra=spark", "test.in"),
+    "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
     "bootstrap": ("bootstrap.in",),
 }
@@ -52,7 +53,7 @@ def prepare(session: nox.Session, purpose: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, the direction of imports, workflows, and that notebooks carry no output."""
+    """Check style, format, the direction of imports, workflows, and notebooks without output."""
     prepare(session, "lint")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
@@ -76,7 +77,7 @@ def actionlint(session: nox.Session) -> None:
 
 @nox.session
 def fix(session: nox.Session) -> None:
-    """Mend what lint finds and can be mended: style, format, notebooks with output."""
+    """Correct what lint finds and can correct: style, format, notebooks with output."""
     prepare(session, "lint")
     session.run("ruff", "check", "--fix-only", *session.posargs)
     session.run("ruff", "format")
@@ -100,9 +101,16 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """Test the pipelines on a small real sample."""
+    """Test the pipelines from end to end, on a toy problem."""
     prepare(session, "test")
     session.run("pytest", "tests/integration", *session.posargs)
+
+
+@nox.session
+def problem(session: nox.Session) -> None:
+    """Test the problem itself, its data and its notebook: whoever replaces it replaces these."""
+    prepare(session, "test")
+    session.run("pytest", "tests/problem", *session.posargs)
 
 
 @nox.session
@@ -126,7 +134,8 @@ def cli(session: nox.Session) -> None:
     wheels = sorted((ROOT / "dist").glob("*.whl"))
     if len(wheels) != 1:
         session.error(
-            f"dist/ must hold one wheel and holds {len(wheels)}: `python3 bootstrap.py build` makes it."
+            f"dist/ must hold one wheel and holds {len(wheels)}: "
+            "`python3 bootstrap.py build` makes it."
         )
     prepare(session, "run")
     session.env["PYTHONPATH"] = ""
@@ -149,8 +158,8 @@ def ci(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run lint, types, unit and integration."""
-    for name in ("lint", "types", "unit", "integration"):
+    """Run lint, types, unit, problem and integration."""
+    for name in ("lint", "types", "unit", "problem", "integration"):
         session.notify(name)
 
 
@@ -164,7 +173,7 @@ def spark(session: nox.Session) -> None:
 
 @nox.session
 def postgres(session: nox.Session) -> None:
-    """Test that rows to score can come from PostgreSQL, on a server of its own (needs PostgreSQL's programs)."""
+    """Test that rows to score can come from a PostgreSQL server (needs PostgreSQL's programs)."""
     programs = require_postgres(session)
     prepare(session, "test")
     session.run("pytest", "tests/postgres", *session.posargs, env={"POSTGRES_PROGRAMS": programs})
@@ -205,7 +214,7 @@ def drift(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def replay(session: nox.Session) -> None:
-    """Walk production through the sample's year, week by week, in `.venv`; ends with a dashboard."""
+    """Walk production through the past, week by week, in `.venv`; ends with a dashboard."""
     session.run(project_python(session), "-m", PACKAGE, "replay", *session.posargs, external=True)
 
 
@@ -257,12 +266,14 @@ def require_java(session: nox.Session) -> None:
 
 
 def require_postgres(session: nox.Session) -> str:
-    """The folder of PostgreSQL's programs, which Debian keeps off the PATH; stop with advice if there is none."""
+    """The folder of PostgreSQL's programs; stop with advice if there is none."""
+    # Debian keeps them off the PATH.
     debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     found = shutil.which("initdb") or next(reversed(debian), None)
     if found is None:
         session.error(
-            "PostgreSQL is needed (Debian and Ubuntu: apt-get install postgresql); no initdb was found."
+            "PostgreSQL is needed (Debian and Ubuntu: apt-get install postgresql); "
+            "no initdb was found."
         )
     return str(Path(found).parent)
 

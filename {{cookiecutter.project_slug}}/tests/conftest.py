@@ -87,7 +87,7 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole pipelines make libraries warn of each other; warnings of our own fail the unit tests."""
+    """Whole pipelines make libraries warn of each other; our own warnings fail the unit tests."""
     for item in items:
         if {"integration", "gates", "endurance", "postgres"} & set(item.path.parts):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
@@ -130,7 +130,7 @@ def lakehouse(tmp_path: Path) -> Lakehouse:
 
 
 def within(lakehouse: Lakehouse, *declared: Problem | Source) -> Context:
-    """A context whose tables are those of the lakehouse; of sources alone, with nothing to model."""
+    """A context whose tables are those of the lakehouse; of sources alone: nothing to model."""
     first, root = declared[0], Path(lakehouse.root)
     if not isinstance(first, Problem):
         sources = tuple(item for item in declared if isinstance(item, Source))
@@ -160,9 +160,7 @@ def toy(feed: pl.DataFrame) -> Problem:
     """Will an order be paid? Asked an hour after it was made; known a day after."""
     columns: Schema = {"order": nw.Int64, "shop": nw.String, "amount": nw.Float64}
 
-    def load(
-        names: list[str], delay: timedelta
-    ) -> Callable[[datetime | None, datetime], Frame]:
+    def load(names: list[str], delay: timedelta) -> Callable[[datetime | None, datetime], Frame]:
         published = feed.select(*names, pl.col(KNOWN_AT) + delay).lazy()
 
         def rows(since: datetime | None, until: datetime) -> Frame:
@@ -326,8 +324,9 @@ def trained(
     from {{cookiecutter.package_name}}.data.ingest import ingest
     from {{cookiecutter.package_name}}.data.prepare import prepare
     from {{cookiecutter.package_name}}.features.build import build_features
-    from tests.parcels import PROBLEM
     from {{cookiecutter.package_name}}.training.pipeline import train
+
+    from tests.parcels import PROBLEM
 
     folder = copy_project(tmp_path_factory.mktemp("sample") / "my project")
     context = Context(load_settings("test", folder), PROBLEM)

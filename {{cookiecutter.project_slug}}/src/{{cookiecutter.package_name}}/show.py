@@ -125,9 +125,8 @@ def show_status(context: Context) -> None:
     if asked:
         say(f"Waiting:  version {asked.version}, asked for by {asked.who}")
     say(f"Alerts:   {', '.join(alerts) or 'none open'}")
-    say(
-        f"Next:     [bold]{_next_command(champion, has_versions=bool(versions), asked=bool(asked))}[/]"
-    )
+    following = _next_command(champion, has_versions=bool(versions), asked=bool(asked))
+    say(f"Next:     [bold]{following}[/]")
     rows = [
         (item.version, item.tags["stage"], item.tags["as_of"][:16], item.description)
         for item in versions

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium: quiet, self-contained, readable on a phone, in the dark, and with a keyboard."""
+"""Pages in headless Chromium: quiet, self-contained, readable on a phone and in the dark."""
 
 from __future__ import annotations
 
@@ -25,16 +25,14 @@ from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.monitoring import backtest
-from {{cookiecutter.package_name}}.store.tables import LOG
 from {{cookiecutter.package_name}}.monitoring.performance import ESTIMATED
-from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
-from {{cookiecutter.package_name}}.store.measurements import PRODUCTION
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.reporting import pages
-from {{cookiecutter.package_name}}.store.measurements import RUN
-from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS
+from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
+from {{cookiecutter.package_name}}.store.measurements import PRODUCTION, RUN
+from {{cookiecutter.package_name}}.store.tables import ALERTS, LOG, MEASUREMENTS, RETRAININGS
 
 from tests.conftest import copy_project, free_port, wait_for
+from tests.parcels import PROBLEM
 
 CHECKS = Path(__file__).with_name("checks.js").read_text(encoding="utf-8")
 WINDOWS, WEEK = 45, timedelta(days=7)
@@ -54,7 +52,7 @@ REACHABLE = """() => [...document.querySelectorAll("a, summary, [tabindex]")].ma
 
 
 def measured(rng: np.random.Generator, metric: str, number: int) -> list[dict[str, object]]:
-    """A window of the champion: performance, its estimate, drift of every column, one of them unknown."""
+    """A window of the champion: performance, its estimate, drift of columns, one of them unknown."""
     low, value = 0.7, 0.74 - number * 0.002
     bounds = {
         "lower": value - 0.02,

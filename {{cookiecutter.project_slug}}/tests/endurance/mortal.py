@@ -1,10 +1,11 @@
-"""Run a verb of the command line again and again until it ends, each time in a process that is killed (-9) early.
+"""Run a verb again and again until it ends, each time in a process that is killed (-9) early.
 
-Usage, in a project's folder: `python mortal.py PLACES VERB [ARGUMENT ...]`. PLACES is a JSON list of writes, as
-`name:number`: the process ends right after the so many-th write of that name, counted over all processes. A name is
-a table (metrics with its producer, transitions with its action), or a call of the registry. PLACES `"all"` kills
-after every write once. Each process is a fork of one that has imported everything.
-Prints the places at which a process was killed, as a JSON list; exit code: that of the last process.
+Usage, in a project's folder: `python mortal.py PLACES VERB [ARGUMENT ...]`. PLACES is a JSON list
+of writes, as `name:number`: the process ends right after the so many-th write of that name,
+counted over all processes. A name is a table (metrics with its producer, transitions with its
+action), or a call of the registry. PLACES `"all"` kills after every write once. Each process is a
+fork of one that has imported everything. Prints the places at which a process was killed, as a
+JSON list; exit code: that of the last process.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from mlflow import MlflowClient
 from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking

@@ -1,4 +1,4 @@
-"""Production walked through on real flights: killed, lied to about the future, watched by two, told no."""
+"""Production walked through: killed, lied to about the future, watched by two, told no."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pytest
 from deltalake import DeltaTable
 
 from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME
-from {{cookiecutter.package_name}}.tracking.stages import history
-from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
 from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS
 from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
+from {{cookiecutter.package_name}}.tracking.stages import history
 
 from tests.conftest import ROOT
 from tests.endurance.conftest import LAST, MIDDLE, Home, Tables, assert_same, publish, replay
+from tests.parcels import PROBLEM
 
-# After these writes the process is killed: in every step, on the way to the first champion and to the second.
+# After these writes the process is killed: in every step, on the way to two champions.
 PLACES = """
-raw_flights:2 quarantine_flights:1 prepared_flights:3 features_origin:2 inference_log:2 predictions:4
-metrics.training:1 version:1 transitions.stage:1 transitions.request:1 transitions.approve:1
-metrics.monitoring:2 outcomes:1 alerts:1
-metrics.training:2 version:2 retrainings:3 transitions.stage:2 transitions.approve:2 metrics.replay:2
+raw_flights:2 quarantine_flights:1 prepared_flights:3 features_origin:2 inference_log:2
+predictions:4 metrics.training:1 version:1 transitions.stage:1 transitions.request:1
+transitions.approve:1 metrics.monitoring:2 outcomes:1 alerts:1 metrics.training:2 version:2
+retrainings:3 transitions.stage:2 transitions.approve:2 metrics.replay:2
 """
 
 
@@ -53,7 +53,7 @@ def test_killed_at_every_step_it_ends_where_an_undisturbed_one_does(
 
 
 def until(moment: datetime, held: Tables) -> Tables:
-    """What was there, and what was said of windows that had ended, without how old the newest rows were."""
+    """What was there and was said of windows that had ended, without the age of the newest rows."""
     times = (PREDICTION_TIME, AVAILABLE_AT, KNOWN_AT, "at", "window_end")
     found = {}
     for name, rows in held.items():

@@ -1,4 +1,4 @@
-"""An arena: a registered model and a log of transitions of its own, over the tables that are there already."""
+"""An arena: a registered model and a log of transitions of its own, over existing tables."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ import polars as pl
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 
-from tests import parcels as declared
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.contract import Frame, Model
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.deployment import transitions
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest
 from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.training.pipeline import Trained, train
+
+from tests import parcels as declared
+from tests.parcels import PROBLEM
 
 MODEL, LABEL = PROBLEM.model, PROBLEM.model.target.label
 _arenas = count()
@@ -182,7 +183,7 @@ def measured() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def scored_once(measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Score in a clean process once with the same files, and once with all that training made: it takes seconds."""
+    """Score once in a clean process for all versions with the same files: it takes seconds."""
     start = subprocess.run
 
     def run(command: Any, **options: Any) -> Any:

@@ -15,9 +15,10 @@ from {{cookiecutter.package_name}}.core.contract import Frame, Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.deployment import transitions
 from {{cookiecutter.package_name}}.deployment.comparison import Comparison, compare_versions
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
+
+from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
 Configure = Callable[..., Context]

@@ -18,9 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.deployment.compliance import CHECKS
-from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
-from tests.parcels import PROBLEM
+from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.tracking.registry import (
     ARTIFACT_DIGEST,
     CHALLENGER,
@@ -28,6 +27,8 @@ from {{cookiecutter.package_name}}.tracking.registry import (
     TRAINING_ID,
     Registry,
 )
+
+from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
 Breed = Callable[[str], ModelVersion]
@@ -39,7 +40,7 @@ UNREADABLE = frozenset(READ_FILES.split())
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted, the check that must reject it, what it says, and which others cannot help but fail too."""
+    """What is planted, the check that must reject it, what it says, and which others fail too."""
 
     check: str
     why: str

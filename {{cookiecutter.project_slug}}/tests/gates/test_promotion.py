@@ -64,7 +64,7 @@ def first() -> list[Context]:
 def waiting(
     first: list[Context], configure: Configure, add: Add, promote: Promote
 ) -> Callable[[], Context]:
-    """A new arena: version 2 followed 1 as champion, and a request for 3 waits; the first is played, others copied."""
+    """A new arena: version 2 followed 1 as champion, and a request for 3 waits."""
 
     def played() -> Context:
         arena = configure(**PERSON)

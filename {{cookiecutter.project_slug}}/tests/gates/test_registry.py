@@ -47,7 +47,7 @@ def running(log: Path, *arguments: str, **settings: str) -> Iterator[None]:
 def test_a_real_registry_has_a_new_version_deployed(
     trained: tuple[Context, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given an MLflow server over a copy of the trained project's store, and the receiver as the command line runs it
+    # given an MLflow server over a copy of the trained store, and the receiver of the command line
     home, done = trained
     store, here = tmp_path / "server.db", home.settings.project
     given = sqlite3.connect(home.settings.mlflow.tracking_uri.removeprefix("sqlite:///"))

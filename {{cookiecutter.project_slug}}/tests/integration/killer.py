@@ -1,6 +1,6 @@
 """Run steps of the command line, each in a fork of one process that has imported everything.
 
-Usage, in a project's folder: `python killer.py AS_OF PLAN`; the plan is a JSON list of [step, pattern, count].
+Usage, in a project's folder: `python killer.py AS_OF PLAN`, a JSON list of [step, pattern, count].
 A step is killed (-9) as soon as `count` files below `.data/test` match the pattern; "" lets it end.
 Prints how each ended, as a JSON list: its exit code, or -9.
 """

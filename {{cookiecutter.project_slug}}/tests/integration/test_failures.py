@@ -10,12 +10,13 @@ from pathlib import Path
 import narwhals as nw
 import pytest
 
-from tests import parcels
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import Frame, Frames
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
+
+from tests import parcels
+from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
 MODEL, TARGET = PROBLEM.model, PROBLEM.model.target

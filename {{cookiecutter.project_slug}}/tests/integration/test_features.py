@@ -16,11 +16,11 @@ from polars.testing import assert_frame_equal
 from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, UTC_TIME, FeatureTable, Source
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.features.build import build_features
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests.conftest import within
+from tests.parcels import PROBLEM
 
 BEGIN = datetime(2013, 3, 8, tzinfo=UTC)
 

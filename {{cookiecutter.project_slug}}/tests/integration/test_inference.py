@@ -1,4 +1,4 @@
-"""Scoring in batches: what may be seen, what is written, and what is refused by the command line."""
+"""Scoring in batches: what may be seen, what is written, what the command line refuses."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tests import parcels
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, PREDICTION_TIME, Frame, Table
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.inference import batch
-from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
-from tests.parcels import PROBLEM
+from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.training.pipeline import Trained
+
+from tests import parcels
+from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
 Open = Callable[..., Context]
@@ -50,7 +51,7 @@ def champion(trained: tuple[Context, Trained]) -> Iterator[str]:
 def opened(
     trained: tuple[Context, Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Open:
-    """Open an environment that only scores, for the command line too; it may own some of the tables it reads."""
+    """Open an environment that only scores; it may own some of the tables that it reads."""
     home = trained[0]
     monkeypatch.chdir(home.settings.project)
 
@@ -98,7 +99,7 @@ def versions(context: Context) -> list[int | None]:
 
 
 def asked(context: Context, as_of: datetime, since: datetime, until: datetime) -> pl.DataFrame:
-    """Prepared rows that ask for a prediction at a time in an interval, as a file would hold them."""
+    """Prepared rows that ask for a prediction in an interval of time, as a file would hold them."""
     schedule = rows(context, tables.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
     spine = next(batch.spines(context, [schedule], as_of))
     inside = spine.filter(pl.col(PREDICTION_TIME).is_between(since, until, closed="right"))
@@ -130,7 +131,7 @@ def plant(context: Context, spine: pl.DataFrame, at: datetime) -> None:
 def test_nothing_after_the_prediction_time_is_seen(
     opened: Open, champion: str, as_of: datetime, after: timedelta
 ) -> None:
-    # given a request, and features of its entities that became available as it is scored or right after
+    # given a request, and features that became available as it is scored or right after
     built = [tables.features(feature) for feature in PROBLEM.feature_tables]
     honest, other = opened("honest"), opened("planted", *built)
     spine = next(
@@ -149,7 +150,7 @@ def test_nothing_after_the_prediction_time_is_seen(
 def test_nothing_after_the_as_of_is_seen(
     opened: Open, champion: str, as_of: datetime, after: timedelta
 ) -> None:
-    # given a request whose prediction time lies ahead, and features that become available until then
+    # given a request whose prediction time lies ahead, and features that come until then
     built = [tables.features(feature) for feature in PROBLEM.feature_tables]
     honest, other = opened("honest"), opened("planted", *built)
     tomorrow = asked(other, as_of, as_of + timedelta(hours=12), as_of + timedelta(days=1)).head(1)

@@ -15,10 +15,11 @@ import pytest
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.modeling.evaluation import group_means
 from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 from {{cookiecutter.package_name}}.training.split import windows_until
+
+from tests.parcels import PROBLEM
 
 MODEL, TARGET = PROBLEM.model, PROBLEM.model.target
 ELSEWHERE = """

@@ -17,15 +17,16 @@ from polars.testing import assert_frame_equal
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import Table
 from {{cookiecutter.package_name}}.core.settings import load_settings
-from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
-from tests.parcels import PROBLEM
+from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.measurements import RUN
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest, provenance
 from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.training.pipeline import Trained
+
+from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
 STEPS = ("ingest", "prepare", "features", "train")

@@ -178,7 +178,10 @@ def test_too_many_failures_stop_it_and_commit_nothing(
 ) -> None:
     bad = edited(orders, amount(dict.fromkeys(range(1, 12), 999.0)))
     ingest(within(lakehouse, bad), TEN_DAYS)
-    message = r"11 of 100 rows of orders fail .*10\.0%; most often: A plausible amount \(11\)(?s:.*)checks_orders\.html"
+    message = (
+        r"11 of 100 rows of orders fail .*10\.0%; most often: A plausible amount \(11\)"
+        r"(?s:.*)checks_orders\.html"
+    )
     with pytest.raises(UserError, match=message):
         prepare(within(lakehouse, bad), TEN_DAYS)
     assert (Path(lakehouse.root) / "reports" / "checks_orders.html").exists()

@@ -27,9 +27,7 @@ def of_yesterday(frames: Frames) -> Frame:
 
 def last_weight(frames: Frames) -> Frame:
     """Weight of the parcel that was posted last, a minute later."""
-    posted = frames["parcels"].with_columns(
-        nw.col(KNOWN_AT).dt.offset_by("1m").alias(AVAILABLE_AT)
-    )
+    posted = frames["parcels"].with_columns(nw.col(KNOWN_AT).dt.offset_by("1m").alias(AVAILABLE_AT))
     heaviest = posted.group_by("region", AVAILABLE_AT).agg(nw.col("kilograms").max())
     return heaviest.rename({"kilograms": "region_kilograms"})
 

@@ -1,4 +1,4 @@
-"""Rows to score that come from PostgreSQL, from a server of its own on a socket in a temporary folder."""
+"""Rows to score that come from PostgreSQL: a server of its own, on a socket in a folder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings
 from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.inference.inputs import conform, read
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.training.pipeline import Trained
+
+from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
 USER, PASSWORD = "asker", "a b/c:d@e?f=100%"
@@ -35,7 +36,7 @@ EVERYTHING = "SELECT * FROM requests"
 
 
 def rights() -> dict[str, Any]:
-    """Options of a subprocess that make it another user's where we are root, which PostgreSQL refuses."""
+    """Options of a subprocess that make it another user's: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     import pwd
@@ -129,7 +130,8 @@ def test_moments_come_in_utc_whatever_the_session_says(uri: str, asking: Context
     with dbapi.connect(uri) as connection, connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'Asia/Tokyo'")
         cursor.execute(
-            "SELECT timestamptz '2020-02-01 09:00+09' AS zoned, timestamp '2020-02-01 00:00' AS naive"
+            "SELECT timestamptz '2020-02-01 09:00+09' AS zoned, "
+            "timestamp '2020-02-01 00:00' AS naive"
         )
         found = pl.DataFrame(cursor.fetch_arrow_table())
     rows = conform(found, dict.fromkeys(("zoned", "naive"), UTC_TIME), "The query")

@@ -26,8 +26,6 @@ def one_message(end: tuple[int, str, str]) -> str:
     return err
 
 
-
-
 def _renamed(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"tailnum", b"tail", 1))
 

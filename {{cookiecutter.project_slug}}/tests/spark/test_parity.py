@@ -22,9 +22,10 @@ from {{cookiecutter.package_name}}.core.contract import (
     Frame,
     Source,
 )
-from tests.parcels import PROBLEM
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
+
+from tests.parcels import PROBLEM
 
 Both = dict[str, tuple[Frame, Frame]]
 BEGINS = {"spring": datetime(2013, 2, 20, tzinfo=UTC), "autumn": datetime(2013, 10, 20, tzinfo=UTC)}
@@ -49,7 +50,7 @@ def spark() -> Iterator[SparkSession]:
 
 
 def random_rows(source: Source, begin: datetime, seed: int) -> pl.DataFrame:
-    """Prepared rows with few entities, a tenth of nulls, and times across the change of the clocks."""
+    """Prepared rows of few entities, a tenth of them null, across the change of the clocks."""
     rng = np.random.default_rng(seed)
     entities = {key for feature in PROBLEM.feature_tables for key in feature.keys}
     minutes = np.sort(rng.choice(DAYS * 24 * 60, ROWS, replace=False))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import parcels
 from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.cli import parse_moment
 from {{cookiecutter.package_name}}.core.contract import Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
+
+from tests import parcels
 from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]

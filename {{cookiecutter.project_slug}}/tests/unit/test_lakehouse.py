@@ -238,13 +238,15 @@ def test_a_process_killed_in_a_write_leaves_the_table_as_it_was(lakehouse: Lakeh
     # when a process is killed where it would commit
     code = (
         "import os, signal, sys; from datetime import *; import narwhals as nw, polars as pl\n"
-        f"from {module.__name__} import *; from {module.__package__.partition('.')[0]}.core.contract import Table, UTC_TIME\n"
-        "import {0}.engines.polars as m; m.write_deltalake = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"from {module.__name__} import *\n"
+        "from {0}.core.contract import Table, UTC_TIME\n"
+        "import {0}.store.engines.polars as m\n"
+        "m.write_deltalake = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "t = Table('things', dict(id=nw.Int64, value=nw.Float64, at=UTC_TIME), ('id',), 'at')\n"
         "r = pl.LazyFrame(dict(id=[2], value=[2.0], at=[datetime(2020, 1, 2, tzinfo=UTC)]))\n"
         "Lakehouse(sys.argv[1]).append(t, nw.from_native(r), datetime(2020, 1, 2, tzinfo=UTC))\n"
     )
-    source = code.replace("{0}", module.__package__)
+    source = code.replace("{0}", module.__name__.partition(".")[0])
     search = os.pathsep.join(sys.path)
     killed = subprocess.run(
         [sys.executable, "-c", source, lakehouse.root],

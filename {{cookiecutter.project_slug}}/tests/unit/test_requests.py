@@ -40,7 +40,7 @@ def asking(toy: Problem, settings: Settings) -> Context:
 
 @pytest.fixture
 def rows(feed: pl.DataFrame) -> pl.DataFrame:
-    """600 orders as the prepared table has them; the first 50 without a shop, others without an amount."""
+    """600 orders as prepared; the first 50 without a shop, others without an amount."""
     shop, amount = (
         pl.when(pl.col("order") >= 50).then("shop"),
         pl.when(pl.col("order") % 7 > 0).then("amount"),
@@ -140,8 +140,10 @@ def test_missing_columns_are_named_and_others_left_out() -> None:
 @given(st.lists(st.fixed_dictionaries({
     "count": st.none() | st.integers(-(2**63), 2**63 - 1),
     "size": st.none() | st.floats(allow_nan=False),
-    "at": st.none() | st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
-    "name": st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+    "at": st.none()
+    | st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    "name": st.none()
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
     "new": st.none() | st.booleans(),
 }), min_size=1))  # fmt: skip
 def test_rows_survive_a_csv_file(drawn: list[dict[str, object]]) -> None:

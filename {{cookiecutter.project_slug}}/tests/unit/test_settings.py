@@ -90,7 +90,9 @@ def test_unreadable_file_is_named(project: Path, content: bytes) -> None:
 
 def test_missing_key_is_named(project: Path) -> None:
     path = project / "conf" / "base.yml"
-    path.write_text(path.read_text(encoding="utf-8").replace("state:", "# state:"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("state:", "# state:"), encoding="utf-8"
+    )
     with pytest.raises(UserError, match=r"base\.yml.*state"):
         load_settings("dev")
 

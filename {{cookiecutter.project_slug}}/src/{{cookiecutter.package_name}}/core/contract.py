@@ -1,4 +1,4 @@
-"""What a problem declares and the pipelines rely on: data only; nothing here knows the sample problem."""
+"""What a problem declares and the pipelines rely on: data only, whatever the problem is."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class Estimator(Protocol):
 
 
 Learner: TypeAlias = Callable[[Mapping[str, Any], Report], tuple[Estimator, float]]
-"""Fits with parameters of a trial; gives the estimator and its validation loss (lower is better)."""
+"""Fits with a trial's parameters; gives the estimator and its validation loss (lower: better)."""
 
 
 def as_it_is(rows: Frame) -> Frame:

@@ -229,7 +229,8 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
     files = {
-        str(path): _read(path, project, env) for path in (folder / "base.yml", folder / f"{env}.yml")
+        str(path): _read(path, project, env)
+        for path in (folder / "base.yml", folder / f"{env}.yml")
     }
     layers = {**files, **_variables()}
     _refuse_fixed(layers)

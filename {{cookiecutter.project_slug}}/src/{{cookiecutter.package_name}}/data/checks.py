@@ -1,4 +1,4 @@
-"""Checks of rows: which fail, and why. pointblank is the engine; a batch of rows is what it sees."""
+"""Checks of rows: which fail, and why. pointblank does them, one batch of rows at a time."""
 
 from __future__ import annotations
 

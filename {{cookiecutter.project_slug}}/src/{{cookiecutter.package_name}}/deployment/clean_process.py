@@ -1,8 +1,8 @@
 """Scores a version's example, apart from everything: `python -I -B clean_process.py FOLDER`.
 
 Started with an empty environment, this process takes the network away from itself, scores the
-example twice and then row by row, and prints what it found as JSON: `scores`, `again`, and `cpu_ms`,
-the median CPU time of a row alone.
+example twice and then row by row, and prints what it found as JSON: `scores`, `again`, and
+`cpu_ms`, the median CPU time of a row alone.
 """
 
 from __future__ import annotations

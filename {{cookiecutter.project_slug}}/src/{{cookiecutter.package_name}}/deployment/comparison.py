@@ -26,7 +26,7 @@ _DISAGREEMENTS = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """A challenger measured against the champion (None: the baseline), and what speaks against it."""
+    """A challenger measured against the champion (None: the baseline), and the objections."""
 
     challenger: str
     champion: str | None
@@ -67,8 +67,8 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     """Measure a challenger against the champion; against the baseline where there is none.
 
     Both score the rows of the challenger's holdout, read from the table versions that it recorded.
-    The holdout must begin after everything that either has learned from. The challenger may be worse
-    by a margin overall, and by another on no slice for sure.
+    The holdout must begin after everything that either has learned from. The challenger may be
+    worse by a margin overall, and by another on no slice for sure.
 
     Raises:
         UserError: The holdout overlaps with what either has learned from, or the champion takes
@@ -111,8 +111,8 @@ def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
     """Gains of the first metric against their margins, as rows of the measurements.
 
     Overall the gain must surely be above minus the margin (non-inferiority); a slice, where
-    intervals are wide, objects if its gain is below minus its margin and surely below 0. Margins are
-    shares of the opponent's metric. What could not be measured objects, too.
+    intervals are wide, objects if its gain is below minus its margin and surely below 0. Margins
+    are shares of the opponent's metric. What could not be measured objects, too.
 
     Args:
         results: As `evaluation.compare`.

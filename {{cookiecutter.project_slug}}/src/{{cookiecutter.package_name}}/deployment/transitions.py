@@ -1,11 +1,11 @@
 """Stages of versions, as a log of transitions; the registry follows the log.
 
-None → Staging (`@challenger`) → Production (`@champion`), or Archived. A transition is first appended
-to the `transitions` table, on condition that nobody wrote since it was decided, and then carried out
-in the registry, where moving `@champion` is one call. A process killed in between leaves a last entry
-that is not carried out yet; whatever comes next begins by doing so (`reconcile`), and the same
-command run again finds its work done. There is never more than one champion, and never none where
-there was one.
+None → Staging (`@challenger`) → Production (`@champion`), or Archived. A transition is first
+appended to the `transitions` table, on condition that nobody wrote since it was decided, and then
+carried out in the registry, where moving `@champion` is one call. A process killed in between
+leaves a last entry that is not carried out yet; whatever comes next begins by doing so
+(`reconcile`), and the same command run again finds its work done. There is never more than one
+champion, and never none where there was one.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ def rollback(context: Context, who: str, why: str) -> str:
     """Make the champion before this one the champion again; returns its number.
 
     Raises:
-        UserError: There is none to go back to, its files are gone or changed, or somebody else moved
-            a version.
+        UserError: There is none to go back to, its files are gone or changed, or somebody else
+            moved a version.
     """
     _require_name(who)
     seen, left = reconcile(context)

@@ -1,4 +1,4 @@
-"""Batch inference: the champion scores what is due, in chunks, with the features that were known."""
+"""Batch inference: the champion scores what is due, in chunks, from features that were known."""
 
 from __future__ import annotations
 

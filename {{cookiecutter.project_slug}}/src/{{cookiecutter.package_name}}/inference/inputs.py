@@ -1,4 +1,4 @@
-"""Where rows that ask for a prediction come from: a file or a database, in the shape of their prepared table."""
+"""Where rows that ask for a prediction come from: a file or a database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
         query: SQL, for a database.
 
     Raises:
-        UserError: A kind of source that is not known, not readable, or without the declared columns.
+        UserError: An unknown kind of source, not readable, or without the declared columns.
     """
     schema, rows = context.problem.scored.prepared, context.settings.inference.chunk_rows
     database = "://" in source

@@ -87,9 +87,9 @@ def estimate(
     """The first metric as it may be on rows whose labels are not known yet.
 
     Labelled rows are weighted so that their predictions are distributed as those of the new rows:
-    importance weighting under covariate shift (Shimodaira 2000), the prediction being the covariate.
-    It sees rows that are harder or easier to predict, and is blind to a change of what follows from
-    an input.
+    importance weighting under covariate shift (Shimodaira 2000), the prediction being the
+    covariate. It sees rows that are harder or easier to predict, and is blind to a change of what
+    follows from an input.
 
     Args:
         holdout: Prediction time, scores and label of rows that the model has not learned from.

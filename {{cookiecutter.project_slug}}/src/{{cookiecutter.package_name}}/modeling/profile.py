@@ -1,4 +1,4 @@
-"""How a model's rows were distributed day by day in its training: what drift is measured against."""
+"""How a model's training rows were distributed, day by day: what drift is measured against."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
 def deliver(context: Context) -> None:
     """Send what has not arrived yet, a message per receiver; what fails is tried again next time.
 
-    A process killed between sending and writing that down sends again: notices arrive at least once.
+    A process killed between sending and writing that down sends again: notices arrive at least
+    once.
 
     Raises:
         UserError: A receiver did not accept its message, is not set, or is no address; the others

@@ -44,8 +44,8 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
         settings: Length of windows and the levels above.
 
     Returns:
-        slice, metric, value, threshold, status (ok, violated; unknown: no such column, too few rows,
-        or fewer than three windows in the training) and rows.
+        slice, metric, value, threshold, status (ok, violated; unknown: no such column, too few
+        rows, or fewer than three windows in the training) and rows.
     """
     statistics = sum(3 if histogram.categories else 2 for histogram in reference.values())
     level = settings.false_alarms / statistics
@@ -60,7 +60,7 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
 
 
 def distance(first: Array, second: Array) -> Array:
-    """Jensen-Shannon distance of two histograms, in [0, 1] (Lin 1991), less what chance alone gives.
+    """Jensen-Shannon distance of two histograms, in [0, 1] (Lin 1991), less what chance gives.
 
     Drawn from one distribution, the divergence (in bits) of n and m rows in k bins has the mean
     (k - 1) (1/n + 1/m) / (8 ln 2) (Grosse et al. 2002); it is taken off before the root.

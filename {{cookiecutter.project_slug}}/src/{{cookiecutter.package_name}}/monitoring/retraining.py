@@ -38,8 +38,9 @@ class Judged:
 def decide(context: Context, as_of: datetime) -> Decision:
     """Decide on the windows that the champion scored; written down before it is carried out.
 
-    A window is violated if its performance or the drift of any of its columns is; an unknown one is
-    not. A decision that was not carried out, by a process that was killed, is returned as it stands.
+    A window is violated if its performance or the drift of any of its columns is; an unknown one
+    is not. A decision that was not carried out, by a process that was killed, is returned as it
+    stands.
     """
     rows = context.lakehouse.read(RETRAININGS, nw.col("at") <= as_of, order=("at",))
     past = [Decision(**row) for row in rows.iter_rows(named=True)]

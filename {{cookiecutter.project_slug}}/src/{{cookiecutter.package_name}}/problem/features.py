@@ -25,9 +25,9 @@ def rolling_sums(
 ) -> Frame:
     """Sum measures over sliding windows, at every hour at which a sum changes.
 
-    A sweep: an event enters a window when it becomes known and leaves it a window's length later; the
-    running total in between is the sum. Measures are whole numbers, so totals are exact and do not
-    depend on where the sweep began.
+    A sweep: an event enters a window when it becomes known and leaves it a window's length later;
+    the running total in between is the sum. Measures are whole numbers, so totals are exact and do
+    not depend on where the sweep began.
 
     Args:
         events: `keys`, `known_at` (UTC) and integer `measures`.
@@ -64,7 +64,7 @@ def rolling_sums(
 def delay_statistics(
     flights: Frame, name: str, keys: Sequence[str], windows: Mapping[str, int]
 ) -> Frame:
-    """Flights that landed in each window, the share of them that was late, and their mean delay (minutes)."""
+    """Flights that landed in each window, the share that was late, and the mean delay (minutes)."""
     flown = flights.drop_nulls("arrival_delay").with_columns(
         nw.lit(1).cast(nw.Int64).alias("flights"),
         (nw.col("arrival_delay") > LATE_MINUTES).cast(nw.Int64).alias("late"),

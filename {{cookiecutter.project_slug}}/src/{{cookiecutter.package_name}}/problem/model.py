@@ -65,7 +65,8 @@ ground staff can be warned.
 **Not for** other airports, other years without retraining, or decisions about people.
 
 **Known limits.** Cancelled and diverted flights have no label and are not learned from. When a row
-became known is derived from a yearly file, not recorded. Lateness moves with the seasons: expect drift.
+became known is derived from a yearly file, not recorded. Lateness moves with the seasons: expect
+drift.
 """
 
 MODEL = Model(

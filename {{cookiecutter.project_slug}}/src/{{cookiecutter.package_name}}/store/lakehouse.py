@@ -1,8 +1,8 @@
 """Delta tables: the few verbs that pipelines need, with schema and keys enforced at the write.
 
-A write is staged, checked there, then made by one Delta commit: a killed process leaves the table as
-it was. With its rows a commit records *until* when the table is complete; that is how a rerun knows
-what is done. Which engine computes and commits, nobody above this module knows.
+A write is staged, checked there, then made by one Delta commit: a killed process leaves the table
+as it was. With its rows a commit records *until* when the table is complete; that is how a rerun
+knows what is done. Which engine computes and commits, nobody above this module knows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OvertakenWriteError(UserError):
 
 @dataclass(frozen=True)
 class Lakehouse:
-    """The tables of an environment, under `root`; tables that match a mount are only read, there."""
+    """An environment's tables, under `root`; those that match a mount are read there only."""
 
     root: str
     mounts: Mapping[str, str] = field(default_factory=dict)

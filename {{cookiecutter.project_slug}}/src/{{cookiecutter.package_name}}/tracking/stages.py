@@ -61,7 +61,7 @@ def replay(transitions: Iterable[Mapping[str, Any]]) -> Stages:
 def require_untouched(lakehouse: Lakehouse, registry: Registry) -> Stages:
     """Refuse a registry that the log does not account for; returns the log's stages.
 
-    The last transition may be written down and not yet carried out: a process was killed in between.
+    The last transition may be recorded and not yet carried out: a process was killed in between.
 
     Raises:
         UserError: An alias or a stage was set by hand.

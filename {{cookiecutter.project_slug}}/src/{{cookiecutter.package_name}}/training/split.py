@@ -54,11 +54,13 @@ def require_enough(rows: pl.DataFrame, windows: Windows, model: Model, min_rows:
         where = f"The {window.name} window ({window.start:%Y-%m-%d} to {window.end:%Y-%m-%d})"
         if labels.len() < min_rows:
             raise UserError(
-                f"{where} has {labels.len():,} labelled rows; `training.min_rows` asks for {min_rows:,}.",
+                f"{where} has {labels.len():,} labelled rows; "
+                f"`training.min_rows` asks for {min_rows:,}.",
                 f"Use a later --as-of, or change `training.{window.name}_days` in conf/.",
             )
         if labels.n_unique() < len(model.target.classes):
             raise UserError(
                 f"{where} shows no other label than {labels[0]:g}.",
-                f"Widen `training.{window.name}_days` in conf/, or mend the label in problem/target.py.",
+                f"Widen `training.{window.name}_days` in conf/, "
+                "or correct the label in problem/target.py.",
             )

@@ -79,7 +79,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def production(
     toy: Problem, feed: pl.DataFrame, settings: Settings, prepared: dict[str, Path], tmp_path: Path
 ) -> Production:
-    """Everything is prepared until the end; what was trained ended on 29 January; nothing is scored yet."""
+    """Everything is prepared until the end, training ended weeks before, nothing is scored yet."""
     monitoring = settings.monitoring.model_copy(update={"min_rows": 20})
     settings = settings.model_copy(update={"state": tmp_path / "state", "monitoring": monitoring})
     context = Context(settings, toy)

@@ -11,8 +11,7 @@ from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import AlertRule
 from {{cookiecutter.package_name}}.monitoring.alerts import deliver, raise_alerts
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
-from {{cookiecutter.package_name}}.store.measurements import PRODUCTION
-from {{cookiecutter.package_name}}.store.measurements import record
+from {{cookiecutter.package_name}}.store.measurements import PRODUCTION, record
 from {{cookiecutter.package_name}}.store.tables import ALERTS
 
 from tests.integration.monitoring.conftest import ENDS, Production

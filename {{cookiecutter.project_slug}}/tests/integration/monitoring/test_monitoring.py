@@ -13,18 +13,15 @@ from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIM
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.monitoring.pipeline import monitor
 from {{cookiecutter.package_name}}.monitoring.windows import Window
-from {{cookiecutter.package_name}}.store.measurements import PRODUCTION
 from {{cookiecutter.package_name}}.serving.dashboard import files
 from {{cookiecutter.package_name}}.store import tables
-from {{cookiecutter.package_name}}.store.measurements import recorded
+from {{cookiecutter.package_name}}.store.measurements import PRODUCTION, recorded
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 
 from tests.integration.monitoring.conftest import ENDS, TRAINED, Production
 
 WEEK, DAY = timedelta(days=7), timedelta(days=1)
-WINDOWS = [
-    Window(TRAINED + number * WEEK, TRAINED + (number + 1) * WEEK) for number in range(4)
-]
+WINDOWS = [Window(TRAINED + number * WEEK, TRAINED + (number + 1) * WEEK) for number in range(4)]
 
 
 def rows(context: Context, table: Table) -> pl.DataFrame:
@@ -148,7 +145,11 @@ def test_no_predictions_at_all_are_not_fine(production: Production) -> None:
 
 
 def test_a_window_without_predictions_is_not_fine(production: Production) -> None:
-    production.score(new_rows(production).filter(~pl.col(PREDICTION_TIME).is_between(WINDOWS[1].start, WINDOWS[1].end)))
+    production.score(
+        new_rows(production).filter(
+            ~pl.col(PREDICTION_TIME).is_between(WINDOWS[1].start, WINDOWS[1].end)
+        )
+    )
     monitor(production.context, TRAINED + 3 * WEEK)
     assert [row["status"] for row in found(production, "scored")] == ["ok", "violated", "ok"]
     assert [row["window_end"] for row in found(production, "loss")] == [

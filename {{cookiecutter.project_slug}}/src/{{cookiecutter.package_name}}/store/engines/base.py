@@ -38,8 +38,8 @@ class Snapshot:
 class Engine(Protocol):
     """Frames and Delta tables.
 
-    Every write is one commit on a snapshot (None: a new table). It raises `OvertakenError` where the
-    table has moved on since, and `StorageError` where the storage refuses.
+    Every write is one commit on a snapshot (None: a new table). It raises `OvertakenError` where
+    the table has moved on since, and `StorageError` where the storage refuses.
     """
 
     def frame(self, rows: pl.DataFrame) -> Frame:

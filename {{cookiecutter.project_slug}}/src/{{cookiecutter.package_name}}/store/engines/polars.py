@@ -32,7 +32,7 @@ _MANY_FILES = 30
 
 @dataclass(frozen=True)
 class PolarsEngine:
-    """Lazy frames of polars over Delta tables; `storage_options` as Delta's Rust library has them."""
+    """Lazy frames of polars over Delta tables; `storage_options` as Delta's library has them."""
 
     storage_options: Mapping[str, str] = field(default_factory=dict)
 
