@@ -89,7 +89,7 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole pipelines make libraries warn of each other; our own warnings fail the unit tests."""
     for item in items:
-        if {"integration", "gates", "endurance", "postgres"} & set(item.path.parts):
+        if {"integration", "gates", "endurance", "postgres", "problem"} & set(item.path.parts):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
@@ -263,12 +263,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return command
 
 
-# Integration: the first weeks of the real data, through every step
+# Integration: the first weeks of the toy, through every step
 
 
-def copy_project(folder: Path) -> Path:
+def copy_project(folder: Path, conf: Path = CONF) -> Path:
     """A committed project of its own; its path has a space."""
-    shutil.copytree(CONF, folder / "conf")
+    shutil.copytree(conf, folder / "conf")
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     shutil.copy(ROOT / ".gitignore", folder)
     git = ("git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost")

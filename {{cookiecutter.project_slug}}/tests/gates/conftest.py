@@ -18,7 +18,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.context import Context, open_context
-from {{cookiecutter.package_name}}.core.contract import Frame, Model
+from {{cookiecutter.package_name}}.core.contract import Frame, Frames, Model
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.deployment import transitions
 from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest
@@ -27,6 +27,7 @@ from {{cookiecutter.package_name}}.training.pipeline import Trained, train
 
 from tests import parcels as declared
 from tests.parcels import PROBLEM
+from tests.parcels.sources import everything
 
 MODEL, LABEL = PROBLEM.model, PROBLEM.model.target.label
 _arenas = count()
@@ -37,28 +38,34 @@ Add = Callable[..., str]
 Configure = Callable[..., Context]
 
 
-def joined(change: Callable[[Frame], Frame]) -> Model:
-    """The model with a change to its joined rows, label included."""
-    return replace(MODEL, on_demand=lambda rows: change(MODEL.on_demand(rows)))
+def told(rows: Frame) -> Frame:
+    """Rows with what a cheat looks up in the source: the label that will be known one day."""
+    label = MODEL.target.from_outcome.alias("told")
+    deliveries = nw.from_native(everything()["deliveries"].lazy())
+    return rows.join(deliveries.select("parcel", label), on="parcel", how="left")
 
 
-def shuffled(rows: Frame) -> Frame:
-    native: pl.LazyFrame = rows.to_native()
+def shuffled(frames: Frames) -> Frame:
+    """Labels that have nothing to do with their rows."""
+    native: pl.LazyFrame = MODEL.labels(frames).to_native()
     return nw.from_native(native.with_columns(pl.col(LABEL).shuffle(seed=0)))
 
 
+def with_hint(hint: nw.Expr, name: str = "hint") -> Callable[[Frame], Frame]:
+    """Computes the model's inputs, and one more that may use the label."""
+    return lambda rows: told(MODEL.on_demand(rows)).with_columns(hint.alias(name)).drop("told")
+
+
 def with_input(name: str, value: nw.Expr) -> Model:
-    return replace(
-        joined(lambda rows: rows.with_columns(value.alias(name))), features=(*MODEL.features, name)
-    )
+    return replace(MODEL, on_demand=with_hint(value, name), features=(*MODEL.features, name))
 
 
 MODELS: dict[str, Model] = {
     "good": MODEL,
     "old": MODEL,
-    "leaky": with_input("hint", nw.col(LABEL)),
+    "leaky": with_input("hint", nw.col("told")),
     "forbidden": with_input(MODEL.forbidden[-1], nw.lit(1.0)),
-    "shuffled": joined(shuffled),
+    "shuffled": replace(MODEL, labels=shuffled),
     "constant": replace(MODEL, params={**MODEL.params, "min_gain_to_split": 1e12}),
 }
 

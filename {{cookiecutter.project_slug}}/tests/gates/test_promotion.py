@@ -25,6 +25,7 @@ from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.deployment import transitions
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
+from {{cookiecutter.package_name}}.tracking.stages import history
 
 Run = Callable[..., tuple[int, str, str]]
 Breed = Callable[[str], ModelVersion]
@@ -46,7 +47,7 @@ def state(arena: Context) -> tuple[object, ...]:
     """What must agree: aliases, stages, and the log without its times."""
     aliases = {alias: arena.registry.aliased(alias) for alias in (CHAMPION, CHALLENGER)}
     stages = {version.version: version.tags["stage"] for version in arena.registry.versions()}
-    return aliases, stages, transitions.history(arena).drop("at").rows()
+    return aliases, stages, history(arena.lakehouse).drop("at").rows()
 
 
 def stages(arena: Context) -> list[str]:
@@ -107,7 +108,7 @@ def test_policy_grants_at_once(arena: Context, add: Add) -> None:
     transitions.move(arena, "stage", add(arena), "me", "it is good")
     assert transitions.request(arena, "1", "asker", "better")
     assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == ("1", None)
-    moves = transitions.history(arena).select("action", "who", "why").rows()
+    moves = history(arena.lakehouse).select("action", "who", "why").rows()
     assert moves[1:] == [("request", "asker", "better"), ("approve", "policy", "better")]
 
 
@@ -138,20 +139,20 @@ def test_a_rejection_archives_and_the_champion_stays(
     assert (code, "Version 3 is archived" in out) == (0, True)
     assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == ("2", None)
     assert stages(arena) == ["Archived", "Production", "Archived"]
-    assert transitions.history(arena).row(-1, named=True)["why"] == "too risky"
+    assert history(arena.lakehouse).row(-1, named=True)["why"] == "too risky"
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject"])
 def test_nothing_waits(verb: str, waiting: Callable[[], Context], run: Run) -> None:
     arena = waiting()
-    transitions.decide(arena, "boss", "well done", approve=True)
+    transitions.decide(arena, "boss", "well done", approve=True, version=None)
     code, _, err = run(verb, "--env", "test", "--who", "other", "--why", "me too")
     assert (code, err.startswith("✗ No request waits for a decision.")) == (1, True)
 
 
 def test_nothing_waits_in_a_new_registry(arena: Context) -> None:
     with pytest.raises(UserError, match="No request waits"):
-        transitions.decide(arena, "boss", "well done", approve=True)
+        transitions.decide(arena, "boss", "well done", approve=True, version=None)
 
 
 def with_deployment(arena: Context, **changes: object) -> Context:
@@ -162,18 +163,18 @@ def with_deployment(arena: Context, **changes: object) -> Context:
 def test_four_eyes_refuse_the_one_who_asked(waiting: Callable[[], Context]) -> None:
     arena = with_deployment(waiting(), four_eyes=True)
     with pytest.raises(UserError, match="asker asked for this promotion and may not approve it"):
-        transitions.decide(arena, "asker", "well done", approve=True)
+        transitions.decide(arena, "asker", "well done", approve=True, version=None)
     assert arena.registry.aliased(CHAMPION) == "2"
 
 
 def test_four_eyes_let_another_approve(waiting: Callable[[], Context]) -> None:
     arena = with_deployment(waiting(), four_eyes=True)
-    assert transitions.decide(arena, "boss", "well done", approve=True) == "3"
+    assert transitions.decide(arena, "boss", "well done", approve=True, version=None) == "3"
 
 
 def test_four_eyes_let_the_asker_withdraw(waiting: Callable[[], Context]) -> None:
     arena = with_deployment(waiting(), four_eyes=True)
-    assert transitions.decide(arena, "asker", "changed my mind", approve=False) == "3"
+    assert transitions.decide(arena, "asker", "changed my mind", approve=False, version=None) == "3"
 
 
 def test_a_request_is_stale_when_the_challenger_changed(
@@ -182,7 +183,7 @@ def test_a_request_is_stale_when_the_challenger_changed(
     arena = waiting()
     transitions.move(arena, "stage", add(arena), "me", "it is better still")
     with pytest.raises(UserError, match="The request for version 3 is stale"):
-        transitions.decide(arena, "boss", "well done", approve=True)
+        transitions.decide(arena, "boss", "well done", approve=True, version=None)
     assert (arena.registry.aliased(CHAMPION), stages(arena)[2:]) == ("2", ["Archived", "Staging"])
 
 
@@ -190,7 +191,7 @@ def test_a_request_is_stale_when_the_champion_changed(waiting: Callable[[], Cont
     arena = waiting()
     transitions.rollback(arena, "me", "it was bad")
     with pytest.raises(UserError, match="The request for version 3 is stale"):
-        transitions.decide(arena, "boss", "well done", approve=True)
+        transitions.decide(arena, "boss", "well done", approve=True, version=None)
     assert arena.registry.aliased(CHAMPION) == "1"
 
 
@@ -199,13 +200,13 @@ def test_a_request_outlives_the_failure_of_another_version(
 ) -> None:
     arena = waiting()
     transitions.move(arena, "archive", add(arena), "me", "it is bad")
-    assert transitions.decide(arena, "boss", "well done", approve=True) == "3"
+    assert transitions.decide(arena, "boss", "well done", approve=True, version=None) == "3"
 
 
 def test_only_the_challenger_can_be_requested(arena: Context, add: Add) -> None:
     with pytest.raises(UserError, match="Version 1 is not the challenger"):
         transitions.request(arena, add(arena), "asker", "trust me")
-    assert (arena.registry.aliased(CHAMPION), transitions.history(arena).height) == (None, 0)
+    assert (arena.registry.aliased(CHAMPION), history(arena.lakehouse).height) == (None, 0)
 
 
 def test_a_comparison_with_a_former_champion_is_no_evidence(
@@ -228,7 +229,9 @@ def test_what_waits_is_not_asked_again(waiting: Callable[[], Context]) -> None:
     # then nothing changed, and it still was the asker
     assert state(arena) == before
     with pytest.raises(UserError, match="asker asked for this promotion and may not approve it"):
-        transitions.decide(with_deployment(arena, four_eyes=True), "asker", "mine", approve=True)
+        transitions.decide(
+            with_deployment(arena, four_eyes=True), "asker", "mine", approve=True, version=None
+        )
 
 
 def test_files_changed_while_a_request_waits_are_not_approved(
@@ -241,8 +244,8 @@ def test_files_changed_while_a_request_waits_are_not_approved(
     transitions.move(arena, "stage", add(arena, folder=folder), "me", "it is good")
     transitions.request(arena, "1", "asker", "better")
     (folder / "MLmodel").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match="digest differs"):
-        transitions.decide(arena, "boss", "well done", approve=True)
+    with pytest.raises(UserError, match="not those that were registered"):
+        transitions.decide(arena, "boss", "well done", approve=True, version=None)
     assert arena.registry.aliased(CHAMPION) is None
 
 
@@ -261,7 +264,7 @@ def test_the_champion_is_not_examined_again(
 def test_history_shows_who_moved_what_when_and_why(
     waiting: Callable[[], Context], run: Run
 ) -> None:
-    log = transitions.history(waiting())
+    log = history(waiting().lakehouse)
     assert log["at"].is_sorted()
     last = log.row(-1, named=True)
     assert [
@@ -284,7 +287,7 @@ def test_a_rollback_restores_the_champion_before_and_is_recorded(
     assert (code, "Version 1 is the champion again" in out) == (0, True)
     assert arena.registry.aliased(CHAMPION) == "1"
     assert stages(arena)[:2] == ["Production", "Archived"]
-    last = transitions.history(arena).row(-1, named=True)
+    last = history(arena.lakehouse).row(-1, named=True)
     assert [last[key] for key in ("action", "version", "champion", "who", "why")] == [
         *("rollback", "1", "2", "boss", "it was bad")
     ]
@@ -367,15 +370,15 @@ def before_call(
 
 
 def approve(arena: Context) -> object:
-    return transitions.decide(arena, "boss", "well done", approve=True)
+    return transitions.decide(arena, "boss", "well done", approve=True, version=None)
 
 
 def reject(arena: Context) -> object:
-    return transitions.decide(arena, "critic", "too risky", approve=False)
+    return transitions.decide(arena, "critic", "too risky", approve=False, version=None)
 
 
 def approve_too(arena: Context) -> object:
-    return transitions.decide(arena, "other", "me too", approve=True)
+    return transitions.decide(arena, "other", "me too", approve=True, version=None)
 
 
 @pytest.mark.parametrize("other", [approve_too, reject])
@@ -398,7 +401,7 @@ def test_of_two_decisions_one_wins_wherever_they_meet(
             attempt(approve, arena)
         if len(outcomes) == 1:
             break
-        decisions = transitions.history(arena)["action"].to_list()[6:]
+        decisions = history(arena.lakehouse)["action"].to_list()[6:]
         assert (outcomes.count("won"), len(decisions)) == (1, 1)
         (told,) = (outcome for outcome in outcomes if outcome != "won")
         assert any(
@@ -422,7 +425,7 @@ def test_of_two_threads_that_approve_one_wins(waiting: Callable[[], Context]) ->
     def attempt(context: Context, who: str) -> None:
         barrier.wait()
         try:
-            won.append(transitions.decide(context, who, "well done", approve=True))
+            won.append(transitions.decide(context, who, "well done", approve=True, version=None))
         except UserError as error:
             told.append(str(error))
 
@@ -434,7 +437,7 @@ def test_of_two_threads_that_approve_one_wins(waiting: Callable[[], Context]) ->
     for thread in threads:
         thread.join()
     assert (won, len(told)) == (["3"], 1)
-    assert transitions.history(arena)["action"].to_list()[6:] == ["approve"]
+    assert history(arena.lakehouse)["action"].to_list()[6:] == ["approve"]
     assert (arena.registry.aliased(CHAMPION), stages(arena)) == (
         "3",
         ["Archived", "Archived", "Production"],
@@ -499,7 +502,7 @@ def test_a_request_killed_between_any_two_calls_is_granted_once_by_the_next_run(
     waiting: Callable[[], Context],
 ) -> None:
     for arena in run_again(request, waiting):
-        assert transitions.history(arena).filter(action="approve", version="3").height == 1
+        assert history(arena.lakehouse).filter(action="approve", version="3").height == 1
         assert (arena.registry.aliased(CHAMPION), arena.registry.aliased(CHALLENGER)) == ("3", None)
         assert stages(arena) == ["Archived", "Archived", "Production"]
 
@@ -510,7 +513,8 @@ def test_a_process_killed_in_a_promotion_is_finished_by_the_next(
     arena = waiting()
     lines = (
         "import os",
-        f"from {package} import cli, registry",
+        f"from {package} import cli",
+        f"from {package}.tracking import registry",
         "registry.Registry.point = lambda *given: registry.CHAMPION in given and os._exit(9)",
         "cli.main()",
     )
@@ -522,7 +526,7 @@ def test_a_process_killed_in_a_promotion_is_finished_by_the_next(
     assert (killed.returncode, arena.registry.aliased(CHAMPION)) == (9, "2")
     code_after, out, _ = run(*verb)
     assert (code_after, "Version 3 is the champion" in out) == (0, True)
-    assert transitions.history(arena)["action"].to_list()[6:] == ["approve"]
+    assert history(arena.lakehouse)["action"].to_list()[6:] == ["approve"]
     assert (arena.registry.aliased(CHAMPION), stages(arena)) == (
         "3",
         ["Archived", "Archived", "Production"],

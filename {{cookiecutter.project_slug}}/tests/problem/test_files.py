@@ -49,7 +49,7 @@ def _other_encoding(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [_renamed, _retyped, _emptied, _header_only, _other_encoding, Path.unlink]
 )
-def test_a_damaged_source_is_named_and_mended_loses_nothing(
+def test_a_damaged_source_is_named_and_once_restored_loses_nothing(
     project: Path,
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -63,30 +63,15 @@ def test_a_damaged_source_is_named_and_mended_loses_nothing(
     planes = next(source for source in PROBLEM.sources if source.name == "planes")
     monkeypatch.setattr(sources, "data_folder", lambda: folder)
     monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, sources=(planes,)))
-    ingest = (
-        "ingest",
-        "--env",
-        "test",
-        "--as-of",
-        (PROBLEM.begins + timedelta(days=1)).isoformat(),
-    )
+    tomorrow = (PROBLEM.begins + timedelta(days=1)).isoformat()
+    ingest = ("ingest", "--env", "test", "--as-of", tomorrow)
+    lakehouse = project / ".data" / "test" / "lakehouse"
 
     damage(folder / "planes.csv")
     assert str(folder / "planes.csv") in one_message(run(*ingest))
-    assert [path.name for path in (project / ".data" / "test" / "lakehouse").iterdir()] == [
-        "metrics"
-    ]  # it failed
+    assert [path.name for path in lakehouse.iterdir()] == ["metrics"]  # that it failed
 
     shutil.copy(whole, folder)
     assert run(*ingest)[0] == 0
     assert KNOWN_AT in tables.raw(planes).schema
-    assert (
-        len(
-            list(
-                (project / ".data" / "test" / "lakehouse" / tables.raw(planes).name).glob(
-                    "*.parquet"
-                )
-            )
-        )
-        == 1
-    )
+    assert len(list((lakehouse / tables.raw(planes).name).glob("*.parquet"))) == 1

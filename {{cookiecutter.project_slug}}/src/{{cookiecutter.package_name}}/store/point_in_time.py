@@ -18,6 +18,8 @@ Versions = Mapping[str, int | None]
 _ROW = "_feature_row"
 _IS_SPINE = "_is_spine"
 _TIME = "_time"
+_NUMBER = "_number"
+_SAMPLE_ROWS = 500
 
 
 def point_in_time_join(
@@ -87,12 +89,18 @@ def with_features(
         as_of: Features that became available later are left out.
         versions: Delta version to read of each table, else the newest.
     """
+    return problem.model.on_demand(_with_tables(lakehouse, problem, spine, as_of, versions))
+
+
+def _with_tables(
+    lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions
+) -> Frame:
     for declared in problem.feature_tables:
         table = tables.features(declared)
         features = lakehouse.scan(table, versions.get(table.name))
         known = features.filter(nw.col(AVAILABLE_AT) <= as_of)
         spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
-    return problem.model.on_demand(spine)
+    return spine
 
 
 def training_set(
@@ -104,6 +112,8 @@ def training_set(
     extra: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Labelled rows with the features that were available at each prediction time.
+
+    Labels are joined last: nothing that computes an input has seen one.
 
     Args:
         lakehouse: Tables of the environment.
@@ -117,14 +127,15 @@ def training_set(
         Keys, prediction time, slices, inputs, extra columns and label, ordered by time and keys.
 
     Raises:
-        UserError: An extra column that there is no longer.
+        UserError: An extra column that there is no longer, or an input named as the label.
     """
     model = problem.model
     time = nw.col(PREDICTION_TIME)
     frames = prepared(lakehouse, problem, as_of, versions)
     spine = model.spine(frames).filter(time >= start, time < as_of)
     labels = model.labels(frames).drop(KNOWN_AT)
-    labelled = spine.join(labels, on=list(model.keys), how="inner")
+    keys = list(model.keys)
+    labelled = spine.join(labels, on=keys, how="semi")
     kept = (
         *model.keys,
         PREDICTION_TIME,
@@ -134,10 +145,53 @@ def training_set(
         *extra,
         model.target.label,
     )
-    rows = with_features(lakehouse, problem, labelled, as_of, versions)
+    inputs = with_features(lakehouse, problem, labelled, as_of, versions)
+    if model.target.label in inputs.collect_schema():
+        message = f"The inputs hold a column {model.target.label}, which is the label's name."
+        raise UserError(message, "Rename or drop it in `spine` or `on_demand` of the problem.")
+    rows = inputs.join(labels, on=keys, how="inner")
     known = rows.collect_schema()
     if lost := [name for name in extra if name not in known]:
         message = f"No table has {', '.join(lost)} any more, which a version takes as an input."
         raise UserError(message, "Keep a feature until a champion without it is in place.")
     wanted = rows.select(*dict.fromkeys(kept)).sort(PREDICTION_TIME, *model.keys)
     return lakehouse.collect(wanted)
+
+
+def require_row_by_row(
+    lakehouse: Lakehouse, problem: Problem, start: datetime, as_of: datetime, versions: Versions
+) -> None:
+    """Refuse an `on_demand` that gives a row other inputs when it sees fewer rows.
+
+    Such inputs would differ between training, where all rows are seen, and scoring.
+
+    Args:
+        lakehouse: Tables of the environment.
+        problem: Its spine, feature tables and `on_demand`.
+        start: First prediction time of the rows that it is tried on.
+        as_of: End of prediction times (exclusive).
+        versions: Delta version to read of each table, else the newest.
+
+    Raises:
+        UserError: Names the inputs.
+    """
+    model = problem.model
+    time = nw.col(PREDICTION_TIME)
+    frames = prepared(lakehouse, problem, as_of, versions)
+    spine = model.spine(frames).filter(time >= start, time < as_of)
+    spine = spine.sort(PREDICTION_TIME, *model.keys).head(_SAMPLE_ROWS)
+    joined = lakehouse.collect(_with_tables(lakehouse, problem, spine, as_of, versions))
+    everything = joined.with_row_index(_NUMBER)
+    every_other = everything.gather_every(2).reverse()
+
+    def inputs(rows: pl.DataFrame) -> pl.DataFrame:
+        computed = model.on_demand(lakehouse.frame(rows)).select(_NUMBER, *model.features)
+        return lakehouse.collect(computed).sort(_NUMBER)
+
+    of_all = inputs(everything).gather_every(2)
+    of_half = inputs(every_other)
+    moved = [name for name in model.features if not of_all[name].equals(of_half[name])]
+    if moved:
+        message = f"`on_demand` gives {', '.join(moved)} other values when it sees fewer rows."
+        remedy = "Compute an input from its own row; what needs others belongs in a feature table."
+        raise UserError(message, remedy)

@@ -14,7 +14,7 @@ from ..core.console import step
 from ..modeling.evaluation import compare, group_means
 from ..store import tables
 from ..store.measurements import record
-from ..store.point_in_time import training_set
+from ..store.point_in_time import require_row_by_row, training_set
 from ..tracking.provenance import fingerprint, provenance
 from .fit import fit
 from .register import Training, register
@@ -39,7 +39,8 @@ def train(context: Context, as_of: datetime) -> Trained:
     that is there.
 
     Raises:
-        UserError: Features are not built until `as_of`, or the windows hold too little.
+        UserError: Features are not built until `as_of`, the windows hold too little, or inputs are
+            not computed row by row.
     """
     settings, model = context.settings, context.problem.model
     versions = _input_versions(context, as_of)
@@ -51,6 +52,7 @@ def train(context: Context, as_of: datetime) -> Trained:
 
     windows = windows_until(as_of, settings.training)
     with step("training set") as notes:
+        require_row_by_row(context.lakehouse, context.problem, windows[0].start, as_of, versions)
         rows = training_set(context.lakehouse, context.problem, windows[0].start, as_of, versions)
         require_enough(rows, windows, model, settings.training.min_rows)
         known, later, holdout = (window.of(rows) for window in windows)
