@@ -115,7 +115,7 @@ def problem(session: nox.Session) -> None:
 
 @nox.session
 def gates(session: nox.Session) -> None:
-    """Test that each gate lets a good model through and shuts on a planted fault, a kill or a race."""
+    """Test that each gate lets a good model through and shuts on a fault, a kill or a race."""
     prepare(session, "test")
     session.run("pytest", "tests/gates", *session.posargs)
 
@@ -181,7 +181,7 @@ def postgres(session: nox.Session) -> None:
 
 @nox.session
 def endurance(session: nox.Session) -> None:
-    """Test weeks of production: killed at every step, with another future, watched by two at once."""
+    """Test weeks of production: killed at every step, with another future, watched by two."""
     prepare(session, "test")
     session.run("pytest", "tests/endurance", *session.posargs)
 

@@ -1,7 +1,8 @@
 """Measure what was promised: `python benchmarks/bench.py`, or `python3 bootstrap.py bench`.
 
-Everything is measured in one run on one machine, in a temporary folder. It is a measurement and not a
-test: a bound that does not hold is shown and changes no exit code. A new one is a function in `BENCHES`.
+Everything is measured in one run on one machine, in a temporary folder. It is a measurement and not
+a test: a bound that does not hold is shown and changes no exit code. A new one is a function in
+`BENCHES`.
 """
 
 import os
@@ -25,12 +26,12 @@ from scipy.stats import ks_2samp
 from {{cookiecutter.package_name}}.context import open_context
 from {{cookiecutter.package_name}}.core.console import step, table
 from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, PREDICTION_TIME, Frame
-from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, load_settings
-from {{cookiecutter.package_name}}.modeling import drift
-from {{cookiecutter.package_name}}.modeling.scoring import encode
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.modeling.lightgbm import encode
+from {{cookiecutter.package_name}}.modeling.profile import profile
+from {{cookiecutter.package_name}}.monitoring import drift
 from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.store import tables as declared
-from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join, prepared, training_set
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 
@@ -58,11 +59,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Call:
-    """What a run of the command line took: seconds, processor seconds, peak memory (bytes) of its largest process."""
+    """What a run of the command line took."""
 
     seconds: float
-    processor: float
-    peak: float
+    processor: float  # seconds
+    peak: float  # memory of its largest process, bytes
 
 
 def bench_help() -> Iterator[Row]:
@@ -72,7 +73,7 @@ def bench_help() -> Iterator[Row]:
 
 
 def bench_size() -> Iterator[Row]:
-    """Files of the packages in requirements/run.txt, whatever else is installed beside them; no bytecode."""
+    """Files of the packages in requirements/run.txt, without bytecode."""
     lock = (PROJECT / "requirements" / "run.txt").read_text(encoding="utf-8")
     total = 0
     for name in set(re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE)):
@@ -86,19 +87,19 @@ def bench_size() -> Iterator[Row]:
 
 
 def bench_loop() -> Iterator[Row]:
-    """The loop on all flights; warm: modules are in the file cache and MLflow's database is made."""
+    """The loop on all data; warm: modules are in the file cache, MLflow's database is made."""
     _call("status")
     run = _call("run")
-    yield Row(f"run on all flights ({run.processor:.0f} s CPU)", run.seconds, 60, "s")
+    yield Row(f"run on all data ({run.processor:.0f} s CPU)", run.seconds, 60, "s")
     yield Row("  its largest process", run.peak / 1e9, 3.0, "GB")
 
 
 def bench_join() -> Iterator[Row]:
-    """The point-in-time join of every scheduled flight against polars' own as-of join of the same frames.
+    """The point-in-time join of every row that asks against polars' own as-of join.
 
-    Both start from frames in memory as the lakehouse gives them; that both find the same is checked.
+    Both start from the same frames in memory; that both find the same is checked.
     """
-    lakehouse = Lakehouse(**load_settings("dev").lakehouse.model_dump())
+    lakehouse = open_context("dev").lakehouse
     tables = PROBLEM.feature_tables
     as_of = min(
         lakehouse.complete_until(declared.features(item)) or PROBLEM.begins for item in tables
@@ -106,11 +107,8 @@ def bench_join() -> Iterator[Row]:
     spine = _frame(PROBLEM.model.spine(prepared(lakehouse, PROBLEM, as_of, {})))
     order = [*PROBLEM.model.keys, PREDICTION_TIME]
     for item in tables:
-        features, keys, values = (
-            _frame(lakehouse.scan(declared.features(item))),
-            list(item.keys),
-            list(item.values),
-        )
+        features = lakehouse.read(declared.features(item))
+        keys, values = list(item.keys), list(item.values)
         portable = partial(_portable_join, spine, features, keys, values)
         native = partial(_native_join, spine, features, keys, values)
         if not portable().sort(order).equals(native().sort(order)):
@@ -120,23 +118,25 @@ def bench_join() -> Iterator[Row]:
 
 
 def bench_scoring() -> Iterator[Row]:
-    """The champion on a year of joined rows, encoding included, against the bare booster on the ready matrix."""
+    """The champion, encoding included, against the bare booster on a ready matrix."""
     context = open_context("dev")
     champion = str(context.registry.aliased(CHAMPION))
     ends = datetime.fromisoformat(context.registry.version(champion).tags["as_of"])
     rows = training_set(context.lakehouse, PROBLEM, PROBLEM.begins, ends, {})
-    predictor = context.registry.load(champion)
-    matrix = encode(rows, predictor.features, predictor.categories)
-    bare, whole = _best(lambda: predictor.booster.predict(matrix), lambda: predictor.predict(rows))
+    estimator = context.registry.load(champion)
+    booster = getattr(estimator, "booster", None)
+    if booster is None:  # an estimator of the problem's own
+        return
+    matrix = encode(rows, estimator.features, estimator.categories)
+    bare, whole = _best(lambda: booster.predict(matrix), lambda: estimator.predict(rows))
     yield Row("champion / bare booster, time", whole / bare, 1 / 0.9, "x")
 
 
 def bench_memory() -> Iterator[Row]:
     """Peak memory of scoring a file of replicated requests into a file, as the file grows."""
     context = open_context("dev")
-    requests = _frame(
-        context.lakehouse.scan(declared.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
-    )
+    prepared_rows = context.lakehouse.read(declared.prepared(PROBLEM.scored))
+    requests = prepared_rows.select(*PROBLEM.scored.prepared)
     peaks = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         source, scored = Path(folder) / "requests.parquet", Path(folder) / "scored.parquet"
@@ -149,15 +149,13 @@ def bench_memory() -> Iterator[Row]:
 
 
 def bench_drift() -> Iterator[Row]:
-    """Drift of 20 numbers of every row against the same rows' profile, and against SciPy's two-sample test of them."""
+    """Drift of up to 20 numbers of every row, against SciPy's two-sample test of them."""
     context = open_context("dev")
-    rows = training_set(
-        context.lakehouse, PROBLEM, PROBLEM.begins, PROBLEM.ends or datetime.now(UTC), {}
-    )
-    numbers = [name for name in PROBLEM.model.features if name not in PROBLEM.model.categorical][
-        :20
-    ]
-    reference, monitoring = drift.profile(rows, numbers), context.settings.monitoring
+    ends = PROBLEM.ends or datetime.now(UTC)
+    rows = training_set(context.lakehouse, PROBLEM, PROBLEM.begins, ends, {})
+    model = PROBLEM.model
+    numbers = [name for name in model.features if name not in model.categorical][:20]
+    reference, monitoring = profile(rows, numbers), context.settings.monitoring
     columns = [rows[name].drop_nulls().cast(pl.Float64).to_numpy() for name in numbers]
     ours, theirs = _best(
         lambda: drift.measure(reference, rows, monitoring),
@@ -168,10 +166,10 @@ def bench_drift() -> Iterator[Row]:
 
 
 def bench_replay() -> Iterator[Row]:
-    """The year, week by week, with monitoring and retraining, in an environment of its own."""
+    """The past, week by week, with monitoring and retraining, in an environment of its own."""
     with own_environment():
         run = _call("replay")
-    yield Row(f"weekly replay of the year ({run.processor:.0f} s CPU)", run.seconds, 360, "s")
+    yield Row(f"weekly replay of the past ({run.processor:.0f} s CPU)", run.seconds, 360, "s")
     yield Row("  its largest process", run.peak / 1e9, 4.0, "GB")
 
 
@@ -221,7 +219,7 @@ def main() -> None:
 
 
 def _call(*arguments: str) -> Call:
-    """Run the command line; memory and processor time are 0 on Windows, which does not keep them."""
+    """Run the command line; memory and processor time are 0 on Windows, which keeps neither."""
     started, processor, peak = time.perf_counter(), 0.0, 0.0
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen([*COMMAND, *arguments], stdout=said, stderr=subprocess.STDOUT)
@@ -266,7 +264,7 @@ def _native_join(
 
 
 def _best(*functions: Callable[[], object]) -> list[float]:
-    """Shortest of several times of each, in seconds; they take turns, so that the machine's moods meet all alike."""
+    """Shortest of several times of each, in seconds; they take turns on a machine with moods."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(REPEATS):
         for function, taken in zip(functions, times, strict=True):

@@ -1,8 +1,8 @@
-"""How often drift alarms without cause, and how large a shift must be to be seen: `python3 bootstrap.py drift`.
+"""How often drift alarms without cause, and how large a shift must be to be seen.
 
-Stable data are made of real days of the sample, drawn with replacement: a training of 13 weeks and a
-window after it. Each window is measured as it is, and again with one column changed. It is a
-measurement and not a test; what it found stands in docs/monitoring.md.
+`python3 bootstrap.py drift`. Stable data are made of real days, drawn with replacement: a training
+of 13 weeks and a window after it. Each window is measured as it is, and again with one column
+changed. It is a measurement and not a test; what it found stands in docs/monitoring.md.
 """
 
 import os
@@ -20,7 +20,8 @@ from {{cookiecutter.package_name}}.core.settings import MonitoringSettings, load
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare
 from {{cookiecutter.package_name}}.features.build import build_features
-from {{cookiecutter.package_name}}.modeling import drift
+from {{cookiecutter.package_name}}.modeling.profile import Profile, profile
+from {{cookiecutter.package_name}}.monitoring import drift
 from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
 
@@ -44,7 +45,7 @@ def main() -> None:
         training, window = (
             dated(days, part) for part in (draw[:TRAINING_DAYS], draw[TRAINING_DAYS:])
         )
-        reference = drift.profile(training, MODEL.features)
+        reference = profile(training, MODEL.features)
         measured = drift.measure(reference, window, monitoring)
         alarms += "violated" in measured["status"].to_list()
         if not found:
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def days_of_the_sample() -> list[pl.DataFrame]:
-    """Rows with all features, by day; without the first weeks, in which features look back on nothing."""
+    """Rows with all features, by day, without the first weeks: features look back on nothing."""
     with tempfile.TemporaryDirectory(prefix="drift-") as folder:
         settings = load_settings("test")
         tables = settings.lakehouse.model_copy(update={"root": folder})
@@ -128,7 +129,7 @@ def changed(window: pl.DataFrame, columns: list[str]) -> dict[tuple[str, str], l
 
 
 def caught(
-    reference: drift.Profile, window: pl.DataFrame, name: str, monitoring: MonitoringSettings
+    reference: Profile, window: pl.DataFrame, name: str, monitoring: MonitoringSettings
 ) -> bool:
     """Whether the changed column alarms."""
     measured = drift.measure(reference, window, monitoring).filter(slice=f"feature={name}")

@@ -24,11 +24,10 @@ from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.settings import load_settings
-from {{cookiecutter.package_name}}.monitoring import backtest
 from {{cookiecutter.package_name}}.monitoring.performance import ESTIMATED
 from {{cookiecutter.package_name}}.reporting import pages
+from {{cookiecutter.package_name}}.store.measurements import BACKTEST, DRIFT, NEVER, PRODUCTION, RUN, SCHEDULE
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
-from {{cookiecutter.package_name}}.store.measurements import PRODUCTION, RUN
 from {{cookiecutter.package_name}}.store.tables import ALERTS, LOG, MEASUREMENTS, RETRAININGS
 
 from tests.conftest import copy_project, free_port, wait_for
@@ -52,7 +51,7 @@ REACHABLE = """() => [...document.querySelectorAll("a, summary, [tabindex]")].ma
 
 
 def measured(rng: np.random.Generator, metric: str, number: int) -> list[dict[str, object]]:
-    """A window of the champion: performance, its estimate, drift of columns, one of them unknown."""
+    """A window of the champion: performance, its estimate, drift, one column unknown."""
     low, value = 0.7, 0.74 - number * 0.002
     bounds = {
         "lower": value - 0.02,
@@ -106,7 +105,7 @@ def health() -> list[dict[str, object]]:
         },
         {
             "metric": "age_hours",
-            "slice": "source=weather",
+            "slice": "source=parcels",
             "value": None,
             "threshold": 48.0,
             "status": "unknown",
@@ -133,12 +132,12 @@ def watch(context: Context) -> None:
         champion = {**window, "subject": f"version {1 + number // 15}"}
         found += [champion | row for row in measured(rng, metric, number)]
         found += [window | {"subject": PRODUCTION} | row for row in health()]
-        for subject in (backtest.NEVER, backtest.SCHEDULE, backtest.DRIFT):
+        for subject in (NEVER, SCHEDULE, DRIFT):
             value = float(rng.normal(0.7, 0.01))
             found.append(
                 window
                 | {
-                    "producer": backtest.PRODUCER,
+                    "producer": BACKTEST,
                     "subject": subject,
                     "metric": metric,
                     "value": value,
@@ -149,8 +148,8 @@ def watch(context: Context) -> None:
                 window | {"producer": RUN, "subject": "predict", "metric": name, "value": value}
             )
     texts = ("metric", "slice", "status", "receiver", "kind", "text")
-    told = "opened: drift feature=dest is violated: 0.31, limit 0.1, 2013-05-14 to 2013-05-21 (version 2)"
-    values = zip(texts, ("drift", "feature=dest", "violated", LOG, "opened", told), strict=True)
+    told = "opened: drift feature=depot is violated: 0.31, limit 0.1, May 14 to May 21 (version 2)"
+    values = zip(texts, ("drift", "feature=depot", "violated", LOG, "opened", told), strict=True)
     notice = {**dict(values), "at": start, "sent_at": start}
     decisions = [
         {
@@ -265,7 +264,7 @@ def test_the_dashboard_is_sound(
         ("document.querySelector('svg text').style.fill = '#cccccc'", "has a contrast of"),
         ("document.querySelector('th').removeAttribute('scope')", "has no scope"),
         (
-            "document.querySelector('.scroll table.heat').parentElement.removeAttribute('tabindex')",
+            "document.querySelector('.scroll:has(table.heat)').removeAttribute('tabindex')",
             "cannot be reached",
         ),
         ("document.querySelector('main').style.minWidth = '500px'", "px too wide"),
@@ -345,5 +344,5 @@ def test_before_anything_was_measured_the_page_is_sound(
     visit: Callable[[str, str], Page], tmp_path: Path
 ) -> None:
     path = tmp_path / "index.html"
-    pages.write(path, pages.render("dashboard.html.jinja", name="flights", windows=[]))
+    pages.write(path, pages.render("dashboard.html.jinja", name="parcels", windows=[]))
     assert visit(path.as_uri(), "phone").evaluate(CHECKS) == []

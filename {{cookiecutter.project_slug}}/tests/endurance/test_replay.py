@@ -19,12 +19,13 @@ from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
 from {{cookiecutter.package_name}}.tracking.stages import history
 
 from tests.conftest import ROOT
-from tests.endurance.conftest import LAST, MIDDLE, Home, Tables, assert_same, publish, replay
+from tests.endurance.conftest import LAST, MIDDLE, Home, Tables, assert_same, replay
 from tests.parcels import PROBLEM
+from tests.parcels.sources import LIES_AFTER
 
 # After these writes the process is killed: in every step, on the way to two champions.
 PLACES = """
-raw_flights:2 quarantine_flights:1 prepared_flights:3 features_origin:2 inference_log:2
+raw_parcels:2 quarantine_parcels:1 prepared_parcels:3 features_depot:2 inference_log:2
 predictions:4 metrics.training:1 version:1 transitions.stage:1 transitions.request:1
 transitions.approve:1 metrics.monitoring:2 outcomes:1 alerts:1 metrics.training:2 version:2
 retrainings:3 transitions.stage:2 transitions.approve:2 metrics.replay:2
@@ -71,7 +72,7 @@ def test_another_future_has_the_same_past(walked: Home, fresh: Home, tmp_path: P
     # given all that becomes known after a moment in the midst of the second week, made nonsense
     moment = MIDDLE - timedelta(hours=36)
     fresh_copy = fresh.copy(tmp_path / "other")
-    other = Home(fresh_copy.folder, publish(tmp_path / "feed", corrupt_after=moment))
+    other = Home(fresh_copy.folder, {LIES_AFTER: moment.isoformat()})
     # when that is walked through, beyond the moment
     other.run(*replay(MIDDLE))
     # then all before it is the same to the bit, and what came later is not
@@ -98,13 +99,8 @@ def test_two_monitors_at_once_measure_once(walked: Home, tmp_path: Path) -> None
     # then neither fails, and all is there once
     assert [process.returncode for process in both] == [0, 0], said
     assert not any("Traceback" in text for text in said)
-    metrics = (
-        home.context.lakehouse.scan(MEASUREMENTS)
-        .select(*MEASUREMENTS.keys)
-        .collect("polars")
-        .to_native()
-    )
-    assert metrics.is_unique().all()
+    measured = home.context.lakehouse.read(MEASUREMENTS)
+    assert measured.select(MEASUREMENTS.keys).is_unique().all()
     expected = walked.tables()
     found = home.tables()
     for name in (tables.outcomes(PROBLEM).name, MEASUREMENTS.name, RETRAININGS.name):
@@ -170,4 +166,4 @@ def test_where_a_person_approves_a_retraining_waits(a_day_later: Home) -> None:
     # and whoever did not ask for it can approve it
     a_day_later.run("approve", "--who", "ann", "--why", "looks right", **careful)
     assert registry.aliased(CHAMPION) == "2"
-    assert history(a_day_later.context)["who"].to_list()[-2:] == ["retraining", "ann"]
+    assert history(a_day_later.context.lakehouse)["who"].to_list()[-2:] == ["retraining", "ann"]

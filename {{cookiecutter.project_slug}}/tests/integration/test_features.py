@@ -22,7 +22,7 @@ from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from tests.conftest import within
 from tests.parcels import PROBLEM
 
-BEGIN = datetime(2013, 3, 8, tzinfo=UTC)
+BEGIN = datetime(2024, 3, 8, tzinfo=UTC)
 
 
 def random_prepared(source: Source, rows: int, days: int, seed: int) -> pl.DataFrame:

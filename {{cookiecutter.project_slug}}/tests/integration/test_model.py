@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import Estimator
 from {{cookiecutter.package_name}}.modeling.evaluation import group_means
-from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 from {{cookiecutter.package_name}}.training.split import windows_until
@@ -32,7 +32,7 @@ print(json.dumps([float(value) for value in model.predict(pd.read_parquet(sys.ar
 
 
 @pytest.fixture
-def predictor(context: Context) -> LightGBM:
+def predictor(context: Context) -> Estimator:
     return context.registry.load(context.registry.versions()[0].version)
 
 
@@ -63,7 +63,7 @@ def test_the_baseline_knows_the_training_window_only(
 
 
 def test_it_predicts_the_same_where_the_project_is_unknown(
-    context: Context, predictor: LightGBM, inputs: pl.DataFrame, tmp_path: Path
+    context: Context, predictor: Estimator, inputs: pl.DataFrame, tmp_path: Path
 ) -> None:
     rows = inputs.head(500).with_columns(
         pl.col(set(MODEL.features) - set(MODEL.categorical)).cast(pl.Float64)
@@ -79,7 +79,7 @@ def test_it_predicts_the_same_where_the_project_is_unknown(
     assert json.loads(done.stdout.splitlines()[-1]) == predictor.predict(rows).tolist()
 
 
-def test_predictions_are_plausible(predictor: LightGBM, holdout: pl.DataFrame) -> None:
+def test_predictions_are_plausible(predictor: Estimator, holdout: pl.DataFrame) -> None:
     predicted, label = predictor.predict(holdout), holdout[TARGET.label].to_numpy()
     assert np.isfinite(predicted).all()
     assert np.min(label) <= np.min(predicted) < np.max(predicted) <= np.max(label)
@@ -88,7 +88,7 @@ def test_predictions_are_plausible(predictor: LightGBM, holdout: pl.DataFrame) -
 
 @pytest.mark.parametrize("rise", [1.0, 30.0])
 def test_a_rise_of_what_may_only_raise_it_never_lowers_a_prediction(
-    predictor: LightGBM, inputs: pl.DataFrame, rise: float
+    predictor: Estimator, inputs: pl.DataFrame, rise: float
 ) -> None:
     before = predictor.predict(inputs)
     after = predictor.predict(
@@ -98,19 +98,19 @@ def test_a_rise_of_what_may_only_raise_it_never_lowers_a_prediction(
     assert after.mean() > before.mean()
 
 
-def test_unseen_categories_score(predictor: LightGBM, inputs: pl.DataFrame) -> None:
+def test_unseen_categories_score(predictor: Estimator, inputs: pl.DataFrame) -> None:
     unseen = inputs.with_columns(pl.lit("never seen").alias(name) for name in MODEL.categorical)
     missing = inputs.with_columns(pl.lit(None, pl.String).alias(name) for name in MODEL.categorical)
     assert np.isfinite(predictor.predict(unseen)).all()
     assert (predictor.predict(unseen) == predictor.predict(missing)).all()
 
 
-def test_a_row_of_nulls_scores(predictor: LightGBM, inputs: pl.DataFrame) -> None:
+def test_a_row_of_nulls_scores(predictor: Estimator, inputs: pl.DataFrame) -> None:
     nulls = inputs.head(2).select(pl.lit(None).alias(name) for name in MODEL.features)
     assert np.isfinite(predictor.predict(nulls)).all()
 
 
-def test_a_row_scores_alone_as_among_others(predictor: LightGBM, inputs: pl.DataFrame) -> None:
+def test_a_row_scores_alone_as_among_others(predictor: Estimator, inputs: pl.DataFrame) -> None:
     together = predictor.predict(inputs.head(20))
     alone = [predictor.predict(inputs.slice(index, 1))[0] for index in range(20)]
     assert alone == together.tolist()

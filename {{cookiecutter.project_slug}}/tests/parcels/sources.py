@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -20,6 +21,7 @@ PARCELS_A_DAY = 240
 REGIONS = {"north": "cold", "south": "warm", "east": "warm", "west": "cold"}
 SLOWNESS = {"north": 6.0, "south": -6.0, "east": 0.0, "west": 2.0}  # hours
 ANNOUNCED = timedelta(days=3)  # before it is posted
+LIES_AFTER = "PARCELS_LIE_AFTER"  # environment variable: from then on the feed is nonsense
 WRONG_EVERY = 300  # so many parcels there is one whose weight cannot be
 
 DEPOTS: Schema = {"depot": nw.String, "region": nw.String}
@@ -37,6 +39,25 @@ DELIVERIES: Schema = {"parcel": nw.Int64, "depot": nw.String, "minutes_late": nw
 @cache
 def everything() -> Mapping[str, pl.DataFrame]:
     """All that will ever be published, by source, with `known_at`."""
+    published = truth()
+    if moment := os.environ.get(LIES_AFTER):
+        after = datetime.fromisoformat(moment)
+        return {name: with_lies(rows, after) for name, rows in published.items()}
+    return published
+
+
+def with_lies(rows: pl.DataFrame, after: datetime) -> pl.DataFrame:
+    """Rows of which all that becomes known later is shuffled."""
+    numbers = [name for name in ("kilograms", "minutes_late") if name in rows.columns]
+    is_told_later = pl.col(KNOWN_AT) > after
+    return rows.with_columns(
+        pl.when(is_told_later).then(pl.col(name).shuffle(seed=1)).otherwise(name).alias(name)
+        for name in numbers
+    )
+
+
+def truth() -> Mapping[str, pl.DataFrame]:
+    """What there is to know."""
     random = np.random.default_rng(7)
     count = DAYS * PARCELS_A_DAY
     minutes = np.sort(random.integers(0, DAYS * 24 * 60, count))

@@ -22,10 +22,10 @@ from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME, UTC_TIME, Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings
+from {{cookiecutter.package_name}}.deployment import transitions
 from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.inference.inputs import conform, read
 from {{cookiecutter.package_name}}.store import tables
-from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 from tests.parcels import PROBLEM
@@ -148,13 +148,12 @@ def test_a_database_is_scored_like_the_tables(
 ) -> None:
     # given the rows of the last day that ask for a prediction, in the database
     home, done = trained
-    home.registry.point(CHAMPION, done.version)
+    transitions.move(home, "stage", done.version, "me", "it is good")
+    transitions.move(home, "approve", done.version, "you", "indeed")
     table, keys = tables.prepared(PROBLEM.scored), list(PROBLEM.model.keys)
-    rows = pl.DataFrame(
-        home.lakehouse.scan(table).select(*PROBLEM.scored.prepared).collect("polars").to_native()
-    )
+    rows = home.lakehouse.read(table).select(*PROBLEM.scored.prepared)
     last_day = pl.col(PREDICTION_TIME).is_between(as_of - timedelta(days=1), as_of, closed="right")
-    asked = next(batch.spines(context, [rows], as_of)).filter(last_day)
+    asked = next(batch.spines(home, [rows], as_of)).filter(last_day)
     store(uri, rows.join(asked, on=keys, how="semi"))
     # when the tables and the database are scored by the command line
     monkeypatch.chdir(home.settings.project)

@@ -28,7 +28,7 @@ from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
 from tests.parcels import PROBLEM
 
 Both = dict[str, tuple[Frame, Frame]]
-BEGINS = {"spring": datetime(2013, 2, 20, tzinfo=UTC), "autumn": datetime(2013, 10, 20, tzinfo=UTC)}
+BEGINS = {"spring": datetime(2024, 2, 20, tzinfo=UTC), "autumn": datetime(2024, 10, 20, tzinfo=UTC)}
 ROWS, DAYS = 1_500, 30
 
 

@@ -186,6 +186,7 @@ def test_an_interrupted_search_is_resumed_and_ends_the_same(
         calls.append(trial.number)
         if len(calls) > finished:
             raise KeyboardInterrupt
+        assert toy.model.search_space
         return toy.model.search_space(trial)
 
     whole, params = fitted(rows, windows, toy, small, tmp_path / "whole")
@@ -202,6 +203,7 @@ def test_every_trial_tries_something_else(
     tried = []
 
     def noted(trial: optuna.Trial) -> dict[str, Any]:
+        assert toy.model.search_space
         tried.append(toy.model.search_space(trial))
         return tried[-1]
 

@@ -58,10 +58,11 @@ def record(
         "window_end": end,
     }
     columns = {}
-    for name in MEASUREMENTS.schema:
+    for name, kind in polars_schema(MEASUREMENTS.schema).items():
         otherwise = pl.lit(given.get(name))
-        columns[name] = pl.coalesce(name, otherwise) if name in rows.columns else otherwise
-    shaped = rows.select(**columns).cast(polars_schema(MEASUREMENTS.schema))  # type: ignore[arg-type]
+        value = pl.coalesce(name, otherwise) if name in rows.columns else otherwise
+        columns[name] = value.cast(kind)
+    shaped = rows.select(**columns)
     return lakehouse.merge(MEASUREMENTS, shaped)
 
 
