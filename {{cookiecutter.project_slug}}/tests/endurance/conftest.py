@@ -87,7 +87,9 @@ class Home:
         for table in tables.every(PROBLEM):
             rows = self.context.lakehouse.read(table)
             if table == MEASUREMENTS:
-                rows = rows.filter(pl.col("producer") != RUN, pl.col("metric") != "batch_latency_ms")
+                rows = rows.filter(
+                    pl.col("producer") != RUN, pl.col("metric") != "batch_latency_ms"
+                )
             clock = ("at",) if table == TRANSITIONS else ON_THE_CLOCK
             found[table.name] = rows.drop(clock, strict=False).sort(pl.all())
         return found

@@ -165,7 +165,8 @@ def _outcome(examine: Callable[[Candidate], str], candidate: Candidate) -> str:
     except UserError as error:
         return str(error).partition("\n")[0]
     except Exception as error:  # noqa: BLE001 whatever a version makes a check raise counts against it
-        return f"cannot be examined: {type(error).__name__} {error}"
+        reason = str(error).strip().partition("\n")[0]
+        return f"cannot be examined: {type(error).__name__} {reason}"
 
 
 # Passive: read, never run ---------------------------------------------------------------------
