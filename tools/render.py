@@ -20,7 +20,13 @@ from cookiecutter.main import cookiecutter
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT_TEMPLATE = "{{cookiecutter.project_slug}}"
-PARTS = ("cookiecutter.json", "template_extensions.py", "hooks", PROJECT_TEMPLATE)
+PARTS = (
+    "cookiecutter.json",
+    "template_answers.py",
+    "template_extensions.py",
+    "hooks",
+    PROJECT_TEMPLATE,
+)
 
 
 def snapshot(target: Path) -> Path:
