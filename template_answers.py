@@ -15,7 +15,6 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from cookiecutter.exceptions import FailedHookException
 from slugify import slugify
 
 PROJECT = Path(__file__).resolve().parent / "{{cookiecutter.project_slug}}"
@@ -73,8 +72,11 @@ PREFIXES = frozenset(
 )
 
 
-class AnswerRefused(FailedHookException):
-    """An answer cannot become a working project; cookiecutter prints this one line and stops."""
+class AnswerRefused(SystemExit):
+    """An answer cannot become a working project: the program prints this one line and ends.
+
+    Other exceptions end in a traceback under cruft.
+    """
 
 
 def default_slug(project_name: str) -> str:
@@ -92,16 +94,15 @@ def default_slug(project_name: str) -> str:
 def derived(answers: MutableMapping[str, str]) -> str:
     """Check all answers and add what follows from them: `package_name`.
 
-    Returns its own call: cruft records what a variable holds and renders that when it updates.
+    Returns nothing: what counts is that cookiecutter asks.
 
     Raises:
-        AnswerRefused: What is wrong with the first answer that is, and how to correct it.
+        AnswerRefused: What is wrong with the first bad answer, and how to correct it.
     """
     if problem := problem_with(answers):
-        message = f"Cannot render the project: {problem}"
-        raise AnswerRefused(message)
+        raise AnswerRefused(f"Cannot render the project: {problem}")
     answers["package_name"] = answers["project_slug"].replace("-", "_")
-    return "{{ cookiecutter | derived }}"
+    return ""
 
 
 def problem_with(answers: MutableMapping[str, str]) -> str | None:
@@ -147,7 +148,7 @@ def problem_with_slug(slug: str) -> str | None:
     reasons = {
         "a keyword of Python": keyword.iskeyword(package),
         "a device on Windows": slug in DEVICES,
-        "not a text in YAML": slug in YAML_WORDS,
+        "a word that YAML does not read as text": slug in YAML_WORDS,
         "a module of Python's standard library": is_standard(package),
         "a part of the rendered project": package in parts(),
         "a library that the project installs": package in MODULES | distributions(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 from jinja2 import Environment
 from jinja2.ext import Extension
@@ -13,7 +14,7 @@ from template_answers import default_slug, derived
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>&~|$]")
 _AT_START = re.compile(r"^(#|[-+=]|\d+(?=[.)]))")
 # What ends a heading, and what readers of Markdown turn into links by themselves.
-_AT_END = re.compile(r"#+$")
+_AT_END = re.compile(r"(?<= )#+$")
 _LINK = re.compile(r"(?i)\b(?:https?:|ftp:|mailto:|www\.)|@")
 
 
@@ -27,6 +28,9 @@ class TemplateExtension(Extension):
     def __init__(self, environment: Environment) -> None:
         """Register the filters."""
         super().__init__(environment)
+        # cruft renders two versions of the template in one process: each imports its own modules.
+        for module in (__name__, default_slug.__module__):
+            sys.modules.pop(module, None)
         environment.filters["default_slug"] = default_slug
         environment.filters["derived"] = derived
         environment.filters["escaped"] = escaped
