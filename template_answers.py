@@ -46,7 +46,7 @@ MODULES = frozenset(
     """
     argon2 arro3 attr bs4 databricks dateutil dotenv git go google graphql importlinter
     ipykernel_launcher jupyter markdown_it mpl_toolkits mypyc opentelemetry pil pip pkg_resources
-    py pydantic_settings pylab pythonjsonlogger rpds ruamel setuptools sklearn vl_convert
+    py pylab pythonjsonlogger rpds ruamel setuptools sklearn vl_convert
     websocket wheel yaml zmq
     """.split()
 )

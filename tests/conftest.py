@@ -39,7 +39,7 @@ def bake(cookies: Cookies, template: Path) -> Bake:
 @pytest.fixture(scope="session", params=[*PROBLEM_TYPES, "nasty"])
 def project(request: pytest.FixtureRequest, cookies_session: Cookies, template: Path) -> Path:
     """A rendered project: of each problem type, and with awkward texts as answers."""
-    answers = NASTY | {"project_slug": "x", "package_name": "x_" * 19 + "yz"}
+    answers = NASTY | {"project_slug": "x-" * 19 + "yz"}
     if request.param != "nasty":
         answers = {"problem_type": request.param}
     result = checked(cookies_session, template)(**answers)

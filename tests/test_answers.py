@@ -1,4 +1,4 @@
-"""Which answers are refused, and that none can become code."""
+"""Which answers are refused, what the others become, and that none can become code."""
 
 from __future__ import annotations
 
@@ -7,135 +7,167 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pre_gen_project
 import pytest
-from cookiecutter.exceptions import FailedHookException
 from cookiecutter.utils import create_env_with_context
 from support import NASTY, OPTIONS, PROBLEM_TYPES, PROMPTS, Bake, files_in
+
+import template_answers
+from template_answers import AnswerRefused, default_slug, derived, problem_with, problem_with_slug
 
 DEFAULTS = {
     "project_name": "Flight Delays",
     "project_slug": "flight-delays",
-    "package_name": "flight_delays",
     "description": "One sentence.",
     "author": "Data Team",
     "problem_type": "regression",
 }
+NOT_A_NAME = [
+    *("", "-", "-a", "a-", "a--b", "1a", "2024-sales", "A", "a_b", "a.b", "a b", "a/b", "../a"),
+    *("..", "~", "a\n", "a\nb", 'a"b', "a'b", "a\\b", "$(x)", "{{ x }}", "a;b", "a\0b", "a²"),
+    *("ä", "ﬁ", "\u0430-cyrillic", "a\u200bb", "日本"),
+]
+REFUSED_SLUGS = {
+    "40": ["x" * 41, "x" * 200],
+    "keyword of Python": ["class", "lambda", "import", "async"],
+    "device on Windows": ["aux", "con", "lpt1", "com9", "prn"],
+    "word that YAML": ["yes", "no", "on", "off", "true", "false", "null", "y", "n"],
+    "Python's standard library": [
+        *("test", "json", "statistics", "imp", "distutils", "antigravity", "idlelib", "tomllib"),
+        *("this", "site", "lib2to3", "annotationlib"),
+    ],
+    "part of the rendered project": ["conf", "src", "tests", "ci", "docs", "bootstrap", "noxfile"],
+    "library that the project installs": [
+        *("polars", "scikit-learn", "sklearn", "mlflow", "pip", "setuptools", "pkg-resources"),
+        *("yaml", "attr", "pil", "dateutil", "zmq", "mlflow-skinny"),
+    ],
+    "program in the project's environment": [
+        *("python", "python3", "activate", "pip3", "dmypy", "f2py", "jlpm", "stubgen", "ttx"),
+        *("jupyter-lab", "lint-imports", "uvx"),
+    ],
+    "prefix of other programs' environment variables": [
+        *("github", "java", "home", "aws", "kubernetes", "conda", "runner", "actions", "spark"),
+    ],
+}
+NAMES = [
+    *("Flight Delays", "Test", "2024 Sales", "yes", "Null", "Python", "pip", "GitHub", "JSON"),
+    *("A Name That Goes On And On Until No Folder Could Be Called Like It", "x" * 100, "日本"),
+    *("Über Straßen", "a_b", "a.b", "...", "№ 5", "Ω", "🛫", "con", "class", "Sklearn", "R&D"),
+    *("C:\\temp", "../..", "-", "42", "a", "I", "test-project", "12 angry men", "É", "ﬁsh"),
+    *NASTY.values(),
+]
+REFUSED_TEXTS = {
+    "is empty": ["", "  ", "\u3000"],
+    "begins or ends with a space": [" a", "a ", "a\u00a0"],
+    "line break or control character": [
+        *("a\nb", "a\rb", "a\tb", "a\x00b", "a\x7fb", "a\u2028b", "a\u2029b", "a\x85b"),
+        *("a\x1b[31mb", "a\ud800b"),
+    ],
+    "invisible character U+": [
+        *("a\u200bb", "a\u200eb", "a\u202eb", "a\u2066b", "a\ufeffb", "a\u00adb", "a\u2060b"),
+        *("a\u034fb", "a\u3164b", "a\u2800b", "a\ue000b", "a\U000e0041b"),
+    ],
+    "template code": ["{{ cookiecutter }}", "a {% if x %}", "{# a"],
+}
+
+
+def each(refused: dict[str, list[str]]) -> list[tuple[str, str]]:
+    return [(answer, why) for why, answers in refused.items() for answer in answers]
 
 
 def test_defaults_are_accepted() -> None:
-    assert pre_gen_project.problem_with(DEFAULTS) is None
+    assert problem_with(DEFAULTS) is None
 
 
-@pytest.mark.parametrize("name", ["a", "a1", "a-b-c", "x" * 40, "flight-delays-2"])
-def test_good_slugs(name: str) -> None:
-    assert pre_gen_project.problem_with(DEFAULTS | {"project_slug": name}) is None
+@pytest.mark.parametrize("slug", ["a", "a1", "a-b-c", "x" * 40, "flight-delays-2", "tests-of-time"])
+def test_good_slugs(slug: str) -> None:
+    assert problem_with(DEFAULTS | {"project_slug": slug}) is None
 
 
-@pytest.mark.parametrize("name", ["a", "a1", "a_b", "a__b", "x" * 40, "trailing_"])
-def test_good_packages(name: str) -> None:
-    assert pre_gen_project.problem_with(DEFAULTS | {"package_name": name}) is None
-
-
-@pytest.mark.parametrize("text", [*NASTY.values(), "x", "日本", "'", '"', "\\"])
-@pytest.mark.parametrize("option", pre_gen_project.FREE_TEXTS)
+@pytest.mark.parametrize("text", [*NASTY.values(), "x", "日本", "'", '"', "\\", "مرحبا", "नमस्ते"])
+@pytest.mark.parametrize("option", template_answers.FREE_TEXTS)
 def test_good_texts(option: str, text: str) -> None:
-    assert pre_gen_project.problem_with(DEFAULTS | {option: text}) is None
+    assert problem_with(DEFAULTS | {option: text}) is None
+
+
+@pytest.mark.parametrize("slug", NOT_A_NAME)
+def test_slugs_that_are_no_name_are_refused(slug: str) -> None:
+    assert "is no valid name" in str(problem_with(DEFAULTS | {"project_slug": slug}))
+
+
+@pytest.mark.parametrize(("slug", "why"), each(REFUSED_SLUGS))
+def test_slugs_that_are_taken_are_refused(slug: str, why: str) -> None:
+    problem = str(problem_with(DEFAULTS | {"project_slug": slug}))
+    assert problem.startswith(f"project_slug '{slug}'")
+    assert why in problem
+
+
+@pytest.mark.parametrize(("text", "why"), each(REFUSED_TEXTS))
+@pytest.mark.parametrize("option", template_answers.FREE_TEXTS)
+def test_texts_that_cannot_be_shown_are_refused(option: str, text: str, why: str) -> None:
+    problem = str(problem_with(DEFAULTS | {option: text}))
+    assert problem.startswith(option)
+    assert why in problem
+    assert problem.isprintable()
+
+
+def test_every_locked_library_is_taken() -> None:
+    locked = template_answers.distributions()
+    assert len(locked) > 100
+    slugs = {name.replace("_", "-") for name in locked}
+    assert [slug for slug in slugs if problem_with_slug(slug) is None] == []
+
+
+def test_a_module_is_standard_whichever_python_renders() -> None:
+    assert template_answers.OTHER_PYTHONS - sys.stdlib_module_names != set()
+    assert all(map(template_answers.is_standard, template_answers.OTHER_PYTHONS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_slug_is_accepted(name: str) -> None:
+    assert problem_with_slug(default_slug(name)) is None
 
 
 @pytest.mark.parametrize(
-    ("option", "answer", "why"),
+    ("name", "slug"),
     [
-        *(
-            ("project_slug", slug, "is no valid name")
-            for slug in (
-                *(
-                    "",
-                    "-a",
-                    "a-",
-                    "a--b",
-                    "1a",
-                    "A",
-                    "a_b",
-                    "a.b",
-                    "a b",
-                    "ä",
-                    "a/b",
-                    "../a",
-                    "..",
-                    "~",
-                ),
-                *("a\n", "a\nb", 'a"b', "a'b", "a\\b", "$(x)", "{{ x }}", "a;b", "a\0b", "ﬁ"),
-            )
-        ),
-        *(
-            ("package_name", package, "is no valid name")
-            for package in (
-                *("", "_a", "1a", "A", "a-b", "a.b", "a b", "ä", "class", "lambda", "a\n", "../a"),
-                *('a"; import os #', "a'b", "a\\b", "{{ x }}", "ﬁ", "a²"),
-            )
-        ),
-        ("project_slug", "x" * 41, "41 characters"),
-        ("package_name", "x" * 41, "41 characters"),
-        ("project_slug", "con", "device on Windows"),
-        ("package_name", "lpt1", "device on Windows"),
-        ("project_slug", "json", "standard library"),
-        ("package_name", "statistics", "standard library"),
-        ("project_slug", "polars", "library that the project installs"),
-        ("project_slug", "scikit-learn", "library that the project installs"),
-        ("package_name", "sklearn", "library that the project installs"),
-        ("package_name", "mlflow", "library that the project installs"),
-        ("package_name", "tests", "part of the rendered project"),
-        ("project_slug", "conf", "part of the rendered project"),
-        *(
-            (option, text, why)
-            for option in pre_gen_project.FREE_TEXTS
-            for text, why in (
-                ("", "is empty"),
-                ("  ", "is empty"),
-                (" a", "begins or ends with a space"),
-                ("a\nb", "line break or control character"),
-                ("a\rb", "line break or control character"),
-                ("a\tb", "line break or control character"),
-                ("a\x00b", "line break or control character"),
-                ("a\x7fb", "line break or control character"),
-                ("a\u2028b", "line break or control character"),
-                ("a\x85b", "line break or control character"),
-                ("a\x1b[31mb", "line break or control character"),
-                ("a\ud800b", "line break or control character"),
-                ("{{ cookiecutter }}", "template code"),
-                ("a {% if x %}", "template code"),
-                ("{# a", "template code"),
-            )
-        ),
+        ("Flight Delays", "flight-delays"),
+        ("Test", "test-project"),
+        ("2024 Sales", "project-2024-sales"),
+        ("Über Straßen", "uber-strassen"),
     ],
 )
-def test_bad_answers_are_named_with_their_mend(
-    option: str, answer: str, why: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert pre_gen_project.main(DEFAULTS | {option: answer}) == 1
-    printed = capsys.readouterr()
-    assert not printed.out
-    assert printed.err.count("\n") == 1
-    assert option in printed.err
-    assert why in printed.err
+def test_the_default_slug_is_near_the_name(name: str, slug: str) -> None:
+    assert default_slug(name) == slug
+
+
+def test_the_package_is_called_like_the_slug() -> None:
+    answers = dict(DEFAULTS)
+    assert derived(answers) == ""
+    assert answers["package_name"] == "flight_delays"
+
+
+def test_a_refusal_is_one_line_that_ends_the_program() -> None:
+    with pytest.raises(AnswerRefused) as refusal:
+        derived(DEFAULTS | {"author": " "})
+    assert (
+        refusal.value.code == "Cannot render the project: author is empty: give one line of text."
+    )
 
 
 @pytest.mark.parametrize(
     "answers",
     [
         {"project_slug": "Not Valid"},
-        {"package_name": "class"},
+        {"project_slug": "class"},
         {"description": "two\nlines"},
         {"author": " "},
     ],
 )
-def test_rejection_leaves_nothing_behind(
-    bake: Bake, answers: dict[str, str], capfd: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_refusal_leaves_nothing_behind(
+    bake: Bake, answers: dict[str, str], tmp_path: Path
 ) -> None:
     result = bake(**answers)
-    assert isinstance(result.exception, FailedHookException)
-    assert "Cannot render the project:" in capfd.readouterr().err
+    assert str(result.exception).startswith("Cannot render the project: ")
     assert not any(path.is_file() for path in (tmp_path / "cookies").rglob("*"))
 
 
@@ -154,11 +186,10 @@ INJECTIONS = [
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-@pytest.mark.parametrize("hook", ["pre_gen_project", "post_gen_project"])
-def test_no_answer_becomes_code(template: Path, hook: str, text: str, tmp_path: Path) -> None:
+def test_no_answer_becomes_code(template: Path, text: str, tmp_path: Path) -> None:
     # given a hook as cookiecutter renders it, which then only prints the answers it has read
     answers = DEFAULTS | {"description": text, "author": text, "project_slug": text}
-    source = (template / "hooks" / f"{hook}.py").read_text(encoding="utf-8")
+    source = (template / "hooks" / "post_gen_project.py").read_text(encoding="utf-8")
     rendered = create_env_with_context({}).from_string(source).render(cookiecutter=answers)
     script = tmp_path / "hook.py"
     script.write_text(rendered.replace("sys.exit(main(", "print(json.dumps("), encoding="utf-8")
@@ -180,8 +211,7 @@ def test_every_prompt_is_worded() -> None:
     "answers",
     [
         {"project_name": "Other Name", "project_slug": "flight-delays"},
-        {"project_slug": "other", "package_name": "flight_delays"},
-        {"package_name": "other"},
+        {"project_slug": "other"},
         {"description": "Another sentence."},
         {"author": "Someone Else"},
         {"problem_type": "regression"},
@@ -199,15 +229,3 @@ def test_unknown_answers_fail(bake: Bake) -> None:
 
 def test_unknown_choice_is_refused(bake: Bake) -> None:
     assert bake(problem_type="clustering").exception is not None
-
-
-def test_names_of_all_locked_distributions_are_taken(template: Path) -> None:
-    locks = (template / "{{cookiecutter.project_slug}}" / "requirements").glob("*.txt")
-    locked = {
-        line.split("==")[0].replace("-", "_").replace(".", "_")
-        for lock in locks
-        for line in lock.read_text(encoding="utf-8").splitlines()
-        if "==" in line
-    }
-    assert len(locked) > 100
-    assert locked - pre_gen_project.DEPENDENCIES == set()

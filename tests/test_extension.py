@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import tomllib
 
 import pytest
@@ -31,6 +33,14 @@ TEXTS = [
     "null",
     "%s {0} #",
     "https://example.org",
+    "see www.example.org, HTTP://example.org or ops@example.org",
+    "C# and F#",
+    "closed #",
+    "closed ##",
+    "#",
+    "# #",
+    "##",
+    "![image](x) &lt; a & b ~~z~~ ~ *",
 ]
 
 
@@ -68,9 +78,22 @@ def test_escaped_text_is_read_back_unchanged(text: str) -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_markdown_shows_the_text_as_typed(text: str) -> None:
-    opening, inline, _ = MarkdownIt().enable("table").parse(markdown(text))
-    assert opening.type == "paragraph_open"
-    assert "".join(child.content for child in inline.children or ()) == text
+    for opening, line in (("paragraph_open", ""), ("heading_open", "# ")):
+        start, inline, _ = MarkdownIt().enable("table").parse(line + markdown(text))
+        parts = inline.children or []
+        assert start.type == opening
+        assert "".join(part.content for part in parts) == text
+        assert {part.type for part in parts} <= {"text", "text_special"}
+
+
+@pytest.mark.parametrize("address", ["https://a.org", "http://a", "www.a.org", "a@b.org"])
+def test_markdown_leaves_nothing_that_readers_turn_into_links(address: str) -> None:
+    assert not re.search(r"(?i)https?:/|www\.|[a-z]@", markdown(f"see {address}"))
+
+
+def test_each_version_of_the_template_imports_its_own_modules() -> None:
+    Environment(extensions=[TemplateExtension])  # noqa: S701 - text, not pages
+    assert sys.modules.keys().isdisjoint({"template_extensions", "template_answers"})
 
 
 def test_plain_prose_is_not_littered_with_escapes() -> None:

@@ -1,4 +1,4 @@
-"""The post-generation hook as functions: variants and the git repository."""
+"""The hooks as functions: what a rendering would lose, variants, and the git repository."""
 
 from __future__ import annotations
 
@@ -6,11 +6,62 @@ import subprocess
 from pathlib import Path
 
 import post_gen_project
+import pre_gen_project
 import pytest
 from post_gen_project import FIRST_COMMIT, VARIANTS, choose_variants, main, start_repository
 from support import OPTIONS, PROBLEM_TYPES, execute
 
 PACKAGE = {"package_name": "pkg"}
+
+
+def committed(folder: Path) -> Path:
+    """A repository whose one file is committed and which ignores another."""
+    (folder / "kept").write_text("kept")
+    (folder / ".gitignore").write_text("/.data/\n")
+    start_repository(folder)
+    return folder
+
+
+def test_a_new_project_is_rendered(tmp_path: Path) -> None:
+    assert pre_gen_project.main(tmp_path) == 0
+
+
+def test_a_project_whose_work_is_committed_is_rendered_over(tmp_path: Path) -> None:
+    project = committed(tmp_path)
+    (project / ".data").mkdir()
+    (project / ".data" / "table").write_text("ignored")
+    assert pre_gen_project.main(project) == 0
+
+
+@pytest.mark.parametrize("name", ["kept", "new", "dir/né w"])
+def test_work_that_is_not_committed_is_named_and_stays(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = committed(tmp_path)
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text("work")
+    assert pre_gen_project.main(project) == 1
+    printed = capsys.readouterr().err
+    assert name in printed
+    assert printed.count("\n") == 1
+
+
+def test_of_many_changes_a_few_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = committed(tmp_path)
+    for number in range(9):
+        (project / f"new{number}").write_text("work")
+    assert pre_gen_project.main(project) == 1
+    assert "new4 and 4 more" in capsys.readouterr().err
+
+
+def test_files_that_no_repository_keeps_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("work")
+    assert pre_gen_project.main(tmp_path) == 1
+    assert "no git repository keeps them" in capsys.readouterr().err
 
 
 def lay_out(project: Path, *values: str) -> Path:

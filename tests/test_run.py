@@ -7,17 +7,18 @@ import shutil
 import sys
 from pathlib import Path
 
-import pre_gen_project
 import pytest
 from pytest_cookies.plugin import Cookies
 from support import NASTY, PROBLEM_TYPES, ROOT, checked, execute
+
+from template_answers import SLUG, problem_with_slug
 
 pytestmark = pytest.mark.run
 
 # Formatting must not depend on how long a name is.
 NAMES = {
-    "long": NASTY | {"project_slug": "x", "package_name": "x_" * 19 + "yz"},
-    "short": {"project_slug": "a-" * 19 + "bc", "package_name": "a"},
+    "long": NASTY | {"project_slug": "x-" * 19 + "yz"},
+    "short": {"project_slug": "a"},
 }
 UNPINNED = """\
 on: push
@@ -116,13 +117,15 @@ def notebook_with_output() -> str:
     return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
-def test_no_package_name_can_hide_an_installed_module(rendered: dict[str, Path]) -> None:
+def test_no_slug_hides_what_is_installed(rendered: dict[str, Path]) -> None:
     nox(rendered[PROBLEM_TYPES[0]], "types")
     question = (
         "import importlib.metadata as m, json; print(json.dumps(list(m.packages_distributions())))"
     )
     (python,) = (*ENVIRONMENTS.glob("types/bin/python"), *ENVIRONMENTS.glob("types/*/python.exe"))
-    installed = {name.lower() for name in json.loads(execute(python, "-c", question, cwd=ROOT))}
-    importable = {name for name in installed if pre_gen_project.PACKAGE.fullmatch(name)}
-    assert len(importable) > 100
-    assert importable - pre_gen_project.DEPENDENCIES == set()
+    modules = json.loads(execute(python, "-c", question, cwd=ROOT))
+    programs = [path.name.removesuffix(".exe") for path in python.parent.iterdir()]
+    slugs = {name.lower().replace("_", "-") for name in (*modules, *programs)}
+    valid = {slug for slug in slugs if SLUG.fullmatch(slug)}
+    assert len(valid) > 100
+    assert [slug for slug in valid if problem_with_slug(slug) is None] == []

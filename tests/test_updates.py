@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +66,47 @@ def test_command_line_and_replay(
     assert (places[0] / "x" / ".git").is_dir()
 
 
+@pytest.mark.parametrize("program", ["cookiecutter", "cruft"])
+def test_a_refusal_is_one_line(
+    program: str, repository: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    options: dict[str, list[str]] = {
+        "cookiecutter": ["project_slug=yes"],
+        "cruft": ["--extra-context", '{"project_slug": "yes"}'],
+    }
+    create = ["create"] if program == "cruft" else []
+    done = subprocess.run(
+        [BIN / program, *create, repository, "--no-input", *options[program]],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("Cannot render the project: project_slug 'yes'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_rendering_over_a_project_stops_before_work_is_lost(
+    repository: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    # given a project with an edit
+    command = (BIN / "cookiecutter", repository, "--no-input", "--overwrite-if-exists")
+    execute(*command, cwd=tmp_path, **settings)
+    project = tmp_path / "flight-delays"
+    (project / "README.md").write_text("ours\n")
+    # when
+    with pytest.raises(AssertionError, match=r"could be lost \(README\.md\): commit them first"):
+        execute(*command, cwd=tmp_path, **settings)
+    # then
+    assert (project / "README.md").read_text() == "ours\n"
+    commit(project, "ours")
+    execute(*command, cwd=tmp_path, **settings)
+    assert (project / "README.md").read_text().startswith("# Flight Delays")
+
+
 def test_cruft_brings_a_later_template_and_keeps_changes(
     repository: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
@@ -79,6 +122,12 @@ def test_cruft_brings_a_later_template_and_keeps_changes(
     configuration.write_text(own, encoding="utf-8")
     commit(project, "ours")
     sources = repository / "{{cookiecutter.project_slug}}"
+    extension = repository / "template_extensions.py"
+    filters = extension.read_text(encoding="utf-8")
+    own_filter = 'environment.filters["loud"] = str.upper'
+    extension.write_text(filters.replace('environment.filters["markdown"] = markdown', own_filter))
+    for path in sources.glob("README.md"):
+        path.write_text(path.read_text(encoding="utf-8").replace("| markdown", "| loud"))
     (sources / "NEW.md").write_text("New in {{ cookiecutter.project_name }}: ${{ x }}\n")
     with (sources / ".gitignore").open("a", encoding="utf-8") as ignored:
         ignored.write("/new/\n")
@@ -86,6 +135,7 @@ def test_cruft_brings_a_later_template_and_keeps_changes(
     # when
     execute(cruft, "update", "--skip-apply-ask", cwd=project, **settings)
     # then
+    assert (project / "README.md").read_text().startswith("# FLIGHT DELAYS\n")
     assert (project / "NEW.md").read_text() == "New in Flight Delays: ${{ x }}\n"
     assert (project / ".gitignore").read_text().endswith("/new/\n")
     assert configuration.read_text(encoding="utf-8") == own
