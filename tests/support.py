@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 PROMPTS = {name for name in OPTIONS if not name.startswith("_")}
 PROBLEM_TYPES: list[str] = OPTIONS["problem_type"]
+# Other problems that a project is given: one of hours and a quantity, one without a feature table.
+OTHER_PROBLEMS = ("demand", "churn")
 
 # Ordinary prose that breaks careless quoting in TOML, YAML, Markdown, HTML or Python.
 NASTY = {
@@ -35,6 +38,29 @@ def checked(cookies: Cookies, template: Path) -> Bake:
         return cookies.bake(extra_context=answers, template=str(template))
 
     return bake
+
+
+def replace_problem(project: Path, name: str) -> None:
+    """Do what somebody does who brings another problem: other data, its tests, no notebook.
+
+    Touches what the README says is theirs: `problem/`, `conf/`, `tests/problem/`, `notebooks/`.
+    """
+    given = ROOT / "tests" / "problems" / name
+    (package,) = (project / "src").iterdir()
+    shutil.rmtree(package / "problem")
+    (package / "problem").mkdir()
+    shutil.copy(given / "problem.py", package / "problem" / "__init__.py")
+    own_tests = project / "tests" / "problem"
+    for path in own_tests.glob("test_*.py"):
+        if path.name != "test_problem.py":
+            path.unlink()
+    checks = (given / "checks.py").read_text(encoding="utf-8")
+    checks = checks.replace("PACKAGE", package.name)
+    (own_tests / f"test_{name}.py").write_text(checks, encoding="utf-8")
+    for path in given.glob("*.yml"):
+        shutil.copy(path, project / "conf")
+    for path in (project / "notebooks").glob("*.ipynb"):
+        path.unlink()
 
 
 def files_in(project: Path) -> dict[str, bytes]:

@@ -92,6 +92,6 @@ def test_one_class_only(
 
     monkeypatch.setattr(parcels, "PROBLEM", replace(PROBLEM, model=replace(MODEL, labels=labels)))
     earlier = (as_of - timedelta(hours=1)).isoformat()
-    assert "shows no other label than 1" in one_message(
+    assert "shows 1 of the 2 classes" in one_message(
         run("train", "--env", "test", "--as-of", earlier)
     )

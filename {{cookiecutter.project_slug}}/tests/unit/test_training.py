@@ -95,7 +95,7 @@ def test_one_class_only_is_refused_for_classes_and_not_for_a_quantity(
     one = rows.with_columns(paid=pl.lit(1.0))
     quantity = replace(toy.model, target=replace(toy.model.target, classes=()))
     require_enough(one, windows, quantity, 100)
-    with pytest.raises(UserError, match="shows no other label than 1"):
+    with pytest.raises(UserError, match="shows 1 of the 2 classes"):
         require_enough(one, windows, toy.model, 100)
 
 

@@ -56,11 +56,12 @@ def require_enough(rows: pl.DataFrame, windows: Windows, model: Model, min_rows:
             raise UserError(
                 f"{where} has {labels.len():,} labelled rows; "
                 f"`training.min_rows` asks for {min_rows:,}.",
-                f"Use a later --as-of, or change `training.{window.name}_days` in conf/.",
+                f"Widen `training.{window.name}_days` or lower `training.min_rows` in conf/.",
             )
-        if labels.n_unique() < len(model.target.classes):
+        shown = labels.n_unique()
+        declared = len(model.target.classes)
+        if shown < declared:
             raise UserError(
-                f"{where} shows no other label than {labels[0]:g}.",
-                f"Widen `training.{window.name}_days` in conf/, "
-                "or correct the label in problem/target.py.",
+                f"{where} shows {shown} of the {declared} classes of {model.target.label}.",
+                f"Widen `training.{window.name}_days` in conf/, or correct the target's label.",
             )
