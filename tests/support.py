@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,8 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 PROMPTS = {name for name in OPTIONS if not name.startswith("_")}
 PROBLEM_TYPES: list[str] = OPTIONS["problem_type"]
-# Other problems that a project is given: one of hours and a quantity, one without a feature table.
-OTHER_PROBLEMS = ("demand", "churn")
+# Other problems that a project is given: one of hours and a quantity, one without a feature table,
+# and the one that the project's documentation shows.
+OTHER_PROBLEMS = ("demand", "churn", "documented")
 
 # Ordinary prose that breaks careless quoting in TOML, YAML, Markdown, HTML or Python.
 NASTY = {
@@ -49,7 +51,7 @@ def replace_problem(project: Path, name: str) -> None:
     (package,) = (project / "src").iterdir()
     shutil.rmtree(package / "problem")
     (package / "problem").mkdir()
-    shutil.copy(given / "problem.py", package / "problem" / "__init__.py")
+    (package / "problem" / "__init__.py").write_text(declared(given, project), encoding="utf-8")
     own_tests = project / "tests" / "problem"
     for path in own_tests.glob("test_*.py"):
         if path.name != "test_problem.py":
@@ -61,6 +63,15 @@ def replace_problem(project: Path, name: str) -> None:
         shutil.copy(path, project / "conf")
     for path in (project / "notebooks").glob("*.ipynb"):
         path.unlink()
+
+
+def declared(given: Path, project: Path) -> str:
+    """Source of a problem: a file, or else the block of code in the project's documentation."""
+    if (given / "problem.py").exists():
+        return (given / "problem.py").read_text(encoding="utf-8")
+    page = (project / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return str(block)
 
 
 def files_in(project: Path) -> dict[str, bytes]:

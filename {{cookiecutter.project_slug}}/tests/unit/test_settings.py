@@ -8,6 +8,8 @@ import yaml
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, described, load_settings
 
+from tests.conftest import ROOT
+
 
 def test_every_environment_is_valid(project: Path) -> None:
     names = {path.stem for path in (project / "conf").glob("*.yml")} - {"base"}
@@ -142,3 +144,10 @@ def test_every_setting_says_what_it_means() -> None:
     told = list(described())
     assert len(told) > 40
     assert [key for key, _, meaning in told if not meaning] == []
+
+
+def test_the_page_of_settings_is_current() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    listed = [line for line in page.splitlines() if line.startswith("| `")]
+    current = [f"| `{key}` | `{default}` | {text} |" for key, default, text in described()]
+    assert listed == current

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -358,4 +359,5 @@ def described() -> Iterator[tuple[str, str, str]]:
 
 
 def _default(field: Any) -> str:
-    return "required" if field.is_required() else str(field.default)
+    """As it would stand in a file."""
+    return "required" if field.is_required() else to_json(field.default).decode()
