@@ -1,35 +1,15 @@
-"""Keep the chosen variants, start a git repository, and say what to do next. Needs no network."""
+"""Start a git repository, and say what to do next. Needs no network."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-# Option -> the files that come in one variant per value of it: `NAME__VALUE.EXT` becomes `NAME.EXT`
-# for the chosen value, the others vanish. In a path, braces stand for answers.
-VARIANTS = {
-    "problem_type": ("src/{package_name}/problem/target.py",),
-}
 FIRST_COMMIT = "Start from the template"
-
-
-def choose_variants(project: Path, answers: dict[str, str]) -> None:
-    """Put each file of `VARIANTS` in place and remove what was not chosen.
-
-    Raises:
-        FileNotFoundError: The template lacks the variant of a chosen value.
-    """
-    for option, paths in VARIANTS.items():
-        for path in paths:
-            place = project / path.format(**answers)
-            chosen = place.with_stem(f"{place.stem}__{answers[option]}")
-            # `replace`, not `rename`: the project may be rendered over an earlier one.
-            chosen.replace(place)
-            for other in place.parent.glob(f"{place.stem}__*{place.suffix}"):
-                other.unlink()
+# cruft renders into temporary folders to compare them: a repository there is in its way.
+IS_CRUFT = bool("{{ '' if '_output_dir' in cookiecutter else 'yes' }}")
 
 
 def start_repository(project: Path) -> list[str]:
@@ -79,20 +59,13 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def main(answers: dict[str, str]) -> int:
+def main(project: Path) -> int:
     """Finish the rendered project; returns the exit code."""
-    project = Path.cwd()
-    choose_variants(project, answers)
-    # cruft renders into temporary folders to compare them: a repository there is in its way.
-    is_cruft = "_output_dir" not in answers
-    if not is_cruft:
-        for line in start_repository(project):
-            print(line, file=sys.stderr)
-        print(f"Next, in {project.name}: python3 bootstrap.py demo")
+    for line in start_repository(project):
+        print(line, file=sys.stderr)
+    print(f"Next, in {project.name}: python3 bootstrap.py demo")
     return 0
 
 
-if __name__ == "__main__":
-    # Rendered as a string within a string: no answer can break out into code.
-    answers = {{cookiecutter | tojson | tojson}}  # type: ignore[name-defined]
-    sys.exit(main(json.loads(answers)))  # type: ignore[arg-type]
+if __name__ == "__main__" and not IS_CRUFT:
+    sys.exit(main(Path.cwd()))

@@ -1,4 +1,4 @@
-"""The hooks as functions: what a rendering would lose, variants, and the git repository."""
+"""The hooks as functions: what a rendering would lose, and the git repository."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import post_gen_project
 import pre_gen_project
 import pytest
-from post_gen_project import FIRST_COMMIT, VARIANTS, choose_variants, main, start_repository
-from support import OPTIONS, PROBLEM_TYPES, execute
-
-PACKAGE = {"package_name": "pkg"}
+from cookiecutter.utils import create_env_with_context
+from post_gen_project import FIRST_COMMIT, start_repository
+from support import execute
 
 
 def committed(folder: Path) -> Path:
@@ -62,47 +61,6 @@ def test_files_that_no_repository_keeps_stay(
     (tmp_path / "file").write_text("work")
     assert pre_gen_project.main(tmp_path) == 1
     assert "no git repository keeps them" in capsys.readouterr().err
-
-
-def lay_out(project: Path, *values: str) -> Path:
-    folder = project / "src" / "pkg" / "problem"
-    folder.mkdir(parents=True)
-    (folder / "model.py").write_text("model")
-    for value in values:
-        (folder / f"target__{value}.py").write_text(value)
-    return folder
-
-
-@pytest.mark.parametrize("chosen", PROBLEM_TYPES)
-def test_the_chosen_variant_stays_alone(tmp_path: Path, chosen: str) -> None:
-    folder = lay_out(tmp_path, *PROBLEM_TYPES)
-    choose_variants(tmp_path, PACKAGE | {"problem_type": chosen})
-    assert (folder / "target.py").read_text() == chosen
-    assert sorted(path.name for path in folder.iterdir()) == ["model.py", "target.py"]
-
-
-def test_variants_replace_those_of_an_earlier_rendering(tmp_path: Path) -> None:
-    folder = lay_out(tmp_path, *PROBLEM_TYPES)
-    (folder / "target.py").write_text("earlier")
-    choose_variants(tmp_path, PACKAGE | {"problem_type": "regression"})
-    assert (folder / "target.py").read_text() == "regression"
-
-
-def test_a_missing_variant_is_an_error(tmp_path: Path) -> None:
-    lay_out(tmp_path, "regression")
-    with pytest.raises(FileNotFoundError, match="binary_classification"):
-        choose_variants(tmp_path, PACKAGE | {"problem_type": "binary_classification"})
-
-
-def test_the_manifest_and_the_template_agree(template: Path) -> None:
-    sources = template / "{{cookiecutter.project_slug}}"
-    answers = {"package_name": "{{cookiecutter.package_name}}"}
-    declared = set()
-    for option, paths in VARIANTS.items():
-        for place in (sources / path.format(**answers) for path in paths):
-            assert not place.exists()
-            declared |= {place.with_stem(f"{place.stem}__{value}") for value in OPTIONS[option]}
-    assert declared == {path for path in sources.rglob("*__*") if path.stem.strip("_") == path.stem}
 
 
 def test_a_repository_with_a_first_commit(tmp_path: Path) -> None:
@@ -174,11 +132,9 @@ def test_a_commit_that_fails_is_reported_in_one_line(
     assert start_repository(tmp_path) == ["Nothing is committed yet: disk full"]
 
 
-def test_cruft_gets_no_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lay_out(tmp_path, *PROBLEM_TYPES)
-    monkeypatch.chdir(tmp_path)
-    assert main(PACKAGE | {"problem_type": "regression", "_commit": "abc"}) == 0
-    assert not (tmp_path / ".git").exists()
-    assert capsys.readouterr().out == ""
+def test_the_hooks_hold_no_answers(template: Path) -> None:
+    for path in (template / "hooks").glob("*.py"):
+        environment = create_env_with_context({})
+        source = environment.from_string(path.read_text(encoding="utf-8"))
+        plain = source.render(cookiecutter={"description": "a"})
+        assert source.render(cookiecutter={"description": '"; print("b'}) == plain

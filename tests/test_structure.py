@@ -14,7 +14,7 @@ import pytest
 import yaml
 from cookiecutter.main import cookiecutter
 from markdown_it import MarkdownIt
-from support import NASTY, ROOT, Bake, files_in
+from support import NASTY, PROBLEM_TYPES, ROOT, Bake, files_in
 
 # Lines that only a rendered-away block or expression leaves behind.
 SCARS = re.compile(r"\A\s*\n|\n\n\n\n|[ \t]+$|\n\n\Z", re.MULTILINE)
@@ -72,10 +72,16 @@ def test_no_empty_folder(project: Path) -> None:
     assert empty == []
 
 
-def test_no_variant_is_left(project: Path) -> None:
-    assert [
-        name for name in files_in(project) if re.search(r"\w__\w", PurePosixPath(name).stem)
-    ] == []
+@pytest.mark.parametrize("kind", PROBLEM_TYPES)
+def test_the_chosen_variant_arrives_as_it_is(bake: Bake, template: Path, kind: str) -> None:
+    package = bake(problem_type=kind).project_path / "src" / "flight_delays"
+    chosen = template / "templates" / "target" / f"{kind}.py"
+    assert (package / "problem" / "target.py").read_bytes() == chosen.read_bytes()
+
+
+def test_every_problem_type_has_its_variant(template: Path) -> None:
+    variants = (template / "templates" / "target").iterdir()
+    assert {path.stem for path in variants} == set(PROBLEM_TYPES)
 
 
 def test_names_are_legal_on_windows(project: Path) -> None:
@@ -131,7 +137,7 @@ def test_sources_without_jinja_are_valid_unrendered(template: Path) -> None:
         if path.is_dir() or not (parse := PARSERS.get(path.suffix)):
             continue
         text = path.read_text(encoding="utf-8")
-        if path.suffix == ".toml" or "{{" not in text:
+        if path.suffix == ".toml" or not JINJA.search(text):
             parse(text)
             checked += 1
     assert checked > 20
@@ -144,10 +150,9 @@ def test_rendered_files_are_valid(project: Path) -> None:
 
 
 def test_sources_of_the_package_hold_no_jinja(template: Path) -> None:
-    package = template / "{{cookiecutter.project_slug}}" / "src"
-    assert [
-        path.name for path in package.rglob("*.py") if "{{" in path.read_text(encoding="utf-8")
-    ] == []
+    sources = (template / "{{cookiecutter.project_slug}}" / "src").rglob("*.py")
+    rendered = [path.name for path in sources if JINJA.search(path.read_text(encoding="utf-8"))]
+    assert rendered == ["target.py"]  # which includes one of its variants
 
 
 def test_awkward_texts_arrive_as_typed(bake: Bake) -> None:

@@ -25,6 +25,7 @@ PARTS = (
     "template_answers.py",
     "template_extensions.py",
     "hooks",
+    "templates",
     PROJECT_TEMPLATE,
 )
 

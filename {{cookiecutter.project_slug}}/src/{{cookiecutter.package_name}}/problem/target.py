@@ -1,0 +1,1 @@
+{% include "target/" ~ cookiecutter.problem_type ~ ".py" -%}
