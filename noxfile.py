@@ -16,8 +16,8 @@ nox.options.sessions = ["tests"]
 
 ROOT = Path(__file__).parent
 PROJECT_REQUIREMENTS = ROOT / "{{cookiecutter.project_slug}}" / "requirements"
-# What executes workflows, and what checks their shell lines. Both are built with the Go that the lock names: the one
-# that Debian 12 has is too old for them.
+# What executes workflows, and what checks their shell lines. Both are built with the Go that the
+# lock names: the one that Debian 12 has is too old for them.
 GO_TOOLS = ("github.com/nektos/act@v0.2.89", "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12")
 # What each lock is made from. The widest comes first: the others are held to its choices.
 LOCKS = {
@@ -38,7 +38,10 @@ def prepare(session: nox.Session, purpose: str) -> None:
 
 
 def in_demo(session: nox.Session, name: str) -> Path:
-    """Render the default project into demo/, over what is there, and run a session of its own; returns the project."""
+    """Render the default project into demo/, over an earlier one, and run a session of its own.
+
+    Returns the project.
+    """
     project = render(session, ROOT / "demo")
     session.run("python", str(project / "bootstrap.py"), name, *session.posargs)
     return project
@@ -71,7 +74,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def fix(session: nox.Session) -> None:
-    """Mend what lint finds and can be mended."""
+    """Correct what lint finds and can be corrected."""
     prepare(session, "lint")
     session.run("ruff", "check", "--fix-only", *session.posargs)
     session.run("ruff", "format")
@@ -120,37 +123,37 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Render the default project into demo/ and run its whole loop; again over an earlier one."""
+    """Run the whole loop of the default project, in demo/."""
     in_demo(session, "demo")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Render the default project into demo/, run its own benchmark, then measure rendering and the project's checks."""
+    """Run the benchmark of the default project, in demo/; measure rendering and its checks."""
     session.run("python", "tools/bench.py", str(in_demo(session, "bench")))
 
 
 @nox.session
 def spark(session: nox.Session) -> None:
-    """Render the default project into demo/ and test its features on Spark (needs Java 17)."""
+    """Test the default project's features on Spark, in demo/ (needs Java 17)."""
     in_demo(session, "spark")
 
 
 @nox.session
 def postgres(session: nox.Session) -> None:
-    """Render the default project into demo/ and test its requests from PostgreSQL (needs PostgreSQL)."""
+    """Test the default project's requests from PostgreSQL, in demo/ (needs PostgreSQL)."""
     in_demo(session, "postgres")
 
 
 @nox.session
 def endurance(session: nox.Session) -> None:
-    """Render the default project into demo/ and test weeks of its production: killed, lied to, watched by two."""
+    """Test weeks of the default project's production, in demo/: killed, misled, watched by two."""
     in_demo(session, "endurance")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Render the default project into demo/ and test its pages in a headless browser (needs Chromium)."""
+    """Test the default project's pages in a headless browser, in demo/ (needs Chromium)."""
     in_demo(session, "browser")
 
 
@@ -158,16 +161,23 @@ def browser(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Lock the generator's and the template's requirements; `-- --upgrade` takes the newest."""
     for name, sources in LOCKS.items():
-        held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
-        session.run(
-            *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
-            *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
-            *("--custom-compile-command=nox -s lock", f"--output-file=requirements/{name}.txt"),
-            *(*held, *(f"requirements/{source}" for source in sources), *session.posargs),
-        )
+        compile_lock(session, name, sources)
     project = render(session, Path(session.create_tmp()))
     # With this nox: the project's own would first install all that is about to be locked.
     nested = ("-m", "nox", "--noxfile", str(project / "noxfile.py"), "--session", "lock")
     session.run(sys.executable, *nested, "--", *session.posargs, external=True)
     for locked in (project / "requirements").glob("*.txt"):
         shutil.copy(locked, PROJECT_REQUIREMENTS)
+
+
+def compile_lock(session: nox.Session, name: str, sources: tuple[str, ...]) -> None:
+    """Lock what these sources ask for; all locks but the widest are held to its choices."""
+    inputs = [f"requirements/{source}" if source.endswith(".in") else source for source in sources]
+    held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
+        *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
+        *("--custom-compile-command=nox -s lock", f"--output-file=requirements/{name}.txt"),
+        *(*held, *inputs, *session.posargs),
+        external=True,
+    )

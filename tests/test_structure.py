@@ -181,8 +181,31 @@ def test_readme_begins_with_the_two_commands(template: Path, project: Path, fold
     assert blocks[:2] == ["python3 bootstrap.py demo\n", "python3 bootstrap.py tests\n"]
 
 
-def test_both_bootstraps_are_the_same(project: Path) -> None:
-    assert (project / "bootstrap.py").read_bytes() == (ROOT / "bootstrap.py").read_bytes()
+def test_both_noxfiles_agree(project: Path) -> None:
+    ours, theirs = (
+        {part for node in tree.body if (part := shared_part(node))}
+        for tree in (
+            ast.parse((folder / "noxfile.py").read_text(encoding="utf-8"))
+            for folder in (ROOT, project)
+        )
+    )
+    assert ours == theirs
+
+
+def shared_part(node: ast.stmt) -> str | None:
+    """Source of what every noxfile must hold alike: nox's settings, how locks are made."""
+    is_shared = isinstance(node, ast.FunctionDef) and node.name == "compile_lock"
+    source = ast.unparse(node)
+    return source if is_shared or source.startswith(("nox.needs", "nox.options")) else None
+
+
+def test_both_noxfiles_build_the_same_actionlint(project: Path) -> None:
+    versions = [
+        re.findall(r"actionlint/cmd/actionlint@v[\d.]+", (folder / "noxfile.py").read_text())
+        for folder in (ROOT, project)
+    ]
+    assert versions[0] == versions[1]
+    assert len(versions[0]) == 1
 
 
 def test_locks_are_hashed_and_agree(project: Path) -> None:

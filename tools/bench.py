@@ -29,7 +29,7 @@ def rendering() -> float:
 
 
 def checks(project: Path) -> dict[str, float]:
-    """Seconds for each check of a project; warm: all is installed, and caches are filled by a first round."""
+    """Seconds for each check of a project; a first round fills environments and caches."""
     taken = {}
     for _ in range(2):
         for name in CHECKS:

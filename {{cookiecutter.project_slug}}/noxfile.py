@@ -222,17 +222,20 @@ def replay(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Lock the requirements again; `-- --upgrade` takes the newest versions."""
     for name, sources in LOCKS.items():
-        inputs = [
-            f"requirements/{source}" if source.endswith(".in") else source for source in sources
-        ]
-        held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
-        session.run(
-            *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
-            *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
-            *("--custom-compile-command=nox -s lock", f"--output-file=requirements/{name}.txt"),
-            *(*held, *inputs, *session.posargs),
-            external=True,
-        )
+        compile_lock(session, name, sources)
+
+
+def compile_lock(session: nox.Session, name: str, sources: tuple[str, ...]) -> None:
+    """Lock what these sources ask for; all locks but the widest are held to its choices."""
+    inputs = [f"requirements/{source}" if source.endswith(".in") else source for source in sources]
+    held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
+        *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
+        *("--custom-compile-command=nox -s lock", f"--output-file=requirements/{name}.txt"),
+        *(*held, *inputs, *session.posargs),
+        external=True,
+    )
 
 
 def notebooks() -> list[str]:
