@@ -157,6 +157,12 @@ def browser(session: nox.Session) -> None:
     in_demo(session, "browser")
 
 
+@nox.session(venv_backend="none")
+def tag(session: nox.Session) -> None:
+    """Tag the versions that the changelog names."""
+    session.run(sys.executable, "tools/versions.py", external=True)
+
+
 @nox.session
 def lock(session: nox.Session) -> None:
     """Lock the generator's and the template's requirements; `-- --upgrade` takes the newest."""

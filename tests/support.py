@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pytest_cookies.plugin import Cookies, Result
+from versions import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
@@ -27,6 +29,16 @@ NASTY = {
     "description": "1. \"It's\" 'late' <b>by</b> C:\\temp # `5` %s {0} _über_ 飛 🛫 ~ [x](y) | $z",
     "author": '# O\'Neil "Ö" & Söhne \\ <ops@example.org>',
 }
+
+# What the user of a project changes, among what the template has put there.
+OWN_LINE = "# ours\n"
+OWNED = (
+    "conf/base.yml",
+    "src/flight_delays/problem/features.py",
+    "src/flight_delays/problem/model.py",
+    "src/flight_delays/problem/target.py",
+    "tests/problem/test_sample.py",
+)
 
 Bake = Callable[..., Result]
 
@@ -97,3 +109,53 @@ def execute(*command: str | Path, cwd: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, f"{command} in {cwd} failed:\n{done.stdout}"
     return done.stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit all that has changed."""
+    execute("git", "add", "--all", cwd=folder)
+    execute("git", "commit", "--quiet", "--message", message, cwd=folder)
+
+
+def updated_from(version: Version, template: Path, folder: Path) -> Path:
+    """A project of an earlier version, with its user's edits, that cruft has brought up to date.
+
+    Everything happens in the folder, on a clone of this repository whose newest commit is the
+    template as it stands. The update is not committed.
+    """
+    clone = folder / "clone"
+    execute("git", "clone", "--quiet", "--no-checkout", ROOT, clone, cwd=folder)
+    execute("git", "checkout", "--quiet", "-B", "main", str(version.commit), cwd=clone)
+    environment = {"COOKIECUTTER_CONFIG": str(settings_in(folder))}
+    cruft = Path(sys.executable).parent / "cruft"
+    execute(cruft, "create", clone, "--no-input", cwd=folder, **environment)
+    project = folder / "flight-delays"
+    execute("git", "init", "--quiet", cwd=project)
+    edit(project)
+    commit(project, "ours")
+    execute("git", "rm", "--quiet", "-r", ".", cwd=clone)
+    shutil.copytree(template, clone, dirs_exist_ok=True)
+    commit(clone, "later")
+    execute(cruft, "update", "--skip-apply-ask", cwd=project, **environment)
+    return project
+
+
+def edit(project: Path) -> None:
+    """What somebody does to a project who uses it as its README says."""
+    for name in OWNED:
+        with (project / name).open("a", encoding="utf-8") as file:
+            file.write(OWN_LINE)
+    (project / "src" / "flight_delays" / "problem" / "ours.py").write_text('"""Ours."""\n')
+    with (project / "README.md").open("a", encoding="utf-8") as readme:
+        readme.write("\n## Ours\n")
+    settings = project / "pyproject.toml"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace('problem = ["', 'problem = ["ours", "'), encoding="utf-8")
+
+
+def settings_in(folder: Path) -> Path:
+    """Settings by which cookiecutter keeps what it remembers in this folder."""
+    settings = folder / "cookiecutter.yml"
+    places = {"cookiecutters_dir": folder / "templates", "replay_dir": folder / "replay"}
+    settings.write_text(json.dumps({name: str(place) for name, place in places.items()}))
+    return settings

@@ -235,6 +235,7 @@ def test_every_import_is_a_declared_dependency(project: Path) -> None:
     distributions = {
         "arro3": "arro3-core",
         "mlflow": "mlflow-skinny",
+        "pydantic_core": "pydantic",
         "sklearn": "scikit-learn",
         "vl_convert": "vl-convert-python",
         "yaml": "pyyaml",

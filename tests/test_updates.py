@@ -10,24 +10,29 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import NASTY, execute, files_in
+from support import (
+    NASTY,
+    OPTIONS,
+    OWN_LINE,
+    OWNED,
+    ROOT,
+    Bake,
+    commit,
+    execute,
+    files_in,
+    settings_in,
+    updated_from,
+)
+from versions import Version, tag, versions
 
+RELEASED = [version for version in versions() if version.commit]
 BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, str]:
     """Environment in which cookiecutter keeps what it remembers in the test's own folder."""
-    config = tmp_path / "cookiecutter.yml"
-    config.write_text(
-        json.dumps(
-            {
-                "cookiecutters_dir": str(tmp_path / "templates"),
-                "replay_dir": str(tmp_path / "replay"),
-            }
-        )
-    )
-    return {"COOKIECUTTER_CONFIG": str(config)}
+    return {"COOKIECUTTER_CONFIG": str(settings_in(tmp_path))}
 
 
 @pytest.fixture
@@ -38,11 +43,6 @@ def repository(template: Path, tmp_path: Path) -> Path:
     execute("git", "init", "--quiet", cwd=copy)
     commit(copy, "one")
     return copy
-
-
-def commit(folder: Path, message: str) -> None:
-    execute("git", "add", "--all", cwd=folder)
-    execute("git", "commit", "--quiet", "--message", message, cwd=folder)
 
 
 def test_command_line_and_replay(
@@ -157,6 +157,9 @@ def test_cruft_brings_a_later_template_and_keeps_changes(
     extension.write_text(filters.replace('environment.filters["markdown"] = markdown', own_filter))
     for path in sources.glob("README.md"):
         path.write_text(path.read_text(encoding="utf-8").replace("| markdown", "| loud"))
+    for owned in ("conf/dev.yml", "src/{{cookiecutter.package_name}}/problem/model.py"):
+        with (sources / owned).open("a", encoding="utf-8") as theirs:
+            theirs.write("# theirs\n")
     (sources / "NEW.md").write_text("New in {{ cookiecutter.project_name }}: ${{ x }}\n")
     with (sources / ".gitignore").open("a", encoding="utf-8") as ignored:
         ignored.write("/new/\n")
@@ -168,7 +171,77 @@ def test_cruft_brings_a_later_template_and_keeps_changes(
     assert (project / "NEW.md").read_text() == "New in Flight Delays: ${{ x }}\n"
     assert (project / ".gitignore").read_text().endswith("/new/\n")
     assert configuration.read_text(encoding="utf-8") == own
+    model = project / "src" / "flight_delays" / "problem" / "model.py"
+    assert "# theirs" not in model.read_text(encoding="utf-8")
     assert execute("git", "rev-list", "--count", "HEAD", cwd=project) == "1\n"
     commit(project, "update")
     execute(cruft, "check", cwd=project, **settings)
-    assert "# ours" in execute(cruft, "diff", cwd=project, **settings)
+    assert execute(cruft, "diff", cwd=project, **settings) == ""
+
+
+def test_a_plain_rendering_can_be_linked_and_updated(
+    repository: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    # given a project that cookiecutter rendered, and a later template
+    command = (BIN / "cookiecutter", repository, "--no-input", "project_slug=ours")
+    execute(*command, cwd=tmp_path, **settings)
+    project = tmp_path / "ours"
+    execute("git", "tag", "v1", cwd=repository)
+    (repository / "{{cookiecutter.project_slug}}" / "NEW.md").write_text("New.\n")
+    commit(repository, "two")
+    # when
+    link = ("link", repository, "--checkout", "v1", "--no-input")
+    answers = json.dumps({"project_slug": "ours"})
+    execute(BIN / "cruft", *link, "--extra-context", answers, cwd=project, **settings)
+    commit(project, "link")
+    execute(BIN / "cruft", "update", "--skip-apply-ask", cwd=project, **settings)
+    # then
+    assert (project / "NEW.md").read_text() == "New.\n"
+    changed = execute("git", "status", "--porcelain", cwd=project)
+    assert {line[3:] for line in changed.splitlines()} == {".cruft.json", "NEW.md"}
+
+
+@pytest.mark.parametrize("version", RELEASED, ids=lambda version: version.number)
+def test_a_project_of_any_version_updates_without_conflict(
+    version: Version, bake: Bake, template: Path, tmp_path: Path
+) -> None:
+    # given
+    fresh = files_in(bake().project_path)
+    # when
+    project = updated_from(version, template, tmp_path)
+    # then
+    assert execute("git", "diff", "--name-only", "--diff-filter=U", cwd=project) == ""
+    files = files_in(project)
+    assert [name for name in files if name.endswith((".rej", ".orig"))] == []
+    assert all(files[name].decode().endswith(OWN_LINE) for name in OWNED)
+    assert files["README.md"].decode().endswith("## Ours\n")
+    assert '"ours", "' in files["pyproject.toml"].decode()
+    theirs = {name for name in fresh if name.startswith(("conf/", "notebooks/", "tests/problem/"))}
+    theirs |= {name for name in fresh if "/problem/" in name} | {"README.md", "pyproject.toml"}
+    left = {name for name in fresh.keys() - theirs if files.get(name) != fresh[name]}
+    assert left == set()
+
+
+def test_the_changelog_describes_every_version() -> None:
+    described = versions()
+    assert described[0].number == OPTIONS["_version"]
+    assert all("### To do" in version.notes for version in described)
+    assert all(version.commit for version in described[1:])
+
+
+def test_a_version_is_tagged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    execute("git", "init", "--quiet", cwd=tmp_path)
+    commit(tmp_path, "one")
+    head = execute("git", "rev-parse", "HEAD", cwd=tmp_path).strip()
+    monkeypatch.setattr("versions.ROOT", tmp_path)
+    assert tag(Version("1.2.3", head, "")) == f"v1.2.3: tagged {head}"
+    assert tag(Version("1.2.3", head, "")) == "v1.2.3: tagged already"
+    assert tag(Version("1.2.4", None, "")) == "v1.2.4: not committed yet"
+    assert execute("git", "tag", "--points-at", head, cwd=tmp_path) == "v1.2.3\n"
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "{{cookiecutter.project_slug}}"])
+def test_files_end_their_lines_alike_on_windows(folder: Path) -> None:
+    attributes = (folder / ".gitattributes").read_text(encoding="utf-8")
+    assert attributes.startswith("* text=auto eol=lf\n")
