@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pytest_cookies.plugin import Cookies, Result
-from versions import Version
+from versions import Version, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
@@ -39,6 +39,8 @@ OWNED = (
     "src/flight_delays/problem/target.py",
     "tests/problem/test_sample.py",
 )
+
+RELEASED = [version for version in versions() if version.commit]
 
 Bake = Callable[..., Result]
 

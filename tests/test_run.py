@@ -13,11 +13,14 @@ from support import (
     NASTY,
     OTHER_PROBLEMS,
     PROBLEM_TYPES,
+    RELEASED,
     ROOT,
     checked,
     execute,
     replace_problem,
+    updated_from,
 )
+from versions import Version
 
 from template_answers import SLUG, problem_with_slug
 
@@ -94,6 +97,15 @@ def test_checks_pass_on_other_pythons(
     except AssertionError:
         pytest.skip(f"Python {version} is not installed here")
     assert "was successful" in nox(rendered[PROBLEM_TYPES[0]], session, "--force-python", version)
+
+
+@pytest.mark.parametrize("version", RELEASED, ids=lambda version: version.number)
+def test_a_project_of_any_version_passes_its_checks_after_an_update(
+    version: Version, template: Path, tmp_path: Path
+) -> None:
+    project = updated_from(version, template, tmp_path)
+    for session in ("lint", "types", "unit", "problem"):
+        assert "was successful" in nox(project, session)
 
 
 def test_lint_catches_what_it_is_there_for(rendered: dict[str, Path], tmp_path: Path) -> None:

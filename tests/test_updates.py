@@ -15,6 +15,7 @@ from support import (
     OPTIONS,
     OWN_LINE,
     OWNED,
+    RELEASED,
     ROOT,
     Bake,
     commit,
@@ -25,7 +26,6 @@ from support import (
 )
 from versions import Version, tag, versions
 
-RELEASED = [version for version in versions() if version.commit]
 BIN = Path(sys.executable).parent
 
 
