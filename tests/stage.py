@@ -1,4 +1,4 @@
-"""A stage on which workflows run: act in host mode, stand-ins for actions, a GitHub that answers on loopback."""
+"""A stage for workflows: act in host mode, stand-ins for actions, a GitHub on loopback."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ class Stage:
 
 
 def clean() -> dict[str, str]:
-    """The environment without what the session that tests, or a workflow around it, has put there."""
+    """The environment without what the testing session, or a workflow around it, has set."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -205,6 +205,19 @@ def test_an_interpreter_that_no_longer_answers_is_replaced(installed: Path) -> N
     assert "installing" in done.stdout
 
 
+def test_a_link_in_the_place_of_the_environment_is_replaced(small: Path, tmp_path: Path) -> None:
+    # given an environment that belongs to somebody else
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kept").touch()
+    (small / ".venv").symlink_to(theirs)
+    # when
+    done = run(small, "greet")
+    # then
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in theirs.iterdir()] == ["kept"]
+
+
 def test_an_installation_without_a_stamp_is_made_again(installed: Path) -> None:
     # given what a full disk leaves: a package with files missing, and no stamp
     (installed / ".venv" / STAMP).unlink()

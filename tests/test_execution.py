@@ -1,6 +1,7 @@
-"""Every workflow of a rendered project, executed: green, and red for each reason that it exists for.
+"""Every workflow of a rendered project, executed: green, and red for each of its reasons.
 
-Merge requests are independent of each other; staging, release and production tell one story, in this order.
+Merge requests are independent of each other; staging, release and production tell one story, in
+this order.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ ONE_PYTHON = ("--matrix", "python:3.12")
 def stage(
     cookies_session: Cookies, template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Stage:
-    """A repository on a stage, whose loop is quick: six weeks of data, and the windows of `test`."""
+    """A repository on a stage whose loop is quick: six weeks of data, the windows of `test`."""
     act = Path(os.environ.get("ACT", "act"))
     made = Stage(tmp_path_factory.mktemp("stage"), act)
     made.build(checked(cookies_session, template)().project_path)
@@ -307,7 +308,7 @@ def production(stage: Stage) -> Run:
 
 
 def pass_staging(stage: Stage) -> None:
-    """Leave what a green push to main leaves: a wheel, its attestation, a run. The loop itself ran before."""
+    """Leave what a green push to main leaves: a wheel, its attestation, a run; without the loop."""
     done = staging(stage, "push", "--job", "build")
     assert done.jobs == {"build": "success"}, done.output
     wheel = wheel_of(stage, done.id)

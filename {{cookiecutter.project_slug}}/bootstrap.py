@@ -162,7 +162,9 @@ def install(root: Path) -> None:
 
 def make_venv(venv: Path) -> None:
     """Create `.venv` in the place of whatever is there."""
-    if venv.exists():
+    if venv.is_symlink():
+        venv.unlink()
+    elif venv.exists():
         shutil.rmtree(venv)
     # Not `sys.executable`, which may be the one in `.venv` that has just been removed.
     python = getattr(sys, "_base_executable", sys.executable)

@@ -14,7 +14,5 @@ for project in . head base; do
   if [ ! -f "$project/bootstrap.py" ]; then continue; fi
   ln -sfn "$place/.venv" "$place/.nox" "$project/"
   # What an earlier job installed is good at this place, too.
-  if [ -f "$place/.venv/installed-lock.sha256" ]; then
-    (cd "$project" && python3 -Bc "import bootstrap as b; b.STAMP.write_text(b.fingerprint())")
-  fi
+  (cd "$project" && python3 -B "$(dirname "$0")/stamp.py")
 done

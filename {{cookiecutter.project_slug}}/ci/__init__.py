@@ -1,1 +1,1 @@
-"""What workflows do that is neither a session of the noxfile nor a verb: reports, comments, issues."""
+"""What workflows do that is neither a session of the noxfile nor a verb of the command line."""

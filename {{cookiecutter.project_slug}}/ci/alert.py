@@ -1,7 +1,7 @@
 """An issue that is open while something fails: `python3 -m ci.alert TITLE`.
 
-Opened when it turns red, commented while it stays red, closed when it is green. How the jobs ended comes
-from the variable NEEDS, the address of the run from RUN.
+Opened when it turns red, commented while it stays red, closed when it is green. How the jobs ended
+comes from the variable NEEDS, the address of the run from RUN.
 """
 
 from __future__ import annotations

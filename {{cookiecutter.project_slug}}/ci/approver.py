@@ -1,4 +1,4 @@
-"""Who approved this run for an environment: `python3 -m ci.approver ENVIRONMENT`, written as output `who`."""
+"""Who approved this run for an environment, as output `who`: `python3 -m ci.approver NAME`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def approver(github: GitHub, run_id: str, environment: str) -> str:
     ]
     if not reviews:
         raise CiError(
-            f"Nobody approved this run for the environment {environment}. Give it required reviewers "
-            f"(Settings, Environments, {environment}), then run this job again."
+            f"Nobody approved this run for the environment {environment}. "
+            f"Give it required reviewers (Settings, Environments, {environment}), "
+            "then run this job again."
         )
     return str(reviews[-1]["user"]["login"])
 

@@ -1,7 +1,8 @@
 """Starts the release of a version that is registered already: `python3 -m ci.dispatch VERSION`.
 
-The receiver of the registry's webhooks runs it for each new version: `webhook --start "python3 -m ci.dispatch"`.
-Needs GITHUB_API_URL, GITHUB_REPOSITORY, and a GITHUB_TOKEN that may write the repository's contents.
+The receiver of the registry's webhooks runs it for each new version: `webhook --start "python3 -m
+ci.dispatch"`. Needs GITHUB_API_URL, GITHUB_REPOSITORY, and a GITHUB_TOKEN that may write the
+repository's contents.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def variable(name: str) -> str:
 
 
 def append_to(name: str, text: str) -> None:
-    """Write to the file that the runner names: GITHUB_OUTPUT, GITHUB_STEP_SUMMARY. Outside a runner: print."""
+    """Write to the file that the runner names, as GITHUB_OUTPUT; outside a runner, print."""
     if path := os.environ.get(name):
         with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123 append
             file.write(f"{text}\n")
@@ -32,7 +32,7 @@ def append_to(name: str, text: str) -> None:
 
 
 def run(script: Callable[[list[str]], None]) -> None:
-    """Run a script with the arguments of the command line; what can be mended ends in one message, exit code 1."""
+    """Run a script with its arguments; what can be corrected ends in one message, exit code 1."""
     try:
         script(sys.argv[1:])
     except CiError as error:

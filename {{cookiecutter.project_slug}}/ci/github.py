@@ -31,7 +31,7 @@ class GitHub:
     token: str = field(repr=False)
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request below `/repos/OWNER/NAME`; returns the answer's JSON, or None where it has none.
+        """Send a request below `/repos/OWNER/NAME`; returns the JSON of the answer, if it has any.
 
         Raises:
             CiError: No answer, or a refusal.

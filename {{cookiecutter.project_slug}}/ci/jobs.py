@@ -15,7 +15,7 @@ ADVICE = {
     "integration": "`python3 bootstrap.py integration`, then `gates`; `-k NAME` runs one test",
     "model": "the comparison below; without one, the job's log says which training failed",
     "build": "`python3 bootstrap.py build`",
-    "loop": "the summary of the run names the step; its command runs on your machine as well, with `--env dev`",
+    "loop": "the summary of the run names the step; try its command here, with `--env dev`",
     "score": "the summary of the run names the step; run again, it goes on where it stopped",
     "wheel": "only a commit that staging has passed is released: push it to `main` first",
     "ingest": "the log names the source; run again, it goes on where it stopped",
@@ -37,7 +37,7 @@ _MARKS = {"success": "✅", "failure": "❌", "cancelled": "⏹️", "skipped": 
 
 
 def results(name: Literal["NEEDS", "STEPS"]) -> dict[str, str]:
-    """Result of each job or step: success, failure, cancelled or skipped; from the variable of this name.
+    """Result of each job or step, from a variable: success, failure, cancelled or skipped.
 
     Raises:
         CiError: The variable does not hold `toJSON(needs)` or `toJSON(steps)`.
@@ -49,10 +49,14 @@ def results(name: Literal["NEEDS", "STEPS"]) -> dict[str, str]:
         raise CiError(f"{name} is not what `toJSON({name.lower()})` gives.") from None
 
 
+def _advice(name: str, result: str) -> str:
+    return ADVICE.get(name, "") if result == "failure" else ""
+
+
 def table(results: Mapping[str, str], head: str = "job") -> list[str]:
     """Lines of a Markdown table; what failed with what to do."""
     rows = [
-        f"| {name} | {_MARKS.get(result, '')} {result} | {ADVICE.get(name, '') if result == 'failure' else ''} |"
+        f"| {name} | {_MARKS.get(result, '')} {result} | {_advice(name, result)} |"
         for name, result in results.items()
     ]
     return [f"| {head} | result | what to do |", "|---|---|---|", *rows]

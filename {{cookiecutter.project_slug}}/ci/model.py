@@ -1,8 +1,8 @@
 """Two models trained the same way, by the code of two branches: `nox -s ci -- model ...`.
 
-`model score FILE` trains in the environment `test` on the first weeks of the data and writes the holdout's
-rows with their predictions. `model compare FOLDER` compares `head.parquet` with `base.parquet` there,
-writes `comparison.json` beside them, and fails where head is surely worse.
+`model score FILE` trains in the environment `test` on the first weeks of the data and writes the
+holdout's rows with their predictions. `model compare FOLDER` compares `head.parquet` with
+`base.parquet` there, writes `comparison.json` beside them, and fails where head is surely worse.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
 
 
 def score(context: Context, file: Path) -> None:
-    """Run the loop up to a model and write the holdout: keys, prediction time, slices, label, prediction."""
+    """Run the loop up to a model and write its holdout, scored."""
     problem, budget = context.problem, context.settings.training
     days = budget.train_days + budget.validation_days + budget.holdout_days + _FIRST_DAYS
     as_of = problem.begins + timedelta(days=days)
@@ -98,8 +98,9 @@ def judge(
 ) -> dict[str, Any]:
     """Measure both on the rows that both scored; see `compare` for the intervals.
 
-    A merge is stopped only by a loss that is both sure and larger than the margin: the sample is small, and
-    the stricter question, whether a version is surely not worse, is asked before each promotion.
+    A merge is stopped only by a loss that is both sure and larger than the margin: the sample is
+    small, and the stricter question, whether a version is surely not worse, is asked before each
+    promotion.
 
     Args:
         head: Rows as `score` writes them, by the code of the merge request; its labels count.
@@ -109,8 +110,8 @@ def judge(
         seed: Of the bootstrap.
 
     Returns:
-        verdict (better, alike, worse), sentence, method, rows, and per metric head, base and gain, each as value,
-        lower and upper bound.
+        verdict (better, alike, worse), sentence, method, rows, and per metric head, base and gain,
+        each as value, lower and upper bound.
 
     Raises:
         CiError: They have no row in common.
@@ -119,9 +120,7 @@ def judge(
     other = base.select(*keys, pl.col(PREDICTED).alias("_base"))
     rows = head.join(other, on=keys, how="inner", maintain_order="left")
     if rows.is_empty():
-        raise CiError(
-            "The two branches scored no row in common: keys or prediction times changed. Compare by hand."
-        )
+        raise CiError("The branches scored no row in common: keys or prediction times changed.")
     ours, theirs = rows[PREDICTED].to_numpy(), rows["_base"].to_numpy()
     forth = compare(rows, ours, theirs, model, _RESAMPLES, seed).filter(slice="").rows(named=True)
     back = compare(rows, theirs, ours, model, _RESAMPLES, seed).filter(slice="").rows(named=True)
@@ -148,10 +147,14 @@ def judge(
     values = f"{first['metric']} {first['head'][0]:.4f} against {first['base'][0]:.4f}"
     return {
         "verdict": verdict,
-        "sentence": f"{says}: {values} on {rows.height:,} rows (gain {gain:.4f}, {lower:.4f} to {upper:.4f}).",
+        "sentence": (
+            f"{says}: {values} on {rows.height:,} rows "
+            f"(gain {gain:.4f}, {lower:.4f} to {upper:.4f})."
+        ),
         "method": (
-            f"Both trained in this run on the same sample and judged on {rows.height:,} later rows; 95 % intervals by "
-            f"drawing whole days. Worse means: surely, and by more than {margin:.0%} of the target branch's value."
+            f"Both trained in this run on the same sample, judged on {rows.height:,} later rows; "
+            "95 % intervals by drawing whole days. "
+            f"Worse means: surely, and by more than {margin:.0%} of the target branch's value."
         ),
         "rows": rows.height,
         "metrics": metrics,

@@ -1,7 +1,7 @@
-"""Fixes the moment as of which all later steps of a job run: `python3 -m ci.moment [MOMENT]`, by default now.
+"""Fixes the moment as of which all later steps run: `python3 -m ci.moment [MOMENT]`.
 
-The command line takes it from the variable AS_OF. Without it each verb would take a now of its own, and
-find that the verb before it has not come so far.
+The command line takes it from the variable AS_OF. Without it each verb would take a now of its own,
+and find that the verb before it has not come so far.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The report of a merge request: `python3 -m ci.report RESULTS REPORT`.
 
-Reads JUnit files and `comparison.json` from the folder RESULTS and how the jobs ended from the variable
-NEEDS; writes Markdown to the file REPORT and to the summary of the run.
+Reads JUnit files and `comparison.json` from the folder RESULTS and how the jobs ended from the
+variable NEEDS; writes Markdown to the file REPORT and to the summary of the run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def compose(
     comparison: Mapping[str, Any] | None,
     link: str,
 ) -> str:
-    """The report: a sentence, how the jobs ended, tests passed and failed, the model beside the target branch's."""
+    """The report: a sentence, the jobs, the tests, the model beside the target branch's."""
     red = [name for name, result in results.items() if result not in ("success", "skipped")]
     headline = f"## ❌ Not ready to merge: {', '.join(red)}" if red else "## ✅ Ready to merge"
     lines = [MARKER, headline, "", *jobs.table(results), "", *_tests(suites), "### Model", ""]
@@ -69,7 +69,8 @@ def read_suites(folder: Path) -> dict[str, ET.Element]:
     suites = {}
     for path in sorted(folder.rglob("*.xml")):
         try:
-            suites[path.stem] = ET.fromstring(path.read_text(encoding="utf-8"))  # noqa: S314 pytest wrote it
+            text = path.read_text(encoding="utf-8")
+            suites[path.stem] = ET.fromstring(text)  # noqa: S314 pytest wrote it
         except ET.ParseError as error:
             raise CiError(f"{path.name} is no JUnit file: {error}") from None
     return suites
@@ -90,7 +91,8 @@ def _tests(suites: Mapping[str, ET.Element]) -> Iterator[str]:
             if case.find("failure") is not None or case.find("error") is not None
         ]
         skipped = sum(case.find("skipped") is not None for case in cases)
-        yield f"| {plain(name)} | {len(cases) - len(failed) - skipped} | {len(failed)} | {skipped} |"
+        passed = len(cases) - len(failed) - skipped
+        yield f"| {plain(name)} | {passed} | {len(failed)} | {skipped} |"
         failures += [f"- {plain(name)}: {plain(_name(case))}" for case in failed]
     yield ""
     yield from failures[:_SHOWN_FAILURES]

@@ -1,6 +1,7 @@
 """How the steps of a job ended and what to do, in the summary of the run: `python3 -m ci.summary`.
 
-Reads STEPS, `toJSON(steps)`, whose steps with an id it shows, and the address of the reports from REPORTS.
+Reads STEPS, `toJSON(steps)`, whose steps with an id it shows, and the address of the reports from
+REPORTS.
 """
 
 from __future__ import annotations

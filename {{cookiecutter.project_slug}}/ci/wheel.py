@@ -36,8 +36,8 @@ def tested_by(github: GitHub, commit: str) -> int:
     for found in github.request("GET", query)["workflow_runs"]:
         return int(found["id"])
     raise CiError(
-        f"Commit {commit} has not passed staging: push it to main first, and move release to that very commit "
-        "(git push origin COMMIT:release)."
+        f"Commit {commit} has not passed staging: push it to main first, "
+        "and move release to that very commit (git push origin COMMIT:release)."
     )
 
 

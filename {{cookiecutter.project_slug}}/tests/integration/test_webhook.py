@@ -61,7 +61,8 @@ def deliver(
 
 
 def send(to: Receiver, body: str, headers: dict[str, str]) -> int:
-    request = urllib.request.Request(to.address, body.encode(), headers, method="POST")  # noqa: S310 loopback
+    content = body.encode()
+    request = urllib.request.Request(to.address, content, headers, method="POST")  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 loopback
             return int(answer.status)
