@@ -143,11 +143,19 @@ def prepare(env: Env = "dev", as_of: AsOf = None) -> None:
 
 @app.command(rich_help_panel=_STEPS)
 def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
-    """Build the feature tables."""
+    """Build the feature tables, and bring the online store in step with them."""
     from . import flows
 
     start = parse_moment(since) if since else None
     flows.features(context_of(env), moment_of(env, as_of), start)
+
+
+@app.command(rich_help_panel=_STEPS)
+def sync(env: Env = "dev") -> None:
+    """Bring the online store in step with the feature tables, whoever built them."""
+    from . import flows
+
+    flows.sync(context_of(env))
 
 
 @app.command(rich_help_panel=_STEPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 from .core.contract import Problem
 from .core.errors import UserError
 from .core.settings import Settings, load_settings
-from .store.lakehouse import Lakehouse
 
 if TYPE_CHECKING:
+    from .store.lakehouse import Lakehouse
+    from .store.online import Backend
     from .tracking.registry import Registry
 
 
@@ -25,8 +27,24 @@ class Context:
 
     @cached_property
     def lakehouse(self) -> Lakehouse:
-        """Its tables."""
+        """Its tables; whoever only looks up features does without."""
+        from .store.lakehouse import Lakehouse
+
         return Lakehouse(**self.settings.lakehouse.model_dump())
+
+    @cached_property
+    def online(self) -> Backend:
+        """Its online store."""
+        from .store.online import open_backend
+
+        return open_backend(self.settings.state / "online")
+
+    def publish(self) -> dict[str, int]:
+        """Bring the online store in step with the feature tables; returns rows by table."""
+        from .store.online import publish
+
+        history = timedelta(hours=self.settings.online.history_hours)
+        return publish(self.lakehouse, self.problem.feature_tables, self.online, history)
 
     @cached_property
     def registry(self) -> Registry:

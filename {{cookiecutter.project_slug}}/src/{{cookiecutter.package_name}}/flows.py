@@ -113,13 +113,22 @@ def prepare(context: Context, as_of: datetime) -> dict[str, tuple[int, int]]:
 
 
 def features(context: Context, as_of: datetime, since: datetime | None = None) -> dict[str, int]:
-    """Build the feature tables."""
+    """Build the feature tables, and bring the online store in step with them."""
     from .features.build import build_features
 
     with _step(context, "features", as_of) as notes:
         written = build_features(context, as_of, since)
         notes.extend(_counts(written))
+        context.publish()
     return written
+
+
+def sync(context: Context) -> dict[str, int]:
+    """Bring the online store in step with the feature tables, whoever built them."""
+    with step("sync") as notes:
+        published = context.publish()
+        notes.extend(_counts(published))
+    return published
 
 
 def train(context: Context, as_of: datetime, tell: Tell = nobody) -> Trained:

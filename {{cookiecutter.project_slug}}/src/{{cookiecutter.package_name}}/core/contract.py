@@ -95,6 +95,7 @@ class FeatureTable:
     values: Schema
     build: Callable[[Frames], Frame]  # prepared tables by source to keys, `available_at` and values
     lookback: timedelta = timedelta(0)
+    max_age: timedelta | None = None  # of a row that is served online, before it counts as stale
 
 
 @dataclass(frozen=True)

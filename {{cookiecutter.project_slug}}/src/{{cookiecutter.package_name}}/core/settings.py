@@ -121,6 +121,13 @@ class InferenceSettings(_Section):
     """Rows that are scored at a time."""
 
 
+class OnlineSettings(_Section):
+    """The online store, which `features` fills and online scoring reads."""
+
+    history_hours: _Limit = 24
+    """Hours before the newest build that it answers for."""
+
+
 class MonitoringSettings(_Section):
     """What is measured of production, and when it counts as violated."""
 
@@ -209,6 +216,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
     inference: InferenceSettings = InferenceSettings()
+    online: OnlineSettings = OnlineSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     alerts: AlertSettings = AlertSettings()
     retraining: RetrainingSettings = RetrainingSettings()

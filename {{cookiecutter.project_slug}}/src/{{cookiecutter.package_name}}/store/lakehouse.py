@@ -135,6 +135,11 @@ class Lakehouse:
         snapshot = self._open(table)
         return snapshot.complete_until if snapshot else None
 
+    def only_grew(self, table: Table, version: int, moment: datetime) -> bool:
+        """Whether all that changed since a version is new rows whose time is after a moment."""
+        snapshot = self._open(table)
+        return snapshot is not None and self.engine.only_grew(snapshot, version, table.time, moment)
+
     def require(self, table: Table, as_of: datetime) -> None:
         """Refuse to build on a table that is not complete until `as_of`.
 

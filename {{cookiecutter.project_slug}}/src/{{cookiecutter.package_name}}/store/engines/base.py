@@ -65,6 +65,12 @@ class Engine(Protocol):
     def scan(self, snapshot: Snapshot, columns: Sequence[str]) -> Frame:
         """Rows of a table."""
 
+    def only_grew(self, snapshot: Snapshot, version: int, column: str, moment: datetime) -> bool:
+        """Whether all that changed since a version is new rows whose `column` is after a moment.
+
+        False where that cannot be told.
+        """
+
     def stage(self, rows: Frame) -> AbstractContextManager[Frame]:
         """Compute rows once and keep them for the time of a write."""
 

@@ -95,6 +95,20 @@ class PolarsEngine:
             rows = pl.scan_delta(table, storage_options=dict(self.storage_options))
         return nw.from_native(rows.select(columns))
 
+    def only_grew(self, snapshot: Snapshot, version: int, column: str, moment: datetime) -> bool:
+        """Whether all that changed since a version is new rows whose `column` is after a moment."""
+        try:
+            before = self.open(snapshot.place, version)
+        except StorageError:  # its log has been cleaned up
+            return False
+        if before is None:
+            return False
+        old, new = (_earliest_by_file(item.handle, column) for item in (before, snapshot))
+        added = [earliest for path, earliest in new.items() if path not in old]
+        return old.keys() <= new.keys() and all(
+            earliest is not None and earliest > moment for earliest in added
+        )
+
     @contextmanager
     def stage(self, rows: Frame) -> Iterator[Frame]:
         """Compute rows once and keep them, in a local file, for the time of a write."""
@@ -177,6 +191,15 @@ class PolarsEngine:
             raise kind(_reason(error)) from None
 
 
+def _earliest_by_file(table: DeltaTable, column: str) -> Mapping[str, datetime | None]:
+    """The smallest value of a column in each file, as far as the log tells."""
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    bound = f"min.{column}"
+    if bound not in files.columns:
+        return dict.fromkeys(files["path"])
+    return dict(files.filter(pl.col("num_records") != 0).select("path", bound).iter_rows())
+
+
 def _native(frame: Frame) -> pl.LazyFrame:
     rows: pl.LazyFrame = frame.to_native()
     return rows
@@ -191,7 +214,7 @@ def _commit_properties(until: datetime | None) -> CommitProperties:
 
 
 def _literal(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,138 @@
+"""Feature tables to the online store: what their newest Delta commits added, or all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from itertools import groupby, takewhile
+from typing import TYPE_CHECKING
+
+import msgspec
+import narwhals as nw
+
+from ...core.contract import AVAILABLE_AT, FeatureTable, Frame
+from .. import tables
+from .base import Backend, Writing
+from .features import (
+    NOT_PUBLISHED,
+    STATE,
+    Codec,
+    Entry,
+    Published,
+    microseconds,
+    moment_of,
+    pack,
+    read_state,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from ..lakehouse import Lakehouse
+
+_ROWS = 50_000
+
+
+def publish(
+    lakehouse: Lakehouse, declared: Sequence[FeatureTable], backend: Backend, history: timedelta
+) -> dict[str, int]:
+    """Bring the online store in step with the feature tables, in one update.
+
+    Where a table only grew, the new rows are added; where rows were rewritten, declared anew or
+    lost, the table is filled again.
+
+    Args:
+        lakehouse: Holds the feature tables.
+        declared: Which; one that was never built is left out.
+        backend: Holds the online store.
+        history: How far back before the newest build the store is to answer.
+
+    Returns:
+        Rows written, by table; without those that were in step.
+
+    Raises:
+        UserError: A table that cannot be read, or a store that cannot be written.
+    """
+    written = {}
+    with backend.writing() as writing:
+        before = read_state(writing.get(STATE))
+        after = {}
+        for table in declared:
+            held = before.get(table.name, NOT_PUBLISHED)
+            found = _now(lakehouse, table, held, history)
+            if found is None:
+                continue
+            after[table.name] = found
+            if found.delta_version != held.delta_version or found.schema != held.schema:
+                written[table.name] = _update(lakehouse, table, held, found, writing)
+        for name in set(before) - set(after):
+            writing.clear(name.encode() + b"\0")
+        if before != after:
+            writing.put(STATE, msgspec.json.encode(after))
+    return written
+
+
+def _now(
+    lakehouse: Lakehouse, table: FeatureTable, held: Published, history: timedelta
+) -> Published | None:
+    """What the store should say that it holds of a table; None where it was never built."""
+    target = tables.features(table)
+    # Asked for first: of a commit in between the rows are there and not yet promised.
+    until = lakehouse.complete_until(target)
+    version = lakehouse.version(target)
+    if until is None or version is None:
+        return None
+    since = microseconds(until - history)
+    if version == held.delta_version:
+        since = held.since
+    return Published(version, microseconds(until), since, Codec(table).schema)
+
+
+def _update(
+    lakehouse: Lakehouse, table: FeatureTable, held: Published, found: Published, writing: Writing
+) -> int:
+    """Write what changed of a table; returns the rows."""
+    target, codec = tables.features(table), Codec(table)
+    rows = lakehouse.scan(target, found.delta_version)
+    available = nw.col(AVAILABLE_AT)
+    done = moment_of(held.complete_until)
+    grew = (
+        held.schema == found.schema
+        and held.since <= found.since
+        and lakehouse.only_grew(target, held.delta_version, done)
+    )
+    if grew:
+        changed = rows.filter(available > done)
+    else:
+        writing.clear(codec.prefix)
+        floor = moment_of(found.since)
+        old = rows.filter(available <= floor)
+        newest = old.filter(available == available.max().over(*codec.keys))
+        changed = nw.concat([rows.filter(available > floor), newest])
+    count = 0
+    for key, entries in _by_entity(lakehouse, changed, codec):
+        kept = writing.get(key) if grew else None
+        earlier = unpack(kept) if kept else iter(())
+        writing.put(key, pack(_recent([*reversed(entries), *earlier], found.since)))
+        count += len(entries)
+    return count
+
+
+def _recent(newest_first: Sequence[Entry], since: int) -> Iterator[Entry]:
+    """Entries since a moment, and the one before it."""
+    later = list(takewhile(lambda entry: entry[0] > since, newest_first))
+    yield from newest_first[: len(later) + 1]
+
+
+def _by_entity(
+    lakehouse: Lakehouse, rows: Frame, codec: Codec
+) -> Iterator[tuple[bytes, list[Entry]]]:
+    """Rows of each entity in the order of time."""
+    number = len(codec.keys)
+    ordered = rows.select(*codec.keys, AVAILABLE_AT, *codec.values)
+    ordered = ordered.sort(*codec.keys, AVAILABLE_AT)
+    every = (row for batch in lakehouse.batches(ordered, _ROWS) for row in batch.iter_rows())
+    for key, group in groupby(every, lambda row: row[:number]):
+        entries: list[Entry] = [
+            (microseconds(row[number]), codec.row(row[number + 1 :])) for row in group
+        ]
+        yield codec.key(key), entries
