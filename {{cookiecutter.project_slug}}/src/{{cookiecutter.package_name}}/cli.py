@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .core.console import say, table
+from .core.console import line, say
 from .core.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ Output = Annotated[
     typer.Option("--output", help="File (.parquet, .csv) to write instead of the tables."),
 ]
 Folder = Annotated[
-    Path | None, typer.Option("--output", help="Folder. Default: dashboard/ of the state.")
+    Path | None, typer.Option("--output", help="Folder. Default: dashboard/ of the reports.")
 ]
 Port = Annotated[
     int | None,
@@ -102,6 +102,18 @@ def status(env: Env = "dev") -> None:
     from .show import show_status
 
     show_status(context_of(env))
+
+
+@app.command(name="open", rich_help_panel=_LOOP)
+def open_pages(env: Env = "dev") -> None:
+    """Open the page that joins all others in a browser: dashboard, trainings, checks, versions."""
+    import webbrowser
+
+    from . import flows
+
+    page = flows.index(context_of(env))
+    say(f"Pages: {page}")
+    webbrowser.open(page.absolute().as_uri())
 
 
 @app.command(rich_help_panel=_LOOP)
@@ -212,37 +224,40 @@ def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
 @app.command(rich_help_panel=_VERSIONS)
 def approve(why: Why, env: Env = "dev", version: Decided = None, who: Who = ME) -> None:
     """Grant the waiting request: the challenger becomes the champion."""
-    from .deployment.transitions import decide
+    from . import flows
 
-    decided = decide(context_of(env), who, why, approve=True, version=version)
+    decided = flows.decide(context_of(env), who, why, approve=True, version=version)
     say(f"[green]✓[/] Version {decided} is the champion.")
 
 
 @app.command(rich_help_panel=_VERSIONS)
 def reject(why: Why, env: Env = "dev", version: Decided = None, who: Who = ME) -> None:
     """Refuse the waiting request: the challenger is archived."""
-    from .deployment.transitions import decide
+    from . import flows
 
-    decided = decide(context_of(env), who, why, approve=False, version=version)
+    decided = flows.decide(context_of(env), who, why, approve=False, version=version)
     say(f"[green]✓[/] Version {decided} is archived.")
 
 
 @app.command(rich_help_panel=_VERSIONS)
 def rollback(why: Why, env: Env = "dev", who: Who = ME) -> None:
     """Make the champion before this one the champion again."""
-    from .deployment.transitions import rollback
+    from . import flows
 
-    say(f"[green]✓[/] Version {rollback(context_of(env), who, why)} is the champion again.")
+    version = flows.rollback(context_of(env), who, why)
+    say(f"[green]✓[/] Version {version} is the champion again.")
 
 
 @app.command(rich_help_panel=_VERSIONS)
 def history(env: Env = "dev") -> None:
-    """Show who moved which version, when and why."""
+    """Show who moved which version, when and why: a line per move, oldest first."""
+    from rich.markup import escape
+
     from .tracking.stages import history
 
-    columns = ("at", "action", "version", "to_stage", "who", "why")
-    moves = history(context_of(env).lakehouse).select(columns).iter_rows()
-    table("Transitions", columns, [(f"{at:%Y-%m-%d %H:%M:%S}", *rest) for at, *rest in moves])
+    for move in history(context_of(env).lakehouse).iter_rows(named=True):
+        what = f"{move['action']:<9} version {move['version']:>3} → {move['to_stage']:<10}"
+        line(f"{move['at']:%Y-%m-%d %H:%M}  {what}  {escape(move['who'])}: {escape(move['why'])}")
 
 
 # Production -----------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ command line must answer `--help` at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -63,6 +64,14 @@ class Written:
     """The dashboard's page."""
 
     page: Path
+
+
+@dataclass(frozen=True)
+class Doing:
+    """A step of a period of a replay that has begun."""
+
+    as_of: datetime
+    verb: str
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,7 @@ def train(context: Context, as_of: datetime, tell: Tell = nobody) -> Trained:
 
     with recorded(context.lakehouse, "train", as_of):
         trained = train(context, as_of)
+    index(context)
     tell(trained)
     return trained
 
@@ -150,6 +160,7 @@ def check(context: Context, version: str, who: str, tell: Tell = nobody) -> Chec
         passed = len(CHECKS) - len(failed)
         notes.append(f"version {version}, compliance: {passed}/{len(CHECKS)} checks passed")
     checked = Checked(version, failed, len(CHECKS))
+    index(context)
     tell(checked)
     return checked
 
@@ -161,6 +172,7 @@ def compare(context: Context, version: str, tell: Tell = nobody) -> Comparison:
     with step("compare") as notes:
         comparison = compare_versions(context, version)
         notes.append(comparison.evidence)
+    index(context)
     tell(comparison)
     return comparison
 
@@ -212,16 +224,44 @@ def monitor(context: Context, as_of: datetime, tell: Tell = nobody) -> Monitored
 
 
 def dashboard(context: Context, folder: Path | None = None, tell: Tell = nobody) -> Written:
-    """Write the dashboard with its data as files; by default to `dashboard/` of the state."""
+    """Write the dashboard with its data as files; by default to `dashboard/` of the reports."""
     from .reporting.pages import write
-    from .serving.dashboard import files
+    from .serving.dashboard import files, folder_of
 
-    folder = folder or context.settings.state / "dashboard"
-    for name, content in files(context).items():
+    folder = folder or folder_of(context)
+    for name, content in files(context, folder).items():
         write(folder / name, content)
+    index(context)
     written = Written(folder / "index.html")
     tell(written)
     return written
+
+
+def index(context: Context) -> Path:
+    """Write the page that joins all others; returns its path."""
+    from .serving.index import write_index
+
+    return write_index(context)
+
+
+def decide(
+    context: Context, who: str, why: str, *, approve: bool, version: str | None = None
+) -> str:
+    """Grant or refuse the waiting request; returns the version that it was for."""
+    from .deployment.transitions import decide
+
+    decided = decide(context, who, why, approve=approve, version=version)
+    index(context)
+    return decided
+
+
+def rollback(context: Context, who: str, why: str) -> str:
+    """Make the champion before this one the champion again; returns its number."""
+    from .deployment.transitions import rollback
+
+    version = rollback(context, who, why)
+    index(context)
+    return version
 
 
 # Flows ----------------------------------------------------------------------------------------
@@ -281,6 +321,7 @@ def request(context: Context, version: str, who: str, tell: Tell = nobody) -> Re
         raise worse(comparison)
     evidence, champion = comparison.evidence, comparison.champion
     is_champion = transitions.request(context, version, who, evidence, champion)
+    index(context)
     requested = Requested(version, is_champion)
     tell(requested)
     return requested
@@ -342,7 +383,7 @@ def replay(
     for number, moment in enumerate(moments, start=1):
         decision = None
         if done is None or moment > done:
-            with quiet():
+            with quiet(partial(_overheard, tell, moment)):
                 decision = _live_through(context, moment, is_scheduled=moment in scheduled)
         tell(Period(moment, number, len(moments), decision))
     windows = list(due(context, None, moments[-1]))
@@ -352,6 +393,10 @@ def replay(
     tell(backtested)
     dashboard(context, tell=tell)
     return backtested
+
+
+def _overheard(tell: Tell, moment: datetime, verb: str) -> None:
+    tell(Doing(moment, verb))
 
 
 def _live_through(context: Context, moment: datetime, *, is_scheduled: bool) -> Decision:
@@ -396,9 +441,13 @@ def worse(comparison: Comparison) -> UserError:
 
 @contextmanager
 def _step(context: Context, verb: str, as_of: datetime) -> Iterator[list[str]]:
-    """A step on the terminal whose run is recorded among the measurements."""
-    with step(verb) as notes, recorded(context.lakehouse, verb, as_of):
-        yield notes
+    """A step on the terminal whose run is recorded; the index has its pages, failed or not."""
+    try:
+        with step(verb) as notes, recorded(context.lakehouse, verb, as_of):
+            yield notes
+    finally:
+        with suppress(UserError, OSError):  # the step itself will have said so
+            index(context)
 
 
 def _counts(done: Mapping[str, int]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from .core.console import out, progress_bar, say, table
 from .deployment.comparison import Comparison
 from .deployment.transitions import waiting
-from .flows import Backtested, Monitored, Period, Requested, Written
+from .flows import Backtested, Doing, Monitored, Period, Requested, Written
 from .monitoring.retraining import Decision
 from .reporting.pages import moment, number
 from .store import tables
@@ -81,7 +81,10 @@ def _(result: Written) -> None:
 
 
 class Progress:
-    """A bar over the periods of a replay, with their decisions above it."""
+    """A bar over the periods of a replay: what is done, how long it has taken, and will take.
+
+    The periods' decisions stand above it.
+    """
 
     def __init__(self) -> None:
         """Begin before the first period."""
@@ -93,9 +96,10 @@ class Progress:
         if isinstance(result, Period):
             if result.decision is not None:
                 show(result.decision)
-            title = f"replay, {result.as_of:%Y-%m-%d}"
-            done, total = result.number, result.of
-            self._bar.update(self._task, description=title, completed=done, total=total)
+            self._bar.update(self._task, completed=result.number, total=result.of)
+        elif isinstance(result, Doing):
+            title = f"{result.as_of:%Y-%m-%d} {result.verb:<12}"
+            self._bar.update(self._task, description=title)
         else:
             self._bar.stop()
             show(result)

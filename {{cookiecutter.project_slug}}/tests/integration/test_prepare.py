@@ -99,9 +99,26 @@ def test_rows_that_fail_go_to_quarantine_with_reasons(
         (5, -1.0, "A plausible amount"),
     ]
     assert set(rows(lakehouse, tables.prepared(bad))["order"]) == set(range(1, 101)) - {3, 5}
-    assert "A plausible amount" in (
-        Path(lakehouse.root) / "reports" / "checks_orders.html"
-    ).read_text(encoding="utf-8")
+    [page] = (Path(lakehouse.root) / "reports").glob("checks_orders_*.html")
+    assert "A plausible amount" in page.read_text(encoding="utf-8")
+    assert pl.read_csv(page.with_suffix(".csv"))["order"].to_list() == [3, 5]
+
+
+def test_each_run_keeps_its_page_on_checks_and_leads_to_the_ones_before(
+    lakehouse: Lakehouse, orders: Source
+) -> None:
+    bad = edited(orders, amount({3: 150.0, 55: -1.0}))
+    pages = []
+    for as_of in (TEN_DAYS - timedelta(days=5), TEN_DAYS):
+        ingest(within(lakehouse, bad), as_of)
+        prepare(within(lakehouse, bad), as_of)
+        pages.append(f"checks_orders_{as_of:%Y%m%dT%H%M}.html")
+    first, second = (
+        (Path(lakehouse.root) / "reports" / name).read_text(encoding="utf-8") for name in pages
+    )
+    assert "1 of 50 new rows" in " ".join(first.split())
+    assert "1 of 50 new rows" in " ".join(second.split())
+    assert (pages[0] in first, pages[0] in second) == (False, True)
 
 
 def test_every_failed_check_is_a_reason(
@@ -180,11 +197,12 @@ def test_too_many_failures_stop_it_and_commit_nothing(
     ingest(within(lakehouse, bad), TEN_DAYS)
     message = (
         r"11 of 100 rows of orders fail .*10\.0%; most often: A plausible amount \(11\)"
-        r"(?s:.*)checks_orders\.html"
+        r"(?s:.*)checks_orders_\d+T\d+\.html"
     )
     with pytest.raises(UserError, match=message):
         prepare(within(lakehouse, bad), TEN_DAYS)
-    assert (Path(lakehouse.root) / "reports" / "checks_orders.html").exists()
+    [page] = (Path(lakehouse.root) / "reports").glob("checks_orders_*.html")
+    assert "Nothing was committed" in page.read_text(encoding="utf-8")
     assert lakehouse.version(tables.prepared(bad)) is None
     assert lakehouse.version(tables.quarantine(bad)) is None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 T = TypeVar("T")
+_overheard: ContextVar[Callable[[str], None] | None] = ContextVar("overheard", default=None)
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -32,6 +34,11 @@ def step(title: str) -> Iterator[list[str]]:
         A list to which the step adds what it did; printed behind the title.
     """
     notes: list[str] = []
+    overheard = _overheard.get()
+    if overheard is not None:
+        overheard(title)
+        yield notes
+        return
     started = time.perf_counter()
     with out.status(f"[bold]{title}[/] …"):
         yield notes
@@ -41,17 +48,23 @@ def step(title: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Say nothing meanwhile; errors are still raised."""
-    out.quiet = True
+def quiet(overheard: Callable[[str], None]) -> Iterator[None]:
+    """Print nothing of what steps do meanwhile; each title goes to `overheard` when it begins.
+
+    The console itself stays open: a bar that is on it moves on.
+    """
+    token = _overheard.set(overheard)
     try:
         yield
     finally:
-        out.quiet = False
+        _overheard.reset(token)
 
 
 def bar(items: Iterable[T], title: str, total: int) -> Iterator[T]:
     """Iterate with a progress bar that vanishes at the end."""
+    if _overheard.get() is not None:
+        yield from items
+        return
     with progress_bar() as progress:
         yield from progress.track(items, total=total, description=title)
 
@@ -82,5 +95,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def say(text: str) -> None:
-    """Print a line."""
+    """Print a line; a terminal breaks it where it ends, never within a path."""
     out.print(text, soft_wrap=True)
+
+
+def line(text: str) -> None:
+    """Print one line, cut where the terminal ends; whole where the output is no terminal."""
+    if out.is_terminal:
+        out.print(text, no_wrap=True, overflow="ellipsis")
+    else:
+        say(text)

@@ -221,6 +221,11 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     retraining: RetrainingSettings = RetrainingSettings()
 
+    @property
+    def reports(self) -> Path:
+        """Folder of the pages."""
+        return self.state / "reports"
+
 
 def load_settings(env: str, project: Path | None = None) -> Settings:
     """Read, merge and validate the configuration of an environment.

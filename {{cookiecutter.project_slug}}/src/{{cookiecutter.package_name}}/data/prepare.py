@@ -8,6 +8,7 @@ from pathlib import Path
 
 import narwhals as nw
 import polars as pl
+from polars import selectors
 
 from ..context import Context
 from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source
@@ -18,7 +19,7 @@ from ..store.lakehouse import Lakehouse
 from .checks import REASON, SEPARATOR, with_reasons
 
 CONFLICT = "Another row has the same key, became known at the same time, and differs"
-_EXAMPLES = 10
+_SHOWN_ROWS = 200
 _ROWS = "rows"
 
 
@@ -49,19 +50,22 @@ def prepare(context: Context, as_of: datetime) -> dict[str, tuple[int, int]]:
         lakehouse.require(tables.raw(source), as_of)
         new = _known_rows(lakehouse, source, since, as_of)
         with lakehouse.staged(_shaped(context, source, new, as_of)) as shaped:
-            done[source.name] = _commit(context, source, shaped, as_of)
+            done[source.name] = _commit(context, source, shaped, since, as_of)
     return done
 
 
-def _commit(context: Context, source: Source, shaped: Frame, as_of: datetime) -> tuple[int, int]:
+def _commit(
+    context: Context, source: Source, shaped: Frame, since: datetime | None, as_of: datetime
+) -> tuple[int, int]:
     """Write the rows that passed and those that failed; returns how many."""
     lakehouse = context.lakehouse
     good, bad = _split(shaped, source)
     with lakehouse.staged(bad) as failed:
         total, rejected = lakehouse.rows(shaped), lakehouse.rows(failed)
         if rejected:
-            page = context.settings.state / "reports" / f"checks_{source.name}.html"
-            _report(lakehouse, source, failed, total, page)
+            name = f"checks_{source.name}_{pages.stamp(as_of)}.html"
+            page = context.settings.reports / name
+            _report(lakehouse, source, failed, total, page, since, as_of)
             _refuse_too_many(lakehouse, source, failed, total, page)
         lakehouse.append(tables.quarantine(source), failed, as_of)
         lakehouse.merge(tables.prepared(source), good.drop(REASON), as_of)
@@ -111,20 +115,42 @@ def _split(shaped: Frame, source: Source) -> tuple[Frame, Frame]:
     return agreed.filter(newest), nw.concat([shaped.filter(failed), refused], how="vertical")
 
 
-def _report(lakehouse: Lakehouse, source: Source, bad: Frame, total: int, page: Path) -> None:
-    """Write a page on the checks that failed, with a few of the rows."""
-    examples = lakehouse.collect(bad.head(_EXAMPLES))
+def _report(
+    lakehouse: Lakehouse,
+    source: Source,
+    bad: Frame,
+    total: int,
+    page: Path,
+    since: datetime | None,
+    as_of: datetime,
+) -> None:
+    """Write a page on the checks that failed, with the first of the rows, also as CSV."""
+    shown = lakehouse.collect(bad.head(_SHOWN_ROWS))
+    csv = page.with_suffix(".csv")
+    pages.write(csv, shown.select(~selectors.nested()).write_csv())
     content = pages.render(
         "checks.html.jinja",
         source=source.name,
+        since=since,
+        as_of=as_of,
         total=total,
         rejected=lakehouse.rows(bad),
         allowed=source.max_rejected,
         failures=_failures(lakehouse, bad).rows(named=True),
-        columns=examples.columns,
-        examples=examples.rows(),
+        columns=shown.columns,
+        examples=shown.rows(),
+        csv=csv.name,
+        earlier=_earlier(page, source),
     )
     pages.write(page, content)
+
+
+def _earlier(page: Path, source: Source) -> list[tuple[str, str]]:
+    """Pages on earlier runs, newest first: name, and as-of as the name has it."""
+    prefix = f"checks_{source.name}_"
+    found = [path for path in page.parent.glob(f"{prefix}*.html") if path.name < page.name]
+    names = sorted((path.name for path in found), reverse=True)
+    return [(name, f"as of {name.removeprefix(prefix).removesuffix('.html')}") for name in names]
 
 
 def _failures(lakehouse: Lakehouse, bad: Frame) -> pl.DataFrame:

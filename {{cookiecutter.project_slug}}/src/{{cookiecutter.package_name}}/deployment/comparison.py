@@ -98,12 +98,12 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     resamples = settings.training.bootstrap_resamples
     results = compare(holdout, predicted, reference, model, resamples, settings.seed)
     judged = judge(results, settings.deployment)
-    page = settings.state / "reports" / f"comparison_{challenger}_{champion or 'baseline'}.html"
+    page = settings.reports / f"comparison_{challenger}_{champion or 'baseline'}.html"
     done = Comparison(challenger, champion, results, objections(judged), mine.versions, page)
     subject = f"version {challenger} against {done.opponent}"
     start, end = mine.holdout_start, mine.holdout_end
     record(context.lakehouse, judged, PRODUCER, subject, start, end)
-    pages.write(page, _page(done, holdout, predicted, reference, model))
+    pages.write(page, _page(done, judged, holdout, predicted, reference, model))
     return done
 
 
@@ -181,7 +181,12 @@ def _require_unseen(number: str, lifetime: Lifetime, holdout_start: datetime) ->
 
 
 def _page(
-    done: Comparison, holdout: pl.DataFrame, predicted: Array, reference: Array, model: Model
+    done: Comparison,
+    judged: pl.DataFrame,
+    holdout: pl.DataFrame,
+    predicted: Array,
+    reference: Array,
+    model: Model,
 ) -> str:
     first = model.target.metrics[0].name
     sliced = done.results.filter(pl.col("slice") != "")
@@ -190,11 +195,11 @@ def _page(
         "comparison.html.jinja",
         done=done,
         unit=model.target.unit,
+        judged=judged.rows(named=True),
         overall=done.results.filter(slice="").rows(named=True),
-        slices=pages.svg(pages.chart("intervals", sliced, first), "slices"),
-        calibration=pages.svg(
-            pages.chart("calibration", calibrated, model.target.unit, several=True),
-            "calibration of both",
+        slices=pages.both("intervals", sliced, first, "slices"),
+        calibration=pages.both(
+            "calibration", calibrated, model.target.unit, "calibration of both", several=True
         ),
         apart=_disagreements(holdout, predicted, reference, model),
     )

@@ -24,6 +24,12 @@ class Histogram:
     categories: Sequence[str]  # texts: a bin each, and the one before the last for all others
     days: Array  # shape (days, bins)
 
+    @property
+    def missing(self) -> float:
+        """Share of the training's rows without a value."""
+        total = self.days.sum()
+        return float(self.days[:, -1].sum() / total) if total else 0.0
+
     def count(self, column: pl.Series) -> Array:
         """Rows by bin, shape (bins,)."""
         bins = _bins(column, self.cuts, self.categories)

@@ -14,6 +14,10 @@ from ..modeling.scores import scores_of
 from ..store.measurements import BACKTEST, DRIFT, NEVER, SCHEDULE, record
 from .windows import Window, scored_rows
 
+_NOTHING = pl.Schema(
+    {"subject": pl.String(), "window_end": pl.Datetime("us", "UTC"), "gain": pl.Float64()}
+)
+
 
 def measure_policies(
     context: Context, windows: Sequence[Window], scheduled: Sequence[datetime]
@@ -53,4 +57,4 @@ def measure_policies(
             record(context.lakehouse, measured, BACKTEST, policy, window.start, window.end)
             where = {"window_start": window.start, "window_end": window.end}
             found.append(measured.with_columns(subject=pl.lit(policy), **where))
-    return pl.concat(found) if found else pl.DataFrame(schema={"subject": pl.String})
+    return pl.concat(found) if found else pl.DataFrame(schema=_NOTHING)

@@ -15,7 +15,7 @@ from ..store.measurements import MONITORING, PRODUCTION, record
 from ..store.point_in_time import prepared
 from ..store.tables import MEASUREMENTS
 from ..tracking.registry import PROFILE
-from . import drift
+from . import drift, shifts
 from .found import as_frame
 from .health import measure_freshness, measure_quality, measure_volume
 from .performance import measure_performance
@@ -45,7 +45,7 @@ def monitor(context: Context, as_of: datetime) -> list[Window]:
     for window in windows:
         is_new = since is None or window.end > since
         rows = scored_rows(context, window, changed)
-        found = _by_version(context, rows, is_new=is_new)
+        found = _by_version(context, rows, window, is_new=is_new)
         if is_new:
             is_last = window == windows[-1]
             found.append(_health(context, rows, window, as_of, is_last=is_last))
@@ -78,8 +78,13 @@ def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> p
     return lakehouse.collect(lakehouse.without(found, known, list(outcomes.schema)))
 
 
-def _by_version(context: Context, rows: pl.DataFrame, *, is_new: bool) -> list[pl.DataFrame]:
-    """Performance of each version on the rows that it scored; drift, where not yet measured."""
+def _by_version(
+    context: Context, rows: pl.DataFrame, window: Window, *, is_new: bool
+) -> list[pl.DataFrame]:
+    """Performance of each version on the rows that it scored; drift, where not yet measured.
+
+    A page shows how each column was distributed.
+    """
     found = []
     for (version,), scored in rows.group_by("model_version", maintain_order=True):
         folder = context.registry.download(str(version)) / "artifacts"
@@ -90,6 +95,7 @@ def _by_version(context: Context, rows: pl.DataFrame, *, is_new: bool) -> list[p
             reference = profile.load(folder / PROFILE)
             shifted = drift.measure(reference, scored, context.settings.monitoring)
             found.append(shifted.with_columns(subject))
+            shifts.write_page(context.settings, str(version), window, reference, scored, shifted)
     return found
 
 

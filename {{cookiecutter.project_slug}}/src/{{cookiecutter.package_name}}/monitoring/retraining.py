@@ -83,8 +83,8 @@ def _judge(context: Context, trained: list[datetime], as_of: datetime) -> tuple[
     windows = _windows(context, champion, as_of)[-settings.of_last :]
     cause = _schedule(context, last, as_of) or _violations(context, windows)
     if not cause:
-        violated = sum(bool(window.reasons) for window in windows)
-        return False, f"{violated} of the last {len(windows)} windows are violated"
+        violated = [window for window in windows if window.reasons]
+        return False, _counted(len(violated), len(windows))
     if as_of - last < timedelta(days=settings.cooldown_days):
         return False, f"{cause}; but the last training was {(as_of - last).days} days ago"
     recent = [at for at in trained if at > as_of - timedelta(days=settings.per_days)]
@@ -109,7 +109,18 @@ def _violations(context: Context, windows: list[Judged]) -> str:
     if len(violated) < context.settings.retraining.violated:
         return ""
     worst = ", ".join(windows[-1].reasons[:_NAMED_REASONS])
-    return f"{len(violated)} of the last {len(windows)} windows are violated, newest by {worst}"
+    return f"{_counted(len(violated), len(windows))}, the newest by {worst}"
+
+
+def _counted(violated: int, windows: int) -> str:
+    """How many of the last windows are violated, as a person says it."""
+    if not windows:
+        return "no window has been measured yet"
+    if windows == 1:
+        return f"the only window so far is {'violated' if violated else 'not violated'}"
+    if not violated:
+        return f"none of the last {windows} windows is violated"
+    return f"{violated} of the last {windows} windows {'is' if violated == 1 else 'are'} violated"
 
 
 def _windows(context: Context, champion: str, as_of: datetime) -> list[Judged]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import math
+import re
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ import polars as pl
 import vl_convert
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+
+INDEX = "index.html"
+_MARKS_OWN_NAMES = re.compile(r' (?:role="graphics-|aria-label="|aria-roledescription=")[^"]*"')
+WIDE, NARROW = 720, 250  # pixels of a chart's plot, on a desk and on a phone
 
 
 def render(template: str, **context: Any) -> str:
@@ -24,15 +30,20 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "moment": moment, "cell": cell}
-    return environment.get_template(template).render(**context)
+    environment.filters |= {"number": number, "moment": moment, "cell": cell, "percent": percent}
+    return environment.get_template(template).render(**{"generated": datetime.now(UTC), **context})
 
 
 def number(value: float | None) -> str:
     """A number for a person: whole numbers with separators, others with three decimals."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+
+
+def percent(value: float | None) -> str:
+    """A share for a person, in percent."""
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def moment(value: datetime) -> str:
@@ -42,9 +53,16 @@ def moment(value: datetime) -> str:
 
 def cell(value: object) -> str:
     """Any value for a person."""
+    if value is None:
+        return "–"
     if isinstance(value, datetime):
         return moment(value)
     return number(value) if isinstance(value, float) else str(value)
+
+
+def stamp(value: datetime) -> str:
+    """A moment as part of a file's name."""
+    return f"{value:%Y%m%dT%H%M}"
 
 
 def write(path: Path, page: str) -> None:
@@ -55,16 +73,34 @@ def write(path: Path, page: str) -> None:
     partial.replace(path)
 
 
-def chart(name: str, rows: pl.DataFrame, title: str, **options: Any) -> dict[str, Any]:
+def chart(
+    name: str, rows: pl.DataFrame, title: str, width: int = WIDE, **options: Any
+) -> dict[str, Any]:
     """A Vega-Lite chart of one of the templates (intervals, calibration, ...), over rows."""
-    spec, theme = render(f"{name}.vl.json.jinja", title=title, **options), render("theme.json")
-    return {**json.loads(spec), "config": json.loads(theme), "data": {"values": rows.to_dicts()}}
+    spec = render(f"{name}.vl.json.jinja", title=title, width=width, **options)
+    config = json.loads(render("theme.json"))
+    return {**json.loads(spec), "config": config, "data": {"values": rows.to_dicts()}}
+
+
+def figure(description: str, wide: dict[str, Any], narrow: dict[str, Any]) -> Markup:
+    """A chart drawn twice, for a desk and for a phone: each screen shows the one that fits."""
+    drawings = Markup()
+    for kind, spec in {"narrow": narrow, "wide": wide}.items():
+        drawings += Markup('<div class="{}">{}</div>').format(kind, svg(spec, description))
+    return drawings
+
+
+def both(name: str, rows: pl.DataFrame, title: str, description: str, **options: Any) -> Markup:
+    """A figure whose two drawings show the same rows."""
+    wide, narrow = (chart(name, rows, title, width, **options) for width in (WIDE, NARROW))
+    return figure(description, wide, narrow)
 
 
 def svg(spec: dict[str, Any], description: str) -> Markup:
-    """Draw a chart as SVG with a text alternative."""
+    """Draw a chart as SVG with one text alternative, in the place of one per mark."""
     label = f'<svg role="img" aria-label="{Markup.escape(description)}" '
-    return Markup(vl_convert.vegalite_to_svg(spec).replace("<svg ", label, 1))  # noqa: S704 drawn here, from numbers
+    drawn = _MARKS_OWN_NAMES.sub("", vl_convert.vegalite_to_svg(spec))
+    return Markup(drawn.replace("<svg ", label, 1))  # noqa: S704 drawn here, from numbers
 
 
 def png(spec: dict[str, Any]) -> bytes:

@@ -2,66 +2,76 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+import os
+from functools import cache
+from pathlib import Path
 
 import polars as pl
-from markupsafe import Markup
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from ..context import Context
-from ..core.contract import Metric
+from ..core.errors import UserError
+from ..modeling import profile
 from ..reporting import pages
-from ..store.measurements import (
-    BACKTEST,
-    DRIFT,
-    MONITORING,
-    NEVER,
-    PRODUCTION,
-    RUN,
-    SCHEDULE,
-    mean_gains,
-)
-from ..store.tables import ALERTS, LOG, MEASUREMENTS, OPENED, RETRAININGS
-from ..tracking.registry import CHAMPION
+from ..store.measurements import MONITORING, mean_gains
+from ..store.tables import ALERTS, LOG, MEASUREMENTS, OPENED, RETRAININGS, TRANSITIONS
+from ..tracking.registry import PROFILE
+from . import panels
 
 _SHOWN_ALERTS = 40
 _SHOWN_DECISIONS = 60
 _STRONGEST = 20
-_ESTIMATED = "estimated_"
-_SHIFTS = ["drift", "missing", "unseen"]
 _TYPES = {
     "index.html": "text/html",
     "metrics.csv": "text/csv",
     "metrics.prom": "text/plain; version=0.0.4",
 }
-_FILES = {"/": "index.html", "/metrics.csv": "metrics.csv", "/metrics": "metrics.prom"}
+_FOLDER = "/dashboard"
+_FILES = {
+    "/": "index.html",
+    f"{_FOLDER}/index.html": "index.html",
+    "/metrics.csv": "metrics.csv",
+    f"{_FOLDER}/metrics.csv": "metrics.csv",
+    "/metrics": "metrics.prom",
+}
 _DAY = "%Y-%m-%dT%H:%M:%SZ"
 
 
-def files(context: Context) -> dict[str, str]:
-    """By file name: the page, all measurements as CSV, the newest in Prometheus' text format."""
+def folder_of(context: Context) -> Path:
+    """Where the dashboard is written unless somebody says otherwise."""
+    return context.settings.reports / "dashboard"
+
+
+def files(context: Context, folder: Path | None = None) -> dict[str, str]:
+    """By file name: the page, all measurements as CSV, the newest in Prometheus' text format.
+
+    Args:
+        context: The environment.
+        folder: Where they will lie; the page's links to reports start there.
+    """
     order = ("window_end", "producer", "subject", "metric", "slice")
     metrics = context.lakehouse.read(MEASUREMENTS, order=order)
+    reports = os.path.relpath(context.settings.reports, folder or folder_of(context))
     return {
-        "index.html": _page(context, metrics),
+        "index.html": _page(context, metrics, Path(reports).as_posix()),
         "metrics.csv": metrics.write_csv(datetime_format=_DAY),
         "metrics.prom": _prometheus(metrics),
     }
 
 
 def application(context: Context) -> Starlette:
-    """The same files, made anew for every request: /, /metrics.csv and /metrics.
+    """The same files, made anew for every request, and the other pages as they were written.
 
-    Only requests that name the loopback as host are answered: no page of another site reads it.
+    At / and /dashboard/ is the dashboard, with /metrics.csv and /metrics; /index.html joins the
+    pages. Only requests that name the loopback as host are answered: no page of another site reads
+    it.
     """
 
     def answer(request: Request) -> Response:
@@ -70,7 +80,8 @@ def application(context: Context) -> Starlette:
         return Response(files(context)[name], media_type=_TYPES[name], headers=headers)
 
     loopback = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    routes = [Route(path, answer) for path in _FILES]
+    written = Mount("/", StaticFiles(directory=context.settings.reports, check_dir=False))
+    routes = [*(Route(path, answer) for path in _FILES), written]
     return Starlette(routes=routes, middleware=[loopback])
 
 
@@ -89,50 +100,44 @@ def _prometheus(metrics: pl.DataFrame) -> str:
     return generate_latest(registry).decode()
 
 
-def _page(context: Context, metrics: pl.DataFrame) -> str:
+def _page(context: Context, metrics: pl.DataFrame, reports: str) -> str:
     settings = context.settings
     measured = metrics.filter(pl.col("producer") == MONITORING)
+    known = {
+        "name": settings.mlflow.model,
+        "env": settings.env,
+        "home": f"{reports}/{pages.INDEX}",
+        "windows": measured["window_end"].unique().sort().to_list(),
+    }
     if measured.is_empty():
-        return pages.render("dashboard.html.jinja", name=settings.mlflow.model, windows=[])
+        return pages.render("dashboard.html.jinja", **known)
     first = context.problem.model.target.metrics[0]
     metric = first.name
-    policies = _policy_rows(metrics, first)
-    windows = measured["window_end"].unique().sort().to_list()
-    newest = measured.filter(window_end=windows[-1])
+    policies = panels.policy_rows(metrics, first)
     alerts = context.lakehouse.read(ALERTS, order=("at", "metric", "slice"))
     notices = alerts.filter(pl.col("receiver") == LOG)
     last = notices.group_by("metric", "slice", "status", maintain_order=True).last()
     decisions = context.lakehouse.read(RETRAININGS, order=("at",))
-    shifted = measured.filter(pl.col("metric").is_in(_SHIFTS))
-    performance = pages.svg(
-        _performance(measured, metric),
-        f"{metric} by window with its 95 % interval, limit and champions",
-    )
-    volumes = pages.svg(_volumes(measured), "Rows due and rows scored, by window")
+    transitions = context.lakehouse.read(TRANSITIONS, order=("sequence",))
+    shifts = panels.shifted(measured, metric)
+    ends, heat = panels.heat(shifts, _levels(context, shifts), _links(context, reports))
     return pages.render(
         "dashboard.html.jinja",
-        name=settings.mlflow.model,
-        env=settings.env,
+        **known,
         settings=settings,
         metric=metric,
-        windows=windows,
-        champion=context.registry.aliased(CHAMPION),
-        champions=_champions(measured),
-        states={
-            "Performance": newest.filter(metric=metric),
-            "Estimated": newest.filter(metric=f"{_ESTIMATED}{metric}"),
-            "Inputs and scores": newest.filter(pl.col("metric").is_in(_SHIFTS)),
-            "Data and pipelines": newest.filter(subject=PRODUCTION).drop_nulls("status"),
-        },
-        performance=performance,
+        reigns=panels.reigns(transitions, panels.leaders(measured)),
+        tiles=panels.tiles(measured, metric),
+        performance=panels.performance(measured, metric),
         figures=measured.filter(pl.col("metric") == metric).rows(named=True),
-        policies=_policies(policies, metric),
+        policies=panels.policies(policies, metric),
         gains=mean_gains(policies, settings.seed),
-        heat=_heat(shifted),
+        ends=ends,
+        heat=heat,
         strongest=_STRONGEST,
-        volumes=volumes,
-        health=newest.filter(subject=PRODUCTION).sort("metric", "slice").rows(named=True),
-        runs=_runs(metrics).rows(named=True),
+        volumes=panels.volumes(measured),
+        health=list(panels.health(measured)),
+        runs=panels.runs(metrics).rows(named=True),
         open=last.filter(kind=OPENED).rows(named=True),
         notices=notices.reverse().head(_SHOWN_ALERTS).rows(named=True),
         waiting=alerts.filter(pl.col("sent_at").is_null()).height,
@@ -140,80 +145,29 @@ def _page(context: Context, metrics: pl.DataFrame) -> str:
     )
 
 
-def _runs(metrics: pl.DataFrame) -> pl.DataFrame:
-    """How the runs of each step went: subject, seconds, peak_mb, failed, runs."""
-    value = pl.col("value")
-    by_step = metrics.filter(pl.col("producer") == RUN).group_by("subject", maintain_order=True)
-    return by_step.agg(
-        value.filter(metric="seconds").mean().alias("seconds"),
-        value.filter(metric="peak_mb").max().alias("peak_mb"),
-        value.filter(metric="failed").sum().alias("failed"),
-        value.filter(metric="failed").len().alias("runs"),
-    )
+def _links(context: Context, reports: str) -> dict[tuple[str, str], str]:
+    """Pages on what shifted: by the window's end, and the version that scored it."""
+    links = {}
+    for path in context.settings.reports.glob("shift_*.html"):
+        _, end, version = path.stem.split("_")
+        links[end, f"version {version}"] = f"{reports}/{path.name}"
+    return links
 
 
-def _champions(measured: pl.DataFrame) -> list[tuple[str, datetime, datetime]]:
-    """Version, first and last end of the windows of which it scored most rows, in order."""
-    scored = measured.filter(
-        pl.col("subject") != PRODUCTION, pl.col("metric").str.starts_with(_ESTIMATED)
-    )
-    by_window = scored.sort("window_end", "rows").group_by("window_end", maintain_order=True).last()
-    champions = []
-    for subject, group in groupby(by_window.rows(named=True), key=itemgetter("subject")):
-        span = list(group)
-        champions.append((subject, span[0]["window_end"], span[-1]["window_end"]))
-    return champions
+def _levels(context: Context, shifts: pl.DataFrame) -> dict[tuple[str, str, str], float]:
+    """Shares of missing values in the trainings of the versions that were measured."""
+    levels = {}
+    for subject in shifts["subject"].unique().sort():
+        try:
+            trained = _profile(context.registry.download(subject.removeprefix("version ")))
+        except UserError:  # its files are lost: that is for others to say
+            continue
+        for name, histogram in trained.items():
+            levels[subject, f"{panels.COLUMN}{name}", "missing"] = histogram.missing
+    return levels
 
 
-def _times(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.with_columns(pl.col("window_end").dt.strftime(_DAY))
-
-
-def _performance(measured: pl.DataFrame, metric: str) -> dict[str, Any]:
-    kinds = {metric: "measured", f"{_ESTIMATED}{metric}": "estimated"}
-    rows = measured.filter(pl.col("metric").is_in(kinds)).with_columns(
-        kind=pl.col("metric").replace(kinds)
-    )
-    starts = [(subject, first) for subject, first, _ in _champions(measured)]
-    changes = pl.DataFrame(
-        starts,
-        schema={"subject": pl.String, "window_end": measured.schema["window_end"]},
-        orient="row",
-    )
-    both = pl.concat([rows, changes.with_columns(kind=pl.lit("champion"))], how="diagonal")
-    columns = ("window_end", "kind", "subject", "value", "lower", "upper", "threshold")
-    return pages.chart("performance", _times(both.select(columns)), metric)
-
-
-def _policy_rows(metrics: pl.DataFrame, metric: Metric) -> pl.DataFrame:
-    """Windows of a backtest by policy: value, and gain over never retraining."""
-    rows = metrics.filter(pl.col("producer") == BACKTEST)
-    never = rows.filter(subject=NEVER).select("window_end", never="value")
-    both = rows.join(never, on="window_end", how="inner", maintain_order="left")
-    rise = pl.col("value") - pl.col("never")
-    return both.with_columns(gain=rise if metric.higher_is_better else -rise)
-
-
-def _policies(rows: pl.DataFrame, metric: str) -> Markup | None:
-    if rows.is_empty():
-        return None
-    shown = _times(rows.select("window_end", "subject", "value"))
-    spec = pages.chart("policies", shown, metric, policies=[NEVER, SCHEDULE, DRIFT])
-    return pages.svg(spec, f"{metric} by window and policy")
-
-
-def _heat(shifted: pl.DataFrame) -> pl.DataFrame:
-    """Column of the model by window: how many times its limit the farthest of its statistics is."""
-    ratio = pl.when(pl.col("threshold").is_not_null()).then(pl.col("value") / pl.col("threshold"))
-    cells = shifted.group_by("slice", "window_end").agg(ratio.max().alias("ratio"))
-    wide = cells.sort("window_end").pivot("window_end", index="slice", values="ratio")
-    order = pl.max_horizontal(pl.all().exclude("slice"))
-    return wide.sort(order, "slice", descending=[True, False], nulls_last=True).with_columns(
-        pl.col("slice").str.strip_prefix("feature=")
-    )
-
-
-def _volumes(measured: pl.DataFrame) -> dict[str, Any]:
-    scored = measured.filter(metric="scored")
-    rows = scored.select("window_end", due="rows", scored=pl.col("rows") * pl.col("value"))
-    return pages.chart("volumes", _times(rows), "rows")
+@cache
+def _profile(folder: Path) -> profile.Profile:
+    """Of a version, by its folder: it never changes."""
+    return profile.load(folder / "artifacts" / PROFILE)

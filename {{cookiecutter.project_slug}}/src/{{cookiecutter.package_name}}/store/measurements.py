@@ -102,19 +102,23 @@ def mean_gains(measured: pl.DataFrame, seed: int) -> list[tuple[str, float, floa
     """Mean value and gain of each policy over the windows of a backtest.
 
     Args:
-        measured: subject, value and gain; a row per policy and window.
+        measured: subject, window_end, value and gain; a row per policy and window.
         seed: Of the draws.
 
     Returns:
         Policy, mean value, mean gain over never, and the gain's 95 % interval: a bootstrap (Efron
-        1981) of whole windows.
+        1981) of whole windows. In the order of the policies, whatever the order of the rows.
     """
-    random = np.random.default_rng(seed)
     results = []
-    for (policy,), rows in measured.group_by("subject", maintain_order=True):
+    ordered = measured.sort("window_end")
+    for policy in (NEVER, SCHEDULE, DRIFT):
+        rows = ordered.filter(subject=policy)
+        if rows.is_empty():
+            continue
+        random = np.random.default_rng(seed)
         value = float(rows["value"].to_numpy().mean())
         gains = rows["gain"].to_numpy()
         draws = random.choice(gains, size=(_DRAWS, len(gains))).mean(axis=1)
         lower, upper = np.percentile(draws, [2.5, 97.5])
-        results.append((str(policy), value, float(gains.mean()), float(lower), float(upper)))
+        results.append((policy, value, float(gains.mean()), float(lower), float(upper)))
     return results

@@ -56,6 +56,7 @@ TRANSITIONS = Table(
     time="at",
 )
 """Who moved which version between stages, when and why."""
+CHAMPIONS_STAGE = "Production"  # whoever is moved there last is the champion
 
 ALERTS = Table(
     name="alerts",
@@ -117,7 +118,10 @@ def predictions(problem: Problem) -> Table:
 
 
 def inference_log(problem: Problem) -> Table:
-    """One row per scored request: its inputs, the prediction, the version, milliseconds it took."""
+    """One row per scored request: its inputs, the prediction, the version, and `latency_ms`.
+
+    That is its share of the milliseconds that its batch took, not what a row alone takes.
+    """
     texts = problem.model.categorical
     inputs: Schema = {
         name: nw.String if name in texts else nw.Float64 for name in problem.model.features

@@ -13,12 +13,12 @@ import polars as pl
 
 from ..core.errors import UserError
 from ..store.lakehouse import Lakehouse
-from ..store.tables import TRANSITIONS
+from ..store.tables import CHAMPIONS_STAGE, TRANSITIONS
 from .registry import CHALLENGER, CHAMPION, Registry
 
 NONE = "None"
 STAGING = "Staging"
-PRODUCTION = "Production"
+PRODUCTION = CHAMPIONS_STAGE
 ARCHIVED = "Archived"
 
 

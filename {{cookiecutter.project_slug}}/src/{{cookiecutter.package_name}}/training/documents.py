@@ -19,6 +19,7 @@ REPORT = "report.html"
 MODEL_CARD = "model_card.md"
 _TOP_FEATURES = 20
 _EXPLAINED_ROWS = 2_000
+_CONTRIBUTION = "mean absolute contribution"
 
 
 def write_documents(folder: Path, training: Training, model: Model, name: str) -> None:
@@ -27,7 +28,8 @@ def write_documents(folder: Path, training: Training, model: Model, name: str) -
     predicted = training.estimator.predict(holdout)
     calibrated = calibration(holdout[model.target.label].to_numpy(), predicted, model.target)
     contributions = _contributions(training.estimator, holdout, training.seed)
-    charts = _charts(training, model, calibrated, contributions)
+    charts = _charts(training, model, calibrated, contributions, pages.WIDE)
+    narrow = _charts(training, model, calibrated, contributions, pages.NARROW)
 
     context = {
         "name": name,
@@ -35,10 +37,10 @@ def write_documents(folder: Path, training: Training, model: Model, name: str) -
         "training": training,
         "overall": training.overall,
         "min_slice_rows": MIN_SLICE_ROWS,
-        "windows": [
-            (window, window.of(training.rows)[model.target.label]) for window in training.windows
-        ],
-        "charts": {key: pages.svg(chart, f"{key} of {name}") for key, chart in charts.items()},
+        "windows": [(window, window.of(training.rows)) for window in training.windows],
+        "charts": {
+            key: pages.figure(f"{key} of {name}", charts[key], narrow[key]) for key in charts
+        },
     }
     folder.mkdir()
     for document, template in {
@@ -55,16 +57,22 @@ def write_documents(folder: Path, training: Training, model: Model, name: str) -
 
 
 def _charts(
-    training: Training, model: Model, calibrated: pl.DataFrame, contributions: pl.DataFrame
+    training: Training,
+    model: Model,
+    calibrated: pl.DataFrame,
+    contributions: pl.DataFrame,
+    width: int,
 ) -> dict[str, dict[str, Any]]:
     first = training.overall[0]["metric"]
     sliced = training.results.filter(pl.col("slice") != "")
     several = len(model.target.scores) > 1
     strongest = contributions.head(_TOP_FEATURES)
     return {
-        "slices": pages.chart("intervals", sliced, first),
-        "calibration": pages.chart("calibration", calibrated, model.target.unit, several=several),
-        "contributions": pages.chart("contributions", strongest, "mean absolute contribution"),
+        "slices": pages.chart("intervals", sliced, first, width),
+        "calibration": pages.chart(
+            "calibration", calibrated, model.target.unit, width, several=several
+        ),
+        "contributions": pages.chart("contributions", strongest, _CONTRIBUTION, width),
     }
 
 

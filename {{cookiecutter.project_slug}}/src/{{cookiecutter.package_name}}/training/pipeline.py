@@ -46,7 +46,7 @@ def train(context: Context, as_of: datetime) -> Trained:
     versions = _input_versions(context, as_of)
     code = provenance(settings.project)
     training_id = _identity(context, as_of, versions, code)
-    page = settings.state / "reports" / f"training_{training_id}.html"
+    page = settings.reports / f"training_{training_id}.html"
     if done := context.registry.find_training(training_id):
         return Trained(str(done.version), page, None)
 

@@ -231,7 +231,7 @@ def test_the_dashboard_shows_what_was_measured(production: Production) -> None:
     monitor(production.context, ENDS)
     made = files(production.context)
     page = made["index.html"]
-    for part in ("version 7", "loss", "amount", "What retraining", "Nothing decided yet"):
+    for part in ("version 7", "loss", "amount", "What retraining", "Nothing has been decided"):
         assert (part in page) is (part != "What retraining")
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/", "")
     assert "<script" not in page
