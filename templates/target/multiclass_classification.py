@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import narwhals as nw
 
-from ..core.contract import Metric, Target
-from ..modeling.metrics import accuracy, brier, log_loss, macro_roc_auc
+from ..core.contract import Target
+from ..modeling.metrics import ACCURACY, BRIER, LOG_LOSS, MACRO_ROC_AUC
 from .features import LATE_MINUTES
 
 VERY_LATE_MINUTES = 60
@@ -19,12 +19,7 @@ TARGET = Target(
     label="lateness",
     from_outcome=_LATE + _VERY_LATE,  # the code of the class
     classes=("punctual", "late", "very_late"),
-    metrics=(
-        Metric("macro_roc_auc", macro_roc_auc, higher_is_better=True, too_good=0.95),
-        Metric("log_loss", log_loss, higher_is_better=False, too_good=0.15),
-        Metric("brier", brier, higher_is_better=False, too_good=0.06),
-        Metric("accuracy", accuracy, higher_is_better=True, too_good=0.98),
-    ),
+    metrics=(MACRO_ROC_AUC, LOG_LOSS, BRIER, ACCURACY),
     unit=(
         f"probabilities of arriving punctually, more than {LATE_MINUTES} and "
         f"more than {VERY_LATE_MINUTES} minutes late"

@@ -134,7 +134,7 @@ def within(lakehouse: Lakehouse, *declared: Problem | Source) -> Context:
     first, root = declared[0], Path(lakehouse.root)
     if not isinstance(first, Problem):
         sources = tuple(item for item in declared if isinstance(item, Source))
-        first = Problem(sources, (), cast(Any, None), START, None)
+        first = Problem(sources, cast(Any, None), begins=START)
     settings = load_settings("test", CONF.parent)
     tables = {"root": lakehouse.root, "mounts": lakehouse.mounts}
     own = {"state": root, "lakehouse": settings.lakehouse.model_copy(update=tables)}
@@ -221,8 +221,8 @@ def toy(feed: pl.DataFrame) -> Problem:
         from_outcome=nw.col("paid"),
         classes=("unpaid", "paid"),
         metrics=(
-            Metric("loss", score, higher_is_better=False, too_good=0.0),
-            Metric("skill", one_minus, higher_is_better=True, too_good=1.0),
+            Metric("loss", score, higher_is_better=False),
+            Metric("skill", one_minus, higher_is_better=True),
         ),
         unit="probability of payment",
     )

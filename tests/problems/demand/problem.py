@@ -16,7 +16,6 @@ from ..core.contract import (
     FeatureTable,
     Frame,
     Frames,
-    Metric,
     Model,
     Problem,
     Schema,
@@ -24,7 +23,7 @@ from ..core.contract import (
     Target,
 )
 from ..modeling.lightgbm import LightGBM
-from ..modeling.metrics import mae, rmse
+from ..modeling.metrics import MAE, RMSE
 
 BEGINS = datetime(2022, 5, 1, tzinfo=UTC)
 DAYS = 60
@@ -79,8 +78,8 @@ def labels(frames: Frames) -> Frame:
 
 PROBLEM = Problem(
     sources=(
-        Source(name="hours", raw=HOURS, load=load_hours, prepared=HOURS, keys=("hour",)),
-        Source(name="counts", raw=COUNTS, load=load_counts, prepared=COUNTS, keys=("hour",)),
+        Source(name="hours", raw=HOURS, load=load_hours, keys=("hour",)),
+        Source(name="counts", raw=COUNTS, load=load_counts, keys=("hour",)),
     ),
     feature_tables=(
         FeatureTable(
@@ -98,16 +97,11 @@ PROBLEM = Problem(
         target=Target(
             label="bicycles",
             from_outcome=nw.col("bicycles"),
-            metrics=(
-                Metric("rmse", rmse, higher_is_better=False, too_good=1.0),
-                Metric("mae", mae, higher_is_better=False, too_good=1.0),
-            ),
+            metrics=(RMSE, MAE),
             unit="bicycles in the hour",
         ),
         estimator=LightGBM,
         features=("hour_of_day", "bicycles_before"),
-        categorical=(),
-        baseline=(),
         forbidden=("bicycles",),
     ),
     begins=BEGINS,

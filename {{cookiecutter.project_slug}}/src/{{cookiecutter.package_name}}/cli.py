@@ -10,11 +10,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from .core.console import line, say
@@ -41,6 +43,13 @@ AsOf = Annotated[
         envvar="AS_OF",
         help="Moment in UTC (2024-11-01T06:00): nothing known later is seen. "
         "Default: the last full hour.",
+    ),
+]
+OnChange = Annotated[
+    str,
+    typer.Option(
+        "--on-change",
+        help="Where another problem filled the tables: stop, keep them, or start anew.",
     ),
 ]
 Since = Annotated[
@@ -76,6 +85,26 @@ From = Annotated[
 To = Annotated[str | None, typer.Option("--to", help="Last period's as-of. Default: now.")]
 Every = Annotated[str, typer.Option("--every", help="Length of a period, as 7d.")]
 Schedule = Annotated[str, typer.Option("--schedule", help="Trainings to compare with, as 28d.")]
+TableSource = Annotated[
+    str, typer.Argument(help="File (.csv, .parquet), Delta table or database URI.")
+]
+Label = Annotated[str, typer.Option("--label", help="Column that is to be predicted.")]
+Time = Annotated[str, typer.Option("--time", help="Column that says when. Default: no times.")]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="Column that identifies a row; again for more. Default: found out."),
+]
+ProblemType = Annotated[
+    str,
+    typer.Option(
+        "--problem-type",
+        help="binary_classification, multiclass_classification or regression. "
+        "Default: found out from the label.",
+    ),
+]
+TableQuery = Annotated[str, typer.Option("--query", help="What to read from a database.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is not committed.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Put the sample back instead.")]
 Listen = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 ListenPort = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")]
 Start = Annotated[
@@ -88,12 +117,41 @@ Start = Annotated[
 
 
 @app.command(rich_help_panel=_LOOP)
-def run(env: Env = "dev", as_of: AsOf = None) -> None:
+def run(env: Env = "dev", as_of: AsOf = None, on_change: OnChange = "stop") -> None:
     """Run the loop, from the sources to a champion, its predictions and the dashboard."""
     from . import flows
     from .show import show
 
-    flows.run(context_of(env), moment_of(env, as_of), ME, show)
+    moment = moment_of(env, as_of)
+    flows.settle_change(context_of(env), on_change, moment)
+    flows.run(context_of(env), moment, ME, show)
+
+
+@app.command(rich_help_panel=_LOOP)
+def adopt(
+    source: TableSource = "",
+    label: Label = "",
+    time: Time = "",
+    key: Keys = None,
+    problem_type: ProblemType = "",
+    query: TableQuery = "",
+    *,
+    force: Force = False,
+    sample: Sample = False,
+) -> None:
+    """Make a table of yours this project's problem: writes problem/, its tests, conf/, notebook."""
+    from .adoption import flow
+    from .adoption.assume import Asked, kind_of
+    from .core.settings import find_project
+
+    project = find_project(Path.cwd())
+    if sample:
+        flow.restore(project, force=force)
+        return
+    if not source:
+        raise UserError("Which table?", "Name it: adopt SOURCE --label COLUMN.")
+    asked = Asked(source, label, time, tuple(key or ()), kind_of(problem_type), query)
+    flow.adopt(project, asked, ask, force=force)
 
 
 @app.command(rich_help_panel=_LOOP)
@@ -138,11 +196,13 @@ def dashboard(env: Env = "dev", output: Folder = None, port: Port = None) -> Non
 
 
 @app.command(rich_help_panel=_STEPS)
-def ingest(env: Env = "dev", as_of: AsOf = None) -> None:
+def ingest(env: Env = "dev", as_of: AsOf = None, on_change: OnChange = "stop") -> None:
     """Append to the raw tables what became known until the as-of."""
     from . import flows
 
-    flows.ingest(context_of(env), moment_of(env, as_of))
+    moment = moment_of(env, as_of)
+    flows.settle_change(context_of(env), on_change, moment)
+    flows.ingest(context_of(env), moment)
 
 
 @app.command(rich_help_panel=_STEPS)
@@ -391,6 +451,15 @@ def moment_of(env: str, as_of: str | None) -> datetime:
         return moment
     say(f"[dim]The data end on {problem.ends:%Y-%m-%d %H:%M} UTC, which is taken as now.[/]")
     return problem.ends
+
+
+def ask(question: str, answers: Sequence[str]) -> str | None:
+    """Ask whoever sits at the terminal; None where nobody does."""
+    if not sys.stdin.isatty():
+        return None
+    for number, answer in enumerate(answers, start=1):
+        say(f"{number:>4}  {answer}")
+    return answers[int(typer.prompt(question, type=click.IntRange(1, len(answers)))) - 1]
 
 
 def parse_moment(text: str) -> datetime:

@@ -95,6 +95,22 @@ class Backtested:
     gains: list[tuple[str, float, float, float, float]]
 
 
+def settle_change(context: Context, how: str, as_of: datetime) -> None:
+    """What to do about tables that another problem filled: `anew` removes them, `keep` goes on.
+
+    Raises:
+        UserError: Nothing can be removed here, or there is no such way.
+    """
+    from .data import changes
+
+    if how == "anew":
+        changes.start_anew(context)
+    elif how == "keep":
+        changes.remember(context, as_of)
+    elif how != "stop":
+        raise UserError(f"--on-change {how} is none.", "Use one of: stop, keep, anew.")
+
+
 # Steps ----------------------------------------------------------------------------------------
 
 

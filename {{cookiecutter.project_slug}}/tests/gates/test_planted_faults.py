@@ -149,7 +149,7 @@ def empty_card(registry: Registry) -> str:
 
 FAULTS = {
     "an input tells the outcome": Fault(
-        "plausible", "too good to be true", model="leaky", problem="leaky"
+        "plausible", "hint alone explains", model="leaky", problem="leaky"
     ),
     "an input has a forbidden name": Fault(
         "no_outcome_among_inputs",

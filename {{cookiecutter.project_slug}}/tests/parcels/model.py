@@ -13,18 +13,17 @@ from {{cookiecutter.package_name}}.core.contract import (
     PREDICTION_TIME,
     Frame,
     Frames,
-    Metric,
     Model,
     Target,
 )
 from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
 from {{cookiecutter.package_name}}.modeling.metrics import (
-    brier,
-    log_loss,
-    macro_roc_auc,
-    mae,
-    rmse,
-    roc_auc,
+    BRIER,
+    LOG_LOSS,
+    MACRO_ROC_AUC,
+    MAE,
+    RMSE,
+    ROC_AUC,
 )
 
 MINUTES = nw.col("minutes_late")
@@ -32,30 +31,20 @@ LATE = Target(
     label="late",
     from_outcome=(MINUTES > 0).cast(nw.Float64),
     classes=("punctual", "late"),
-    metrics=(
-        Metric("roc_auc", roc_auc, higher_is_better=True, too_good=0.97),
-        Metric("log_loss", log_loss, higher_is_better=False, too_good=0.1),
-        Metric("brier", brier, higher_is_better=False, too_good=0.03),
-    ),
+    metrics=(ROC_AUC, LOG_LOSS, BRIER),
     unit="probability of being late",
 )
 LATENESS = Target(
     label="delay",
     from_outcome=MINUTES.cast(nw.Float64),
-    metrics=(
-        Metric("rmse", rmse, higher_is_better=False, too_good=60.0),
-        Metric("mae", mae, higher_is_better=False, too_good=45.0),
-    ),
+    metrics=(RMSE, MAE),
     unit="minutes late",
 )
 CLASSES = Target(
     label="lateness",
     from_outcome=(MINUTES > -180).cast(nw.Float64) + (MINUTES > 180).cast(nw.Float64),
     classes=("early", "on_time", "late"),
-    metrics=(
-        Metric("macro_roc_auc", macro_roc_auc, higher_is_better=True, too_good=0.97),
-        Metric("log_loss", log_loss, higher_is_better=False, too_good=0.1),
-    ),
+    metrics=(MACRO_ROC_AUC, LOG_LOSS),
     unit="probabilities of being early, on time and late",
 )
 

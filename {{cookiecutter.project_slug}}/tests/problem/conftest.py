@@ -29,8 +29,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def as_of() -> datetime:
-    """Late enough for the windows of the environment `test`."""
-    return PROBLEM.begins + timedelta(days=45)
+    """Late enough for the windows of the environment `test`, or when the data end."""
+    training = load_settings("test", ROOT).training
+    days = training.train_days + training.validation_days + training.holdout_days + 10
+    filled = PROBLEM.begins + timedelta(days=days)
+    return min(filled, PROBLEM.ends or filled)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,9 @@ from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIM
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import Settings, TrainingSettings
 from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
+from {{cookiecutter.package_name}}.modeling.split import Windows, split
 from {{cookiecutter.package_name}}.training.fit import fit
-from {{cookiecutter.package_name}}.training.split import Windows, require_enough, windows_until
+from {{cookiecutter.package_name}}.training.split import require_enough, windows_of, windows_until
 
 BUDGET = TrainingSettings(
     train_days=30,
@@ -73,7 +74,7 @@ def test_every_row_is_in_one_window(rows: pl.DataFrame, windows: Windows) -> Non
 
 
 def test_enough_is_enough(rows: pl.DataFrame, windows: Windows, toy: Problem) -> None:
-    require_enough(rows, windows, toy.model, 100)
+    require_enough(split(rows, windows, toy), windows, toy, 100)
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "holdout"])
@@ -86,17 +87,64 @@ def test_too_few_rows_are_refused_by_window(
     with pytest.raises(
         UserError, match=rf"The {name} window \(.*\) has 99 labelled rows; .* asks for 100"
     ):
-        require_enough(few, windows, toy.model, 100)
+        require_enough(split(few, windows, toy), windows, toy, 100)
 
 
 def test_one_class_only_is_refused_for_classes_and_not_for_a_quantity(
     rows: pl.DataFrame, windows: Windows, toy: Problem
 ) -> None:
     one = rows.with_columns(paid=pl.lit(1.0))
-    quantity = replace(toy.model, target=replace(toy.model.target, classes=()))
-    require_enough(one, windows, quantity, 100)
+    target = replace(toy.model.target, classes=())
+    quantity = replace(toy, model=replace(toy.model, target=target))
+    parts = split(one, windows, toy)
+    require_enough(parts, windows, quantity, 100)
     with pytest.raises(UserError, match="shows 1 of the 2 classes"):
-        require_enough(one, windows, toy.model, 100)
+        require_enough(parts, windows, toy, 100)
+
+
+# Rows without times
+
+
+@pytest.fixture
+def timeless(toy: Problem) -> Problem:
+    return replace(toy, holdout="drawn")
+
+
+@pytest.fixture
+def undated(rows: pl.DataFrame, toy: Problem) -> pl.DataFrame:
+    begins = pl.lit(toy.begins).cast(pl.Datetime("us", "UTC"))
+    return rows.with_columns(begins.alias(PREDICTION_TIME))
+
+
+def drawn(rows: pl.DataFrame, problem: Problem) -> dict[str, set[int]]:
+    windows = windows_of(problem, problem.begins + timedelta(days=60), BUDGET)
+    return {name: set(part["order"]) for name, part in vars(split(rows, windows, problem)).items()}
+
+
+def test_rows_without_times_are_drawn_in_every_class(
+    undated: pl.DataFrame, timeless: Problem
+) -> None:
+    rare = undated.with_columns(paid=(pl.col("order") % 60 == 0).cast(pl.Float64))
+    found = drawn(rare, timeless)
+    assert {name: len(orders) for name, orders in found.items()} == {
+        "train": 360,
+        "validation": 120,
+        "holdout": 120,
+    }
+    assert sorted(set.union(*found.values())) == list(range(600))
+    for orders in found.values():
+        assert sum(order % 60 == 0 for order in orders) >= 2
+
+
+def test_a_drawn_row_stays_where_it_was_when_others_become_known(
+    undated: pl.DataFrame, timeless: Problem
+) -> None:
+    first = undated.sample(fraction=1, shuffle=True, seed=1).head(400)
+    later = undated.join(first, on="order", how="anti")
+    later = later.with_columns(pl.col(PREDICTION_TIME).dt.offset_by("3d"))
+    before, after = drawn(first, timeless), drawn(pl.concat([later, first]), timeless)
+    for name, orders in before.items():
+        assert orders <= after[name]
 
 
 # Fit

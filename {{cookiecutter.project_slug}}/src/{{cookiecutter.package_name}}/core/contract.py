@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
@@ -29,6 +29,9 @@ KNOWN_AT = "known_at"
 AVAILABLE_AT = "available_at"
 PREDICTION_TIME = "prediction_time"
 PREDICTION = "prediction"
+ROW = "row"
+"""Key of rows that have none of their own: their number, which scoring inputs need not bring."""
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -62,24 +65,43 @@ def unchecked(rows: pb.Validate) -> pb.Validate:
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a source writes what it holds; the same holds of files with rows to score."""
+
+    names: Mapping[str, str] = field(default_factory=dict)  # its name of a column to ours
+    separator: str = ","  # of text files, like all that follows
+    decimal: str = "."
+    encoding: str = "utf8"
+    times: Mapping[str, str] = field(default_factory=dict)  # column to format; none: ISO 8601
+
+
+@dataclass(frozen=True)
 class Source:
     """A raw table, how it is shaped, and what its rows must satisfy.
 
     `load` gives the rows that became known in `(since, until]`, with `known_at`; since None: all.
-    `prepare` shapes some of these rows at a time, each row alone: it gets a batch with `known_at`,
-    and the raw rows of the sources that `lookups` names.
+    Rows without `known_at` are known from the beginning and loaded once. `prepare` shapes some of
+    these rows at a time, each row alone: it gets a batch with `known_at`, and the raw rows of the
+    sources that `lookups` names.
     """
 
     name: str  # the tables are raw_<name>, prepared_<name> and quarantine_<name>
     raw: Schema  # as the source gives it; `known_at` comes on top
     load: Callable[[datetime | None, datetime], Frame]
-    prepared: Schema  # after `prepare`; `known_at` comes on top
     keys: tuple[str, ...]  # columns that identify a prepared row
+    prepared: Schema = field(default_factory=dict)  # after `prepare`, likewise; none: as raw
     prepare: Callable[[pl.DataFrame, Mapping[str, pl.DataFrame]], pl.DataFrame] = unchanged
     lookups: tuple[str, ...] = ()  # small sources
     checks: Callable[[pb.Validate], pb.Validate] = unchecked  # added to those on keys and times
     max_rejected: float = 0.01  # share of rows above which the pipeline stops
     max_age: timedelta | None = None  # of the newest row, before the feed counts as silent
+    form: Form = field(default_factory=Form)  # for `core.reading`
+    snapshot: str = ""  # file of the project that is read once, whole: a change of it is noticed
+
+    def __post_init__(self) -> None:
+        """Prepared rows look like raw ones unless it is said otherwise."""
+        if not self.prepared:
+            object.__setattr__(self, "prepared", self.raw)
 
 
 @dataclass(frozen=True)
@@ -100,7 +122,7 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of predictions.
+    """A measure of predictions; `modeling.metrics` has a library of them.
 
     `score` takes labels, shape (rows,), predictions, shape (rows,) or (rows, classes), and weights,
     shape (..., rows): how often a bootstrap drew each row. It gives a value per draw, shape (...).
@@ -109,7 +131,14 @@ class Metric:
     name: str
     score: Callable[[Array, Array, Array], Array]
     higher_is_better: bool
-    too_good: float  # a better value is taken for a leak
+    too_good: float | None = None  # a better value cannot be: it is taken for a leak
+
+
+def code_of(column: str, values: Sequence[str]) -> nw.Expr:
+    """The code of a class, 0.0, 1.0, ...: the position of a text among `values`; else null."""
+    text = nw.col(column)
+    codes = [nw.when(text == value).then(float(code)) for code, value in enumerate(values)]
+    return nw.coalesce(*codes)
 
 
 @dataclass(frozen=True)
@@ -230,9 +259,10 @@ class Model:
     target: Target
     estimator: type[Estimator]
     features: tuple[str, ...]  # inputs in order
-    categorical: tuple[str, ...]  # those inputs that are categories (strings)
-    baseline: tuple[str, ...]  # a person's guess is the mean label by these columns
-    forbidden: tuple[str, ...]  # columns that tell the outcome: no version may take them as inputs
+    categorical: tuple[str, ...] = ()  # those inputs that are categories (strings)
+    baseline: tuple[str, ...] = ()  # a person's guess is the mean label by these columns
+    forbidden: tuple[str, ...] = ()  # columns that tell the outcome: no version may take them
+    trusted: tuple[str, ...] = ()  # inputs that may tell nearly all: they were known in time
     on_demand: Callable[[Frame], Frame] = as_it_is  # adds features computed from the joined row
     monotone: Mapping[str, int] = field(default_factory=dict)  # input to 1 (may only rise) or -1
     slices: tuple[str, ...] = ()  # columns by which results are cut
@@ -243,13 +273,18 @@ class Model:
 
 @dataclass(frozen=True)
 class Problem:
-    """All that `problem/` declares; data lie between `begins` and `ends` (None: a live feed)."""
+    """All that `problem/` declares; data lie between `begins` and `ends` (None: a live feed).
+
+    A version is judged on the latest rows. Where rows have no times, so that none is later than
+    another, the holdout is drawn among them instead, by their keys.
+    """
 
     sources: tuple[Source, ...]
-    feature_tables: tuple[FeatureTable, ...]
     model: Model
-    begins: datetime
-    ends: datetime | None
+    feature_tables: tuple[FeatureTable, ...] = ()
+    begins: datetime = LONG_AGO
+    ends: datetime | None = None
+    holdout: Literal["latest", "drawn"] = "latest"
 
     @property
     def scored(self) -> Source:

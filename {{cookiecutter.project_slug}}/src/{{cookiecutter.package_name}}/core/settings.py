@@ -237,7 +237,7 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     Raises:
         UserError: No such environment, or a file, key or value that is wrong; names file and key.
     """
-    project = project or _find_project(Path.cwd())
+    project = project or find_project(Path.cwd())
     folder = project / "conf"
     names = sorted(path.stem for path in folder.glob("*.yml") if path.stem != "base")
     if env not in names:
@@ -286,7 +286,12 @@ class _Layer(YamlConfigSettingsSource):
         return self._content
 
 
-def _find_project(start: Path) -> Path:
+def find_project(start: Path) -> Path:
+    """The nearest folder upwards that holds `conf/`.
+
+    Raises:
+        UserError: There is none.
+    """
     for folder in (start, *start.parents):
         if (folder / "conf" / "base.yml").is_file():
             return folder

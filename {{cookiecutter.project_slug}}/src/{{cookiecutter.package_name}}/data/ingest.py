@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import narwhals as nw
+
 from ..context import Context
+from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Source
 from ..store import tables
+from .changes import remember, require_unchanged
 
 
 def ingest(context: Context, as_of: datetime) -> dict[str, int]:
     """Append to each raw table of ours what became known until `as_of`; returns rows by source.
 
     Raises:
-        UserError: A source that cannot be read or does not have its declared columns.
+        UserError: A source that cannot be read or does not have its declared columns, or is not the
+            one that filled its tables.
     """
+    require_unchanged(context)
     lakehouse = context.lakehouse
     appended = {}
     for source in context.problem.sources:
@@ -21,5 +27,16 @@ def ingest(context: Context, as_of: datetime) -> dict[str, int]:
         since = lakehouse.complete_until(table)
         done = since is not None and since >= as_of
         if lakehouse.owns(table.name) and not done:
-            appended[source.name] = lakehouse.append(table, source.load(since, as_of), as_of)
+            rows = _known(source, since, as_of, context.problem.begins)
+            appended[source.name] = lakehouse.append(table, rows, as_of)
+    remember(context, as_of)
     return appended
+
+
+def _known(source: Source, since: datetime | None, as_of: datetime, begins: datetime) -> Frame:
+    """What a source gives; rows without `known_at` are known from the beginning, and come once."""
+    rows = source.load(since, as_of)
+    if KNOWN_AT in rows.collect_schema():
+        return rows
+    dated = rows.with_columns(nw.lit(begins).cast(UTC_TIME).alias(KNOWN_AT))
+    return dated if since is None else dated.head(0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,14 +10,15 @@ from pathlib import Path
 import polars as pl
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME, Array, Model
+from ..core.contract import Array, Model
 from ..core.errors import UserError
 from ..core.settings import DeploymentSettings
 from ..modeling.evaluation import calibration, compare, group_means
 from ..reporting import pages
 from ..store.measurements import record
-from ..store.point_in_time import Versions, training_set
-from ..tracking.registry import CHAMPION, Registry
+from ..store.point_in_time import Versions
+from ..tracking.lifetime import Lifetime, lifetime, parts_of
+from ..tracking.registry import CHAMPION
 
 PRODUCER = "comparison"
 _DISAGREEMENTS = 10
@@ -51,23 +51,12 @@ class Comparison:
         )
 
 
-@dataclass(frozen=True)
-class Lifetime:
-    """What a version says of its origin: its windows, and the tables that it was made from."""
-
-    train_start: datetime
-    train_end: datetime
-    validation_end: datetime
-    holdout_start: datetime
-    holdout_end: datetime
-    versions: Versions
-
-
 def compare_versions(context: Context, challenger: str) -> Comparison:
     """Measure a challenger against the champion; against the baseline where there is none.
 
     Both score the rows of the challenger's holdout, read from the table versions that it recorded.
-    The holdout must begin after everything that either has learned from. The challenger may be
+    The holdout must begin after everything that either has learned from; of rows without times,
+    those that the champion has learned from are left out. The challenger may be
     worse by a margin overall, and by another on no slice for sure.
 
     Raises:
@@ -76,24 +65,22 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     """
     registry, settings, model = context.registry, context.settings, context.problem.model
     champion = registry.aliased(CHAMPION)
-    mine = _lifetime(registry, challenger)
-    for number in filter(None, (challenger, champion)):
-        _require_unseen(number, _lifetime(registry, number), mine.holdout_start)
+    mine = lifetime(registry, challenger)
+    others = [lifetime(registry, champion)] if champion else []
+    for version in (mine, *others):
+        _require_same_target(version, model)
+        if context.problem.holdout == "latest":
+            _require_unseen(version, mine.windows[-1].start)
 
     ours = registry.load(challenger)
     theirs = registry.load(champion) if champion else None
-    start = mine.holdout_start if theirs else mine.train_start
     inputs = [*ours.features, *(theirs.features if theirs else ())]
-    rows = training_set(
-        context.lakehouse, context.problem, start, mine.holdout_end, mine.versions, extra=inputs
-    )
-    time = pl.col(PREDICTION_TIME)
-    holdout = rows.filter(time >= mine.holdout_start)
+    parts = parts_of(mine, context.lakehouse, context.problem, extra=inputs)
+    holdout = parts.holdout
+    if context.problem.holdout == "drawn":
+        holdout = _unseen(context, holdout, others)
     predicted = ours.predict(holdout)
-    if theirs:
-        reference = theirs.predict(holdout)
-    else:
-        reference = group_means(rows.filter(time < mine.train_end), holdout, model)
+    reference = theirs.predict(holdout) if theirs else group_means(parts.train, holdout, model)
 
     resamples = settings.training.bootstrap_resamples
     results = compare(holdout, predicted, reference, model, resamples, settings.seed)
@@ -101,8 +88,8 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     page = settings.reports / f"comparison_{challenger}_{champion or 'baseline'}.html"
     done = Comparison(challenger, champion, results, objections(judged), mine.versions, page)
     subject = f"version {challenger} against {done.opponent}"
-    start, end = mine.holdout_start, mine.holdout_end
-    record(context.lakehouse, judged, PRODUCER, subject, start, end)
+    window = mine.windows[-1]
+    record(context.lakehouse, judged, PRODUCER, subject, window.start, window.end)
     pages.write(page, _page(done, judged, holdout, predicted, reference, model))
     return done
 
@@ -146,38 +133,38 @@ def objections(judged: pl.DataFrame) -> list[str]:
     )
 
 
-def _lifetime(registry: Registry, number: str) -> Lifetime:
-    tags = registry.version(number).tags
-    return Lifetime(
-        train_start=_moment(tags, number, "train_start"),
-        train_end=_moment(tags, number, "train_end"),
-        validation_end=_moment(tags, number, "validation_end"),
-        holdout_start=_moment(tags, number, "holdout_start"),
-        holdout_end=_moment(tags, number, "holdout_end"),
-        versions=json.loads(_tag(tags, number, "data_versions")),
-    )
-
-
-def _moment(tags: Mapping[str, str], number: str, name: str) -> datetime:
-    return datetime.fromisoformat(_tag(tags, number, name))
-
-
-def _tag(tags: Mapping[str, str], number: str, name: str) -> str:
-    if value := tags.get(name):
-        return value
-    message = f"Version {number} does not say what it has learned from (no tag {name})."
-    raise UserError(message, "Retrain it: `train`.")
-
-
-def _require_unseen(number: str, lifetime: Lifetime, holdout_start: datetime) -> None:
-    """Refuse a version that has learned from rows of the holdout."""
-    if lifetime.validation_end <= holdout_start:
+def _require_same_target(version: Lifetime, model: Model) -> None:
+    """Refuse a version that predicts something else: that of another problem."""
+    if version.target == model.target.label:
         return
     raise UserError(
-        f"The holdout begins on {holdout_start:%Y-%m-%d %H:%M}, but version {number} has learned "
-        f"from rows until {lifetime.validation_end:%Y-%m-%d %H:%M}.",
-        "Train the challenger on a later --as-of, so that its holdout is new to both.",
+        f"Version {version.number} predicts {version.target}, this problem {model.target.label}.",
+        "Start anew: `run --on-change anew`, or name another model in `mlflow.model` of conf/.",
     )
+
+
+def _require_unseen(version: Lifetime, holdout_start: datetime) -> None:
+    """Refuse a version that has learned from rows of the holdout."""
+    learned_until = version.windows[1].end
+    if learned_until <= holdout_start:
+        return
+    raise UserError(
+        f"The holdout begins on {holdout_start:%Y-%m-%d %H:%M}, but version {version.number} has "
+        f"learned from rows until {learned_until:%Y-%m-%d %H:%M}.",
+        "Train the challenger on a later --as-of, so that its holdout is new to both; "
+        "of another data set start anew: `run --on-change anew`.",
+    )
+
+
+def _unseen(context: Context, holdout: pl.DataFrame, others: Sequence[Lifetime]) -> pl.DataFrame:
+    """Rows without times that no other version has learned from, whatever its draw."""
+    for version in others:
+        learned = parts_of(version, context.lakehouse, context.problem).learned
+        holdout = holdout.join(learned, on=list(context.problem.model.keys), how="anti")
+        if holdout.is_empty():
+            message = f"Version {version.number} has learned from all rows of the holdout."
+            raise UserError(message, "Bring rows that it has not seen, and train again.")
+    return holdout
 
 
 def _page(

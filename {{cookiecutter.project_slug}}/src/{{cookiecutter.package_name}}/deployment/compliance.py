@@ -25,12 +25,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME, Array
+from ..core.contract import Array
 from ..core.errors import UserError
 from ..modeling.evaluation import compare, group_means
+from ..modeling.leaks import leaks
 from ..modeling.scores import scores_of
+from ..modeling.split import Parts
 from ..store import tables
-from ..store.point_in_time import training_set
+from ..tracking.lifetime import lifetime, parts_of
 from ..tracking.provenance import provenance
 from ..tracking.registry import CHAMPION, HOLDOUT, TRAINING_ID
 from . import clean_process
@@ -85,20 +87,16 @@ class Candidate:
         return {tag: datetime.fromisoformat(self.version.tags[tag]) for tag in tags}
 
     @cached_property
-    def rows(self) -> pl.DataFrame:
-        """Its training set, made again from the table versions that it recorded."""
-        return training_set(
-            self.context.lakehouse,
-            self.context.problem,
-            self.times["train_start"],
-            self.times["as_of"],
-            json.loads(self.version.tags["data_versions"]),
-        )
+    def parts(self) -> Parts:
+        """Its training set, made again from the table versions that it recorded, and split."""
+        context = self.context
+        version = lifetime(context.registry, self.version.version)
+        return parts_of(version, context.lakehouse, context.problem)
 
     @property
     def holdout(self) -> pl.DataFrame:
         """Rows of its holdout."""
-        return self.rows.filter(pl.col(PREDICTION_TIME) >= self.times["holdout_start"])
+        return self.parts.holdout
 
     @cached_property
     def alone(self) -> dict[str, Any]:
@@ -114,8 +112,7 @@ class Candidate:
     def results(self) -> list[dict[str, Any]]:
         """Metrics on its holdout against the baseline, recomputed."""
         model, settings = self.context.problem.model, self.context.settings
-        learned = self.rows.filter(pl.col(PREDICTION_TIME) < self.times["train_end"])
-        guess = group_means(learned, self.holdout, model)
+        guess = group_means(self.parts.train, self.holdout, model)
         resamples = settings.training.bootstrap_resamples
         measured = compare(self.holdout, self.predicted, guess, model, resamples, settings.seed)
         return measured.rows(named=True)
@@ -212,6 +209,11 @@ def _no_outcome(candidate: Candidate) -> str:
 
 def _in_its_time(candidate: Candidate) -> str:
     times = list(candidate.times.values())
+    if candidate.context.problem.holdout == "drawn":
+        *bounds, as_of = times
+        begins, ends = bounds[::2], bounds[1::2]
+        is_one = len(set(begins)) == len(set(ends)) == 1 and begins[0] <= ends[0] <= as_of
+        return "" if is_one else "its parts are drawn from different rows, or beyond the as-of"
     return "" if times == sorted(times) else "windows overlap, or reach beyond the as-of"
 
 
@@ -296,12 +298,21 @@ def _evidence(candidate: Candidate) -> str:
 
 
 def _plausible(candidate: Candidate) -> str:
-    metrics = candidate.context.problem.model.target.metrics
-    for metric, result in zip(metrics, candidate.results, strict=False):
+    """No input tells the outcome, and no metric is better than it can be."""
+    model, parts = candidate.context.problem.model, candidate.parts
+    inputs = [name for name in candidate.inputs if name not in model.trusted]
+    if found := leaks(parts.learned, parts.holdout, inputs, model.target):
+        return f"{found[0]}: leave it out, or name it in `trusted` of the model if it was known"
+    for metric, result in zip(model.target.metrics, candidate.results, strict=False):
+        if metric.too_good is None:
+            continue
         value = result["value"]
         better = value > metric.too_good if metric.higher_is_better else value < metric.too_good
         if better:
-            return f"{metric.name} {value:.3f} is too good to be true: an input tells the outcome"
+            return (
+                f"{metric.name} {value:.3f} is too good to be true (`too_good` of the metric): "
+                "an input tells the outcome"
+            )
     return ""
 
 

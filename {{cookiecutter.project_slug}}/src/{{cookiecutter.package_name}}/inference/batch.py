@@ -15,13 +15,14 @@ import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, PREDICTION_TIME, Table, polars_schema
+from ..core.contract import KNOWN_AT, PREDICTION_TIME, ROW, Table, polars_schema
 from ..core.errors import UserError
 from ..store import tables
 from ..store.point_in_time import prepared
 from ..tracking.registry import CHAMPION
 from .score import score
 
+_MICROSECONDS = 1_000_000
 _SINKS: dict[str, Callable[..., object]] = {
     ".parquet": pl.LazyFrame.sink_parquet,
     ".csv": pl.LazyFrame.sink_csv,
@@ -42,7 +43,10 @@ def due(context: Context, as_of: datetime) -> Iterator[pl.DataFrame]:
     for source in problem.sources:
         context.lakehouse.require(tables.prepared(source), as_of)
     done = context.lakehouse.complete_until(tables.predictions(problem))
-    since = done or as_of - timedelta(days=settings.first_days)
+    first = as_of - timedelta(days=settings.first_days)
+    if problem.holdout == "drawn":
+        first = problem.begins - timedelta(days=1)
+    since = done or first
     spine = problem.model.spine(prepared(context.lakehouse, problem, as_of, {}))
     time = nw.col(PREDICTION_TIME)
     rows = spine.filter(time > since, time <= as_of).sort(PREDICTION_TIME, *problem.model.keys)
@@ -54,7 +58,12 @@ def spines(
 ) -> Iterator[pl.DataFrame]:
     """Spine rows of scoring inputs that come from outside the lakehouse."""
     model = context.problem.model
-    for rows in inputs:
+    number = int(as_of.timestamp()) * _MICROSECONDS  # beyond the numbers of rows in the tables
+    for given in inputs:
+        rows = given
+        if ROW in context.problem.scored.prepared and ROW not in given.columns:
+            rows = given.with_columns(pl.int_range(number, number + given.height).alias(ROW))
+            number += given.height
         known = rows.with_columns(pl.lit(as_of).alias(KNOWN_AT))
         spine = model.spine({model.scored: context.lakehouse.frame(known)})
         yield context.lakehouse.collect(spine)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from adbc_driver_manager import Error
-from arro3.core import RecordBatchReader
 
 from ..context import Context
-from ..core.contract import Schema, polars_schema
+from ..core.contract import ROW, Form, Schema, Source, polars_schema
 from ..core.errors import UserError
+from ..core.reading import TEXT_FILES, as_type, query_rows, scan_text, with_names
 
 _PARSE: dict[pl.DataType, Callable[[Any], pl.Expr]] = {
     pl.Datetime("us", "UTC"): lambda texts: texts.to_datetime(time_unit="us", time_zone="UTC"),
     pl.Boolean(): lambda texts: texts.to_lowercase().replace_strict({"true": True, "false": False}),
 }
-_DRIVERS = {"postgresql": "adbc_driver_postgresql", "sqlite": "adbc_driver_sqlite"}
-_SCANS = {".parquet": pl.scan_parquet, ".csv": lambda path: pl.scan_csv(path, infer_schema=False)}
-# The driver quotes parts of an address that it cannot read, and its password may be among them.
-_PART, _VALUE = r"([^:/?@%\s]|%[0-9A-Fa-f]{2})*", r"([^&=@%\s]|%[0-9A-Fa-f]{2})*"
-_ADDRESS = re.compile(rf"\w+://({_PART}(:{_PART})?@)?[^@?%\s]*(\?\w+={_VALUE}(&\w+={_VALUE})*)?")
 
 
 def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
@@ -39,15 +31,16 @@ def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
     Raises:
         UserError: An unknown kind of source, not readable, or without the declared columns.
     """
-    schema, rows = context.problem.scored.prepared, context.settings.inference.chunk_rows
+    asked, rows = context.problem.scored, context.settings.inference.chunk_rows
     database = "://" in source
-    chunks = _query(source, query, rows) if database else _scan(Path(source), rows)
+    chunks = query_rows(source, query, rows) if database else _scan(Path(source), rows, asked.form)
     try:
         for chunk in chunks:
-            conformed = conform(chunk, schema, "The query" if database else source)
+            given = _formed(chunk, asked)
+            conformed = conform(given, asked.prepared, "The query" if database else source)
             if not conformed.is_empty():
                 yield conformed
-    except (OSError, pl.exceptions.PolarsError, Error) as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"Cannot read the rows to score: {reason}", "Mend the source or the query."
@@ -55,12 +48,14 @@ def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
 
 
 def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
-    """Give rows the declared types, where nothing is lost by it.
+    """Give rows the declared types, where nothing is lost by it; `row` may be absent.
 
     Raises:
         UserError: A column is missing, or holds what its declared type cannot.
     """
     wanted = polars_schema(schema)
+    if ROW in wanted and ROW not in rows.columns:
+        wanted = pl.Schema({name: kind for name, kind in wanted.items() if name != ROW})
     if missing := [name for name in wanted if name not in rows.columns]:
         raise UserError(
             f"{where} has no column {', '.join(missing)}.",
@@ -106,35 +101,28 @@ def _loses(values: pl.Series, kind: pl.DataType) -> bool:
     return not back.equals(values)
 
 
-def _scan(path: Path, rows: int) -> Iterator[pl.DataFrame]:
-    if path.suffix not in _SCANS:
+def _formed(rows: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Rows that are written as those of the source with our names, and texts as their types.
+
+    A column of texts that are not all of its type stays as it is.
+    """
+    named = with_names(rows, source.form)
+    typed = []
+    for name, kind in polars_schema(source.prepared).items():
+        if name in named.columns and named.schema[name] == pl.String and kind != pl.String:
+            values = as_type(named[name], kind, source.form)
+            if values.null_count() == named[name].null_count():
+                typed.append(values)
+    return named.with_columns(typed)
+
+
+def _scan(path: Path, rows: int, form: Form) -> Iterator[pl.DataFrame]:
+    if path.suffix == ".parquet":
+        scan = pl.scan_parquet(path)
+    elif path.suffix in TEXT_FILES:
+        scan = scan_text(path, form)
+    else:
         raise UserError(f"{path} is neither .parquet nor .csv.", "Convert it to one of these.")
-    scan = _SCANS[path.suffix](path)
     yield from chain(
         [scan.head(0).collect()], scan.collect_batches(chunk_size=rows, maintain_order=True)
     )
-
-
-def _query(uri: str, query: str, rows: int) -> Iterator[pl.DataFrame]:
-    scheme = uri.partition(":")[0]
-    if scheme not in _DRIVERS:
-        raise UserError(
-            f"No driver for {scheme}:// addresses.", f"Use one of: {', '.join(_DRIVERS)}."
-        )
-    address, options = uri, {}
-    if scheme == "sqlite":
-        address = uri.removeprefix("sqlite:///")
-        Path(address).stat()  # SQLite would make it
-        options = {"adbc.sqlite.query.batch_rows": rows}  # rows that show the types of columns
-    elif not _ADDRESS.fullmatch(uri):
-        message = "The address of the database is not written as a URI."
-        raise UserError(
-            message, "Percent-encode what is special in its user and password: %40 for @."
-        )
-    dbapi = import_module(f"{_DRIVERS[scheme]}.dbapi")
-    with dbapi.connect(address) as connection, connection.cursor() as cursor:
-        cursor.adbc_statement.set_options(**options)
-        cursor.execute(query)
-        batches = RecordBatchReader.from_stream(cursor.fetch_arrow())
-        yield pl.DataFrame(batches.schema.empty_table())
-        yield from map(pl.DataFrame, batches)

@@ -170,6 +170,9 @@ def _day_weights(times: pl.Series, resamples: int, seed: int) -> Array:
     """How often each row's day is drawn, shape (resamples, rows)."""
     _, day = np.unique(times.dt.truncate("1d").to_numpy(), return_inverse=True)
     days = int(np.max(day)) + 1
+    if days == 1:  # rows of one day, or without times: each is drawn by itself
+        days = len(day)
+        day = np.arange(days)
     random = np.random.default_rng(seed)
     counts = random.multinomial(days, np.full(days, 1 / days), size=resamples)
     return counts[:, day].astype(np.float64)

@@ -2,13 +2,14 @@
 
 Each takes labels, shape (rows,), predictions, shape (rows,) or (rows, classes), and weights, shape
 (..., rows), and gives a value per draw, shape (...). Labels of classes are their codes 0, 1, ...
+At the end stand the metrics that a target picks from.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..core.contract import Array
+from ..core.contract import Array, Metric
 
 _SMALLEST_CHANCE = 1e-15
 
@@ -110,3 +111,14 @@ def _cumulated(label: Array, score: Array, weights: Array) -> tuple[Array, Array
     positive = np.cumsum(ordered * label[order], axis=-1)
     negative = np.cumsum(ordered * (1 - label[order]), axis=-1)
     return positive[..., last_of_ties], negative[..., last_of_ties]
+
+
+ROC_AUC = Metric("roc_auc", roc_auc, higher_is_better=True)
+AVERAGE_PRECISION = Metric("average_precision", average_precision, higher_is_better=True)
+LOG_LOSS = Metric("log_loss", log_loss, higher_is_better=False)
+BRIER = Metric("brier", brier, higher_is_better=False)
+MACRO_ROC_AUC = Metric("macro_roc_auc", macro_roc_auc, higher_is_better=True)
+ACCURACY = Metric("accuracy", accuracy, higher_is_better=True)
+RMSE = Metric("rmse", rmse, higher_is_better=False)
+MAE = Metric("mae", mae, higher_is_better=False)
+R2 = Metric("r2", r2, higher_is_better=True)

@@ -14,6 +14,7 @@ from ..core.contract import PREDICTION_TIME, Array
 
 _BINS = 20
 _CATEGORIES = 200
+_DEALT_DAYS = 56
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ Profile: TypeAlias = Mapping[str, Histogram]
 def profile(rows: pl.DataFrame, columns: Sequence[str]) -> Profile:
     """Histograms of columns.
 
+    Rows without times are dealt out over 56 days, so that windows of some days are random samples.
     Numbers fall into up to 20 bins of equally many rows, texts into their 200 most frequent values.
 
     Args:
@@ -60,6 +62,8 @@ def profile(rows: pl.DataFrame, columns: Sequence[str]) -> Profile:
     """
     day = rows[PREDICTION_TIME].dt.epoch("d").to_numpy()
     day = day - day.min()
+    if not day.any():  # rows without times are dealt out as they come: windows differ by chance
+        day = np.random.default_rng(0).permutation(rows.height) % _DEALT_DAYS
     return {name: _histogram(rows[name], day) for name in columns}
 
 

@@ -14,6 +14,7 @@ from ..store import tables
 from ..store.measurements import MONITORING, PRODUCTION, record
 from ..store.point_in_time import prepared
 from ..store.tables import MEASUREMENTS
+from ..tracking.lifetime import lifetime, parts_of
 from ..tracking.registry import PROFILE
 from . import drift, shifts
 from .found import as_frame
@@ -89,7 +90,8 @@ def _by_version(
     for (version,), scored in rows.group_by("model_version", maintain_order=True):
         folder = context.registry.download(str(version)) / "artifacts"
         subject = pl.lit(f"version {version}").alias("subject")
-        performance = measure_performance(context, str(version), scored, folder)
+        unseen = _unseen(context, str(version), scored)
+        performance = measure_performance(context, str(version), unseen, folder)
         found.append(performance.with_columns(subject))
         if is_new:
             reference = profile.load(folder / PROFILE)
@@ -97,6 +99,18 @@ def _by_version(
             found.append(shifted.with_columns(subject))
             shifts.write_page(context.settings, str(version), window, reference, scored, shifted)
     return found
+
+
+def _unseen(context: Context, version: str, scored: pl.DataFrame) -> pl.DataFrame:
+    """Rows without those that the version has learned from, which only rows without times can be.
+
+    They tell nothing of how good it is.
+    """
+    problem = context.problem
+    if problem.holdout == "latest":
+        return scored
+    learned = parts_of(lifetime(context.registry, version), context.lakehouse, problem).learned
+    return scored.join(learned, on=[*problem.model.keys, PREDICTION_TIME], how="anti")
 
 
 def _health(

@@ -133,7 +133,7 @@ def training_set(
     time = nw.col(PREDICTION_TIME)
     frames = prepared(lakehouse, problem, as_of, versions)
     spine = model.spine(frames).filter(time >= start, time < as_of)
-    labels = model.labels(frames).drop(KNOWN_AT)
+    labels = model.labels(frames).drop(KNOWN_AT, strict=False)
     keys = list(model.keys)
     labelled = spine.join(labels, on=keys, how="semi")
     kept = (

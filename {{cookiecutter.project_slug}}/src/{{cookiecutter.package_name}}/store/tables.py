@@ -87,6 +87,15 @@ RETRAININGS = Table(
 """Decisions whether to train again, and what became of them."""
 
 
+DECLARATIONS = Table(
+    name="declarations",
+    schema={"source": nw.String, "digest": nw.String, "at": UTC_TIME},
+    keys=("source",),
+    time="at",
+)
+"""What each source was like when its rows were loaded: see `data/changes.py`."""
+
+
 def raw(source: Source) -> Table:
     """Rows as the source gave them, appended once."""
     return Table(f"raw_{source.name}", {**source.raw, KNOWN_AT: UTC_TIME}, (), KNOWN_AT)
@@ -147,7 +156,7 @@ def every(problem: Problem) -> list[Table]:
     sources = [table(source) for source in problem.sources for table in (raw, prepared, quarantine)]
     built = [features(item) for item in problem.feature_tables]
     scored = [predictions(problem), inference_log(problem), outcomes(problem)]
-    return [*sources, *built, *scored, MEASUREMENTS, TRANSITIONS, ALERTS, RETRAININGS]
+    return [*sources, *built, *scored, DECLARATIONS, MEASUREMENTS, TRANSITIONS, ALERTS, RETRAININGS]
 
 
 def _scored(problem: Problem, name: str, values: Schema) -> Table:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from ..core.contract import Source
+from ..core.reading import in_project
 
 # MLflow adds this file beside a model that it fetches through the registry.
 _ADDED_BY_MLFLOW = "registered_model_meta"
@@ -48,6 +54,51 @@ def provenance(project: Path) -> dict[str, str]:
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """A short identity: equal parts, equal fingerprint."""
     return _sha256(json.dumps(parts, sort_keys=True, default=str).encode())[:12]
+
+
+def source_digest(source: Source) -> str:
+    """A digest of what fills a source's raw table: its columns, its code and its file.
+
+    The code is `load` with the arguments that are bound to it, and whatever of its module it makes
+    use of; comments and layout do not count.
+    """
+    load: Any = source.load
+    bound: list[str] = []
+    while isinstance(load, partial):
+        given = (*load.args, *load.keywords.values())
+        bound.extend(repr(value) for value in given if isinstance(value, str | int | float))
+        load = load.func
+    parts = {"columns": {name: str(kind) for name, kind in source.raw.items()}, "bound": bound}
+    parts["code"] = _code_reached(load)
+    file = in_project(source.snapshot) if source.snapshot else None
+    parts["file"] = _sha256(file.read_bytes()) if file and file.is_file() else ""
+    return fingerprint(parts)
+
+
+def _code_reached(function: Callable[..., object]) -> list[str]:
+    """Statements of a function's module that it makes use of, itself first."""
+    file = inspect.getsourcefile(function)
+    tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
+    statements = {name: node for node in tree.body for name in _defined(node)}
+    waiting, found = [function.__qualname__.partition(".")[0]], {}
+    while waiting:
+        name = waiting.pop()
+        if name in statements and name not in found:
+            node = statements[name]
+            found[name] = ast.unparse(node)
+            waiting.extend(item.id for item in ast.walk(node) if isinstance(item, ast.Name))
+    return [found[name] for name in sorted(found)]
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    """Names that a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    if isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    found = [item for target in targets for item in ast.walk(target)]
+    return [item.id for item in found if isinstance(item, ast.Name)]
 
 
 def _git(project: Path, *arguments: str) -> str | None:

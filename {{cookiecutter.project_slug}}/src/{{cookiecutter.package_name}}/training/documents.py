@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ..core.contract import Estimator, Model
+from ..core.contract import Estimator, Model, Problem
 from ..modeling.evaluation import MIN_SLICE_ROWS, calibration
+from ..modeling.split import judged_on
 from ..reporting import pages
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ _EXPLAINED_ROWS = 2_000
 _CONTRIBUTION = "mean absolute contribution"
 
 
-def write_documents(folder: Path, training: Training, model: Model, name: str) -> None:
+def write_documents(folder: Path, training: Training, problem: Problem, name: str) -> None:
     """Write all of it to a new folder; `name` is that of the registered model."""
-    holdout = training.holdout
+    model, holdout = problem.model, training.holdout
     predicted = training.estimator.predict(holdout)
     calibrated = calibration(holdout[model.target.label].to_numpy(), predicted, model.target)
     contributions = _contributions(training.estimator, holdout, training.seed)
@@ -36,8 +37,13 @@ def write_documents(folder: Path, training: Training, model: Model, name: str) -
         "model": model,
         "training": training,
         "overall": training.overall,
+        "judged_on": judged_on(problem),
+        "baseline": _baseline(model),
+        "is_drawn": problem.holdout == "drawn",
         "min_slice_rows": MIN_SLICE_ROWS,
-        "windows": [(window, window.of(training.rows)) for window in training.windows],
+        "windows": [
+            (window, getattr(training.parts, window.name)) for window in training.windows
+        ],
         "charts": {
             key: pages.figure(f"{key} of {name}", charts[key], narrow[key]) for key in charts
         },
@@ -54,6 +60,10 @@ def write_documents(folder: Path, training: Training, model: Model, name: str) -
     training.results.write_csv(folder / "results.csv")
     calibrated.write_csv(folder / "calibration.csv")
     contributions.write_csv(folder / "contributions.csv")
+
+
+def _baseline(model: Model) -> str:
+    return f"mean by {' and '.join(model.baseline)}" if model.baseline else "mean of all rows"
 
 
 def _charts(

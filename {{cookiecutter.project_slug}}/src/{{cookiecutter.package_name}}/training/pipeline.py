@@ -12,13 +12,14 @@ import polars as pl
 from ..context import Context
 from ..core.console import step
 from ..modeling.evaluation import compare, group_means
+from ..modeling.split import judged_on, split
 from ..store import tables
 from ..store.measurements import record
 from ..store.point_in_time import require_row_by_row, training_set
 from ..tracking.provenance import fingerprint, provenance
 from .fit import fit
 from .register import Training, register
-from .split import require_enough, windows_until
+from .split import require_enough, windows_of
 
 PRODUCER = "training"
 
@@ -50,30 +51,30 @@ def train(context: Context, as_of: datetime) -> Trained:
     if done := context.registry.find_training(training_id):
         return Trained(str(done.version), page, None)
 
-    windows = windows_until(as_of, settings.training)
+    windows = windows_of(context.problem, as_of, settings.training)
     with step("training set") as notes:
         require_row_by_row(context.lakehouse, context.problem, windows[0].start, as_of, versions)
         rows = training_set(context.lakehouse, context.problem, windows[0].start, as_of, versions)
-        require_enough(rows, windows, model, settings.training.min_rows)
-        known, later, holdout = (window.of(rows) for window in windows)
+        parts = split(rows, windows, context.problem)
+        require_enough(parts, windows, context.problem, settings.training.min_rows)
         notes.append(f"{rows.height:,} rows, {len(model.features)} features")
     with step("fit") as notes:
         journal = settings.state / "studies.log"
-        fitted = fit(known, later, model, settings, training_id, journal)
+        fitted = fit(parts.train, parts.validation, model, settings, training_id, journal)
         trials = settings.training.trials if model.search_space else 0
         notes.append(f"validation loss {fitted.loss:.4f}, best of {trials} trials")
     with step("evaluate") as notes:
         results = compare(
-            holdout,
-            fitted.estimator.predict(holdout),
-            group_means(known, holdout, model),
+            parts.holdout,
+            fitted.estimator.predict(parts.holdout),
+            group_means(parts.train, parts.holdout, model),
             model,
             settings.training.bootstrap_resamples,
             settings.seed,
         )
         judged = windows[-1]
         record(context.lakehouse, results, PRODUCER, training_id, judged.start, judged.end)
-        notes.append(f"{holdout.height:,} rows later than all it has seen")
+        notes.append(f"{parts.holdout.height:,} rows, {judged_on(context.problem)}")
     with step("register") as notes:
         training = Training(
             training_id=training_id,
@@ -82,7 +83,7 @@ def train(context: Context, as_of: datetime) -> Trained:
             versions=versions,
             code=code,
             seed=settings.seed,
-            rows=rows,
+            parts=parts,
             estimator=fitted.estimator,
             parameters=fitted.parameters,
             results=results,

@@ -19,15 +19,15 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME, Estimator, Model
+from ..core.contract import PREDICTION_TIME, Estimator, Model, Problem
 from ..modeling import stored
 from ..modeling.profile import profile, save
 from ..modeling.pyfunc import ESTIMATOR
 from ..modeling.scores import with_scores
+from ..modeling.split import Parts, Windows, judged_on
 from ..reporting import pages
 from ..tracking.registry import HOLDOUT, PROFILE, TRAINING_ID
 from .documents import REPORT, write_documents
-from .split import Windows
 
 _EXAMPLE_ROWS = 3
 
@@ -42,15 +42,15 @@ class Training:
     versions: Mapping[str, int | None]  # Delta version of each input table
     code: Mapping[str, str]  # as `provenance.provenance`
     seed: int
-    rows: pl.DataFrame  # the training set
+    parts: Parts  # the training set
     estimator: Estimator
     parameters: Mapping[str, Any]  # of the estimator
     results: pl.DataFrame  # as `evaluation.compare`: on the holdout, against the baseline
 
     @property
     def holdout(self) -> pl.DataFrame:
-        """Rows later than all that the estimator has seen."""
-        return self.windows[-1].of(self.rows)
+        """Rows that the estimator has not seen."""
+        return self.parts.holdout
 
     @property
     def overall(self) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def register(context: Context, training: Training, page: Path) -> str:
         _log_figures(training)
         _log_inputs(context, training)
         folder = Path(scratch) / "evaluation"
-        write_documents(folder, training, model, registry.settings.model)
+        write_documents(folder, training, context.problem, registry.settings.model)
         pages.write(page, (folder / REPORT).read_text(encoding="utf-8"))
         mlflow.log_artifacts(str(folder), folder.name)
         model_uri = registry.log_model(
@@ -84,7 +84,7 @@ def register(context: Context, training: Training, page: Path) -> str:
             example=_example(training, model),
             signature=_signature(training.estimator, model),
         )
-        summary = _summary(training, model.target.unit)
+        summary = _summary(training, context.problem)
         return str(registry.register(model_uri, run, tags, summary).version)
 
 
@@ -131,17 +131,17 @@ def _files(scratch: Path, training: Training, model: Model) -> dict[str, str]:
     estimator = scratch / ESTIMATOR
     stored.write(training.estimator, model.target.scores, estimator)
 
-    _, validation, holdout = training.windows
-    unseen = training.rows.filter(pl.col(PREDICTION_TIME) >= validation.start)
-    scored = with_scores(unseen, training.estimator.predict(unseen), model.target)
-    inputs = profile(training.rows, model.features)
+    parts = training.parts
+    unlearned = pl.concat([parts.validation, parts.holdout])
+    scored = with_scores(unlearned, training.estimator.predict(unlearned), model.target)
+    inputs = profile(pl.concat([parts.train, unlearned]), model.features)
     scores = profile(scored, model.target.scores)
     reference = scratch / PROFILE
     save({**inputs, **scores}, reference)
 
     judged = scratch / HOLDOUT
     kept = (PREDICTION_TIME, *model.target.scores, model.target.label)
-    holdout.of(scored).select(kept).write_parquet(judged)
+    scored.tail(parts.holdout.height).select(kept).write_parquet(judged)
     return {path.name: str(path) for path in (estimator, reference, judged)}
 
 
@@ -170,10 +170,10 @@ def _signature(estimator: Estimator, model: Model) -> ModelSignature:
     return ModelSignature(Schema(inputs), Schema(outputs))
 
 
-def _summary(training: Training, unit: str) -> str:
+def _summary(training: Training, problem: Problem) -> str:
     first = training.overall[0]
     return (
-        f"Predicts {unit}. "
+        f"Predicts {problem.model.target.unit}. "
         f"{first['metric']} {first['value']:.3f} ({first['lower']:.3f} to {first['upper']:.3f}) "
-        f"on {first['rows']:,} later rows; baseline {first['reference']:.3f}."
+        f"on {first['rows']:,} rows {judged_on(problem)}; baseline {first['reference']:.3f}."
     )
