@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import textwrap
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
@@ -28,6 +30,7 @@ _CALENDAR = {
 }
 
 
+_WITH_TEXTS = ("sources.py", "target.py")  # of the table, of any length
 _ROLES: dict[str, Role] = {
     "NUMBERS": "number",
     "FLAGS": "flag",
@@ -94,7 +97,7 @@ def _render(name: str, assumed: Assumed) -> str:
         package=PACKAGE,
         key_names=tuple(assumed.key_types),
     )
-    return _with_exemptions(rendered) if name.endswith(".py") else rendered
+    return _with_exemptions(rendered) if name in _WITH_TEXTS else rendered
 
 
 def _form(form: Form) -> list[str]:
@@ -142,13 +145,9 @@ def words(names: Iterable[str], before: str) -> str:
     line = f'{before}"{joined}".split()'
     if len(line) <= _WIDTH:
         return line
-    lines, current = [], ""
-    for name in joined.split():
-        if len(current) + len(name) > _WIDTH - 8:
-            lines.append(current)
-            current = ""
-        current += f"{name} "
-    lines.append(current.rstrip())
+    room = _WIDTH - len('    ""')
+    lines = textwrap.wrap(joined, room - 1) if len(joined) > room else [joined]
+    lines = [f"{line} " for line in lines[:-1]] + lines[-1:]
     quoted = "\n".join(f'    "{line}"' for line in lines)
     return f"{before}(\n{quoted}\n).split()"
 
@@ -166,9 +165,13 @@ def items(given: Iterable[str] | Mapping[str, str], before: str, after: str) -> 
         parts = [f"{text(key)}: {text(value)}" for key, value in given.items()]
     comma = "," if len(parts) == 1 and before.endswith("= (") else ""
     line = f"{before}{', '.join(parts)}{comma}{after}"
-    if len(line) <= _WIDTH:
+    if _width(line) <= _WIDTH:
         return line
     indent = before[: len(before) - len(before.lstrip())]
+    is_call = before.endswith("(") and before[-2:-1].isalnum()
+    inside = f"{indent}    {', '.join(parts)}"
+    if is_call and _width(inside) <= _WIDTH:
+        return f"{before}\n{inside}\n{indent}{after}"
     inner = "".join(f"{indent}    {part},\n" for part in parts)
     return f"{before}\n{inner}{indent}{after}"
 
@@ -177,7 +180,7 @@ def imports(names: Iterable[str], module: str) -> str:
     """An import of names: constants, then classes, then functions."""
     ordered = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
     line = f"from {module} import {', '.join(ordered)}"
-    return line if len(line) <= _WIDTH else items(ordered, f"from {module} import (", ")")
+    return line if _width(line) <= _WIDTH else items(ordered, f"from {module} import (", ")")
 
 
 def moment(value: Any) -> str:
@@ -190,8 +193,17 @@ def moment(value: Any) -> str:
 
 def _with_exemptions(code: str) -> str:
     """Lines that a long text makes too long, which no formatter breaks, say so."""
-    lines = [f"{line}  # noqa: E501" if len(line) > _WIDTH else line for line in code.split("\n")]
+    lines = []
+    for line in code.split("\n"):
+        is_word = " " not in line.strip()  # which no linter expects to be broken
+        is_long = _width(line) > _WIDTH and not is_word
+        lines.append(f"{line}  # noqa: E501" if is_long else line)
     return "\n".join(lines)
+
+
+def _width(line: str) -> int:
+    """Columns of a line; some letters take two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line)
 
 
 # The notebook -----------------------------------------------------------------------------------

@@ -24,6 +24,11 @@ EPOCH = "epoch"
 # The driver quotes parts of an address that it cannot read, and its password may be among them.
 _PART, _VALUE = r"([^:/?@%\s]|%[0-9A-Fa-f]{2})*", r"([^&=@%\s]|%[0-9A-Fa-f]{2})*"
 _ADDRESS = re.compile(rf"\w+://({_PART}(:{_PART})?@)?[^@?%\s]*(\?\w+={_VALUE}(&\w+={_VALUE})*)?")
+# Numbers whose thousands are set apart, by decimal mark.
+_GROUPED = {
+    ".": r"^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$",
+    ",": r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$",
+}
 _ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _OFFSET = r"([+-]\d{2}:?\d{2})$"
 _QUERY_ROWS = 100_000
@@ -159,7 +164,11 @@ def scan_text(path: Path, form: Form) -> pl.LazyFrame:
     if form.encoding != "utf8":
         source = path.read_bytes().decode(form.encoding).encode()
     rows = pl.scan_csv(
-        source, separator=form.separator, infer_schema=False, null_values=list(MISSING)
+        source,
+        separator=form.separator,
+        infer_schema=False,
+        null_values=list(MISSING),
+        with_column_names=lambda names: [name.strip().replace('""', '"') for name in names],
     )
     return rows.with_columns(pl.all().str.strip_chars().replace(dict.fromkeys(MISSING)))
 
@@ -174,7 +183,7 @@ def _parsed(texts: pl.Series, kind: pl.DataType, decimal: str, text_format: str)
         lower = texts.str.to_lowercase()
         return lower.replace_strict(words, default=None, return_dtype=pl.Boolean)
     group = "." if decimal == "," else ","
-    grouped = texts.str.contains(rf"^[+-]?\d{{1,3}}(\{group}\d{{3}})+(\{decimal}\d*)?$")
+    grouped = texts.str.contains(_GROUPED[decimal])
     plain = pl.select(
         pl.when(grouped).then(texts.str.replace_all(group, "", literal=True)).otherwise(texts)
     ).to_series()
