@@ -10,6 +10,7 @@ import pytest
 
 from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Frame, Problem, Source, Table
 from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.data.changes import remember
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare
 from {{cookiecutter.package_name}}.store import tables
@@ -267,6 +268,7 @@ def test_a_row_that_comes_again_replaces_its_former_self(
     ingest(within(lakehouse, orders), TEN_DAYS)
     prepare(within(lakehouse, orders), TEN_DAYS)
     corrected = edited(orders, (pl.col("order") - 50).alias("order"))
+    remember(within(lakehouse, corrected), TEN_DAYS)
     ingest(within(lakehouse, corrected), TEN_DAYS + DAY)
     prepare(within(lakehouse, corrected), TEN_DAYS + DAY)
     prepared = rows(lakehouse, tables.prepared(orders))

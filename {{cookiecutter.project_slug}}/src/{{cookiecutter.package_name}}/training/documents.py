@@ -41,9 +41,7 @@ def write_documents(folder: Path, training: Training, problem: Problem, name: st
         "baseline": _baseline(model),
         "is_drawn": problem.holdout == "drawn",
         "min_slice_rows": MIN_SLICE_ROWS,
-        "windows": [
-            (window, getattr(training.parts, window.name)) for window in training.windows
-        ],
+        "windows": [(window, getattr(training.parts, window.name)) for window in training.windows],
         "charts": {
             key: pages.figure(f"{key} of {name}", charts[key], narrow[key]) for key in charts
         },
