@@ -61,7 +61,9 @@ Version = Annotated[
 Decided = Annotated[
     str | None, typer.Option("--version", help="Decide on this version only. Default: any.")
 ]
-Who = Annotated[str, typer.Option("--who", help="Who acts, for the record.", show_default="you")]
+Who = Annotated[
+    str | None, typer.Option("--who", help="Who acts, for the record.", show_default="you")
+]
 Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
 Input = Annotated[
     str | None, typer.Option("--input", help="File (.parquet, .csv) or database URI.")
@@ -124,7 +126,7 @@ def run(env: Env = "dev", as_of: AsOf = None, on_change: OnChange = "stop") -> N
 
     moment = moment_of(env, as_of)
     flows.settle_change(context_of(env), on_change, moment)
-    flows.run(context_of(env), moment, ME, show)
+    flows.run(context_of(env), moment, acting(env, None), show)
 
 
 @app.command(rich_help_panel=_LOOP)
@@ -243,21 +245,21 @@ def train(env: Env = "dev", as_of: AsOf = None) -> None:
 
 
 @app.command(rich_help_panel=_VERSIONS)
-def deploy(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
+def deploy(env: Env = "dev", version: Version = None, who: Who = None) -> None:
     """Check, compare and request: all gates in one go, for a version that was not through them."""
     from . import flows
     from .show import show
 
-    flows.deploy(context_of(env), version_of(env, version), who, show)
+    flows.deploy(context_of(env), version_of(env, version), acting(env, who), show)
 
 
 @app.command(rich_help_panel=_VERSIONS)
-def check(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
+def check(env: Env = "dev", version: Version = None, who: Who = None) -> None:
     """Examine a version: it becomes the challenger, or is archived (exit code 1)."""
     from . import flows
 
     context, number = context_of(env), version_of(env, version)
-    if flows.check(context, number, who).failed:
+    if flows.check(context, number, acting(env, who)).failed:
         raise flows.archived(context, number)
 
 
@@ -273,39 +275,41 @@ def compare(env: Env = "dev", version: Version = None) -> None:
 
 
 @app.command(rich_help_panel=_VERSIONS)
-def request(env: Env = "dev", version: Version = None, who: Who = ME) -> None:
+def request(env: Env = "dev", version: Version = None, who: Who = None) -> None:
     """Compare a challenger and ask for its promotion; granted at once where policy decides."""
     from . import flows
     from .show import show
 
-    flows.request(context_of(env), version_of(env, version), who, show)
+    flows.request(context_of(env), version_of(env, version), acting(env, who), show)
 
 
 @app.command(rich_help_panel=_VERSIONS)
-def approve(why: Why, env: Env = "dev", version: Decided = None, who: Who = ME) -> None:
+def approve(why: Why, env: Env = "dev", version: Decided = None, who: Who = None) -> None:
     """Grant the waiting request: the challenger becomes the champion."""
     from . import flows
 
-    decided = flows.decide(context_of(env), who, why, approve=True, version=version)
+    name = acting(env, who)
+    decided = flows.decide(context_of(env), name, why, approve=True, version=version)
     say(f"[green]✓[/] Version {decided} is the champion.")
 
 
 @app.command(rich_help_panel=_VERSIONS)
-def reject(why: Why, env: Env = "dev", version: Decided = None, who: Who = ME) -> None:
+def reject(why: Why, env: Env = "dev", version: Decided = None, who: Who = None) -> None:
     """Refuse the waiting request: the challenger is archived."""
     from . import flows
 
-    decided = flows.decide(context_of(env), who, why, approve=False, version=version)
+    name = acting(env, who)
+    decided = flows.decide(context_of(env), name, why, approve=False, version=version)
     say(f"[green]✓[/] Version {decided} is archived.")
 
 
 @app.command(rich_help_panel=_VERSIONS)
-def rollback(why: Why, env: Env = "dev", who: Who = ME) -> None:
+def rollback(why: Why, env: Env = "dev", who: Who = None) -> None:
     """Make the champion before this one the champion again."""
     from . import flows
 
-    version = flows.rollback(context_of(env), who, why)
-    say(f"[green]✓[/] Version {version} is the champion again.")
+    earlier = flows.rollback(context_of(env), acting(env, who), why)
+    say(f"[green]✓[/] Version {earlier} is the champion again.")
 
 
 @app.command(rich_help_panel=_VERSIONS)
@@ -398,8 +402,11 @@ def webhook(
         message = f"--start: there is no command '{command[0]}'."
         raise UserError(message, "Name one that is on the PATH.")
 
+    identity = settings.deployment.identity
+    environment = {**os.environ, **({identity: "webhook"} if identity else {})}
+
     def launch(version: str) -> None:
-        subprocess.Popen([*command, version])
+        subprocess.Popen([*command, version], env=environment)
 
     application = receiver(secret, settings.mlflow.model, settings.state / "deliveries", launch)
     uvicorn.run(
@@ -428,6 +435,13 @@ def context_of(env: str) -> Context:
 
 
 @cache
+def acting(env: str, who: str | None) -> str:
+    """Who acts in an environment."""
+    from .deployment.people import acting
+
+    return acting(context_of(env).settings.deployment, who, ME)
+
+
 def moment_of(env: str, as_of: str | None) -> datetime:
     """The as-of of a verb; one after the end of the data is moved back to it, and that is said.
 

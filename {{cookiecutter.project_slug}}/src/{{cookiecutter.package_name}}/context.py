@@ -50,8 +50,10 @@ class Context:
     def registry(self) -> Registry:
         """Its model versions; MLflow takes seconds to import, so only when asked for."""
         from .tracking.registry import Registry
+        from .tracking.signing import Signer
 
-        return Registry(self.settings.mlflow)
+        signer = Signer(self.settings.mlflow.signing_key, self.settings.state / "signing.key")
+        return Registry(self.settings.mlflow, signer)
 
 
 def open_context(env: str) -> Context:

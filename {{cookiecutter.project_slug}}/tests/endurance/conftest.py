@@ -22,7 +22,8 @@ from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.measurements import RUN
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS, TRANSITIONS
-from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST, CHAMPION
+from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
+from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST, SIGNATURE
 
 from tests.conftest import copy_project
 from tests.parcels import PROBLEM
@@ -101,7 +102,7 @@ class Home:
             tags = {
                 key: value
                 for key, value in version.tags.items()
-                if key not in ("stage.when", ARTIFACT_DIGEST)
+                if key not in ("stage.when", ARTIFACT_DIGEST, SIGNATURE)
             }
             files = registry.download(version.version) / "artifacts" / ESTIMATOR
             trees = (files / BOOSTER).read_text(encoding="utf-8")

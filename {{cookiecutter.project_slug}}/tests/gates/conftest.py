@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,14 @@ from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.contract import Frame, Frames, Model
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.deployment import transitions
+from {{cookiecutter.package_name}}.store.point_in_time import training_set
 from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest
-from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST
+from {{cookiecutter.package_name}}.tracking.registry import Registry
+from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST, SIGNATURE, Signer
+from {{cookiecutter.package_name}}.training import pipeline
+from {{cookiecutter.package_name}}.training.fit import Fitted, fit
 from {{cookiecutter.package_name}}.training.pipeline import Trained, train
+from {{cookiecutter.package_name}}.training.split import windows_until
 
 from tests import parcels as declared
 from tests.parcels import PROBLEM
@@ -60,6 +65,14 @@ def with_input(name: str, value: nw.Expr) -> Model:
     return replace(MODEL, on_demand=with_hint(value, name), features=(*MODEL.features, name))
 
 
+def by_weight(rows: Frame) -> Frame:
+    """The model's inputs, and a slice column with few rows at either end."""
+    kilograms = nw.col("kilograms")
+    ends = nw.when(kilograms > 25).then(nw.lit("heavy")).otherwise(nw.lit("usual"))
+    weight = nw.when(kilograms < 1).then(nw.lit("light")).otherwise(ends)
+    return MODEL.on_demand(rows).with_columns(weight.alias("weight"))
+
+
 MODELS: dict[str, Model] = {
     "good": MODEL,
     "old": MODEL,
@@ -67,7 +80,17 @@ MODELS: dict[str, Model] = {
     "forbidden": with_input(MODEL.forbidden[-1], nw.lit(1.0)),
     "shuffled": replace(MODEL, labels=shuffled),
     "constant": replace(MODEL, params={**MODEL.params, "min_gain_to_split": 1e12}),
+    "sliced": replace(MODEL, on_demand=by_weight, slices=("weight",)),
+    "on the holdout": MODEL,
+    "on train and holdout": MODEL,
 }
+
+
+def cheat(context: Context, as_of: datetime, how: str, train: pl.DataFrame, *given: Any) -> Fitted:
+    """Fit on rows of the holdout, alone or too; everything else is as it is told to be."""
+    window = windows_until(as_of, context.settings.training)[-1]
+    holdout = training_set(context.lakehouse, context.problem, window.start, as_of, {})
+    return fit(holdout if how == "on the holdout" else pl.concat([train, holdout]), *given)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +116,10 @@ def breed(
             }
         )
         breeder = Context(settings, replace(PROBLEM, model=MODELS[name]))
-        train(breeder, as_of - timedelta(days=7 if name == "old" else 0))
+        with pytest.MonkeyPatch.context() as patch:
+            if name.endswith("holdout"):
+                patch.setattr(pipeline, "fit", partial(cheat, breeder, as_of, name))
+            train(breeder, as_of - timedelta(days=7 if name == "old" else 0))
         return breeder.registry.versions()[0]
 
     return version
@@ -147,6 +173,7 @@ def add(breed: Breed) -> Add:
         name: str = "good",
         tags: Mapping[str, str | None] | None = None,
         folder: Path | None = None,
+        signer: Signer | None = None,
         **changes: Any,
     ) -> str:
         version, client = breed(name), arena.registry.client
@@ -163,11 +190,18 @@ def add(breed: Breed) -> Add:
         }
         source = {"source": str(folder) if folder else version.source, "run_id": version.run_id}
         own = {**source, "description": version.description, **changes}
-        return str(
-            client.create_model_version(arena.settings.mlflow.model, **own, tags=kept).version
-        )
+        name, signer = arena.settings.mlflow.model, signer or arena.registry.signer
+        signature = {SIGNATURE: signer.sign(name, own["run_id"], kept)}
+        return str(client.create_model_version(name, **own, tags={**kept, **signature}).version)
 
     return registered
+
+
+def sign_again(registry: Registry, number: str) -> None:
+    """Sign a version's tags as they are now."""
+    version, name = registry.version(number), registry.settings.model
+    signature = registry.signer.sign(name, version.run_id, version.tags)
+    registry.client.set_model_version_tag(name, number, SIGNATURE, signature)
 
 
 @pytest.fixture
@@ -196,7 +230,7 @@ def scored_once(measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> No
     def run(command: Any, **options: Any) -> Any:
         if "-I" not in command:
             return start(command, **options)
-        folder = Path(command[-1])
+        folder = Path(command[command.index("-B") + 2])
         digest = artifact_digest(folder) if folder.name == CHANGED else ""
         if digest not in measured:
             measured[digest] = start(command, **options)

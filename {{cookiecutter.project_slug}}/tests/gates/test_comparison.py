@@ -153,7 +153,7 @@ def test_every_comparison_is_recorded_once(arena: Context, add: Add, promote: Pr
         "ok",
     )
     assert overall["threshold"] == pytest.approx(-settings.margin * abs(first["reference"]))
-    assert rows.height == done.results.filter(metric=METRIC).height
+    assert rows.height == done.results.height  # the first metric, slices, and the guards
     assert (
         rows["window_start"].unique().item().isoformat()
         == arena.registry.version(number).tags["holdout_start"]

@@ -13,20 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import polars as pl
 import pytest
+import yaml
 from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.deployment.compliance import ACTIVE, CHECKS, PASSIVE
+from {{cookiecutter.package_name}}.deployment.compliance import ACTIVE, CHECKS, PASSIVE, RECOMPUTED
+from {{cookiecutter.package_name}}.modeling import stored
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER, ENCODING
 from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.modeling.stored import CODE
+from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest
 from {{cookiecutter.package_name}}.tracking.registry import (
-    ARTIFACT_DIGEST,
     CHALLENGER,
     CHAMPION,
-    TRAINING_ID,
+    HOLDOUT,
     Registry,
+)
+from {{cookiecutter.package_name}}.tracking.signing import (
+    ARTIFACT_DIGEST,
+    SIGNATURE,
+    TRAINING_ID,
+    Signer,
 )
 
 from tests.parcels import PROBLEM
@@ -35,7 +44,7 @@ Run = Callable[..., tuple[int, str, str]]
 Breed = Callable[[str], ModelVersion]
 Add = Callable[..., str]
 Promote = Callable[[Context, str], str]
-NEEDS_FILES = frozenset({"signature", "no_outcome_among_inputs", "size"})
+NEEDS_FILES = frozenset({"signature", "no_outcome_among_inputs", "own_code", "size"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,9 @@ class Fault:
     tags: Callable[[Mapping[str, str]], Mapping[str, str | None]] = field(default=lambda tags: {})
     files: Callable[[Path], object] | None = None  # changed before registration
     after: Callable[[Path], object] | None = None  # changed after it
+    is_own: bool = False  # the code in its files is that of the project
+    by_hand: Callable[[Registry, str, Path], object] | None = None  # in the registry, after it
+    is_foreign: bool = False  # signed with the key of another environment
     settings: Mapping[str, str] = field(default_factory=dict)
     description: str | None = None
     run: Callable[[Registry], str] | None = None
@@ -69,40 +81,78 @@ def without_a_table(tags: Mapping[str, str]) -> dict[str, str | None]:
     return {"data_versions": json.dumps(versions)}
 
 
-def signature(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], object]:
-    """Rewrite the inputs of a model's signature."""
+def described(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    """Rewrite what MLflow knows of a model."""
 
     def rewritten(folder: Path) -> None:
         path = folder / "MLmodel"
-        lines = path.read_text(encoding="utf-8").splitlines()
-        (place,) = (
-            number for number, line in enumerate(lines) if line.strip().startswith("inputs: ")
-        )
-        start = lines[place].index("'") + 1
-        end = next(number for number in range(place, len(lines)) if lines[number].endswith("'"))
-        inputs = json.loads(
-            "".join([lines[place][start:], *(line.strip() for line in lines[place + 1 : end + 1])])[
-                :-1
-            ]
-        )
-        change(inputs)
-        lines[place : end + 1] = [f"{lines[place][:start]}{json.dumps(inputs)}'"]
-        path.write_text("\n".join(lines), encoding="utf-8")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        change(content)
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     return rewritten
+
+
+def signature(
+    change: Callable[[list[dict[str, Any]]], object], side: str = "inputs"
+) -> Callable[[Path], object]:
+    """Rewrite one side of a model's signature."""
+
+    def rewritten(content: dict[str, Any]) -> None:
+        columns = json.loads(content["signature"][side])
+        change(columns)
+        content["signature"][side] = json.dumps(columns)
+
+    return described(rewritten)
 
 
 def renamed(inputs: list[dict[str, Any]]) -> None:
     inputs[-1]["name"] = "unknown"
 
 
-def without_example(folder: Path) -> None:
-    path = folder / "MLmodel"
-    lines, kept, inside = path.read_text(encoding="utf-8").splitlines(), [], False
-    for line in lines:
-        inside = line.startswith("saved_input_example_info:") or (inside and line.startswith(" "))
-        kept += [] if inside else [line]
-    path.write_text("\n".join(kept), encoding="utf-8")
+def typed(kind: str) -> Callable[[list[dict[str, Any]]], object]:
+    return lambda columns: columns[-1].update(type=kind)
+
+
+def optional(columns: list[dict[str, Any]]) -> None:
+    columns[0]["required"] = False
+
+
+def edited_and_digested(registry: Registry, number: str, folder: Path) -> None:
+    edited(folder)
+    set_tag(registry, number, ARTIFACT_DIGEST, artifact_digest(folder))
+
+
+def set_tag(registry: Registry, number: str, name: str, value: str) -> None:
+    registry.client.set_model_version_tag(registry.settings.model, number, name, value)
+
+
+def by_hand(name: str, value: str) -> Callable[[Registry, str, Path], object]:
+    """Set a tag after the version was registered."""
+    return lambda registry, number, _: set_tag(registry, number, name, value)
+
+
+def unsigned(registry: Registry, number: str, folder: Path) -> None:
+    registry.client.delete_model_version_tag(registry.settings.model, number, SIGNATURE)
+
+
+def planted(name: str) -> Callable[[Path], object]:
+    """Put a file of code beside the version's own."""
+
+    def put(folder: Path) -> None:
+        path = folder / name
+        path.parent.unlink(missing_ok=True) if path.parent.is_file() else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"import os\n")
+
+    return put
+
+
+def recorded_otherwise(folder: Path) -> None:
+    """Let the version have recorded other scores of its holdout."""
+    path = folder / "artifacts" / HOLDOUT
+    rows = pl.read_parquet(path)
+    rows.with_columns(prediction=1 - pl.col("prediction")).write_parquet(path)
 
 
 def code(name: str, body: str) -> Callable[[Path], object]:
@@ -157,8 +207,38 @@ FAULTS = {
         model="forbidden",
         problem="forbidden",
     ),
-    "labels were shuffled": Fault("better_than_baseline", "not above 0", model="shuffled"),
-    "it predicts a constant": Fault("better_than_baseline", "not above 0", model="constant"),
+    "labels were shuffled": Fault(
+        "same_data", "its train window", frozenset({"same_fit"}), model="shuffled"
+    ),
+    "its data are said to be others": Fault(
+        "same_data",
+        "its holdout window",
+        tags=lambda tags: {
+            "data_fingerprint": json.dumps(
+                {**json.loads(tags["data_fingerprint"]), "holdout": "1680 rows 0123456789abcdef"}
+            )
+        },
+    ),
+    "it has learned from its holdout alone": Fault(
+        "same_fit", "scores its holdout otherwise", model="on the holdout"
+    ),
+    "it has learned from its holdout, too": Fault(
+        "same_fit", "scores its holdout otherwise", model="on train and holdout"
+    ),
+    "it was fit otherwise than it says": Fault(
+        "same_fit",
+        "scores its holdout otherwise",
+        tags=lambda tags: {"recipe": json.dumps({**json.loads(tags["recipe"]), "rounds": 3})},
+    ),
+    "its recipe is not one": Fault(
+        "same_fit", "cannot be examined", tags=lambda tags: {"recipe": "[]"}
+    ),
+    "it recorded scores that its fit does not give": Fault(
+        "same_fit", "scores its holdout otherwise", files=recorded_otherwise
+    ),
+    "it predicts a constant": Fault(
+        "better_than_baseline", "not above 0", frozenset({"proper_scores"}), model="constant"
+    ),
     "its holdout begins in its training window": Fault(
         "in_its_time",
         "windows overlap",
@@ -193,7 +273,7 @@ FAULTS = {
     "it has no input example": Fault(
         "signature",
         "no input example",
-        files=without_example,
+        files=described(lambda content: content.pop("saved_input_example_info")),
     ),
     "a table's version was not recorded": Fault(
         "data_versions", "no version recorded", tags=without_a_table
@@ -222,29 +302,83 @@ FAULTS = {
     "it was trained with another lock": Fault(
         "lock", "another requirements", tags=lambda tags: {"lock_sha256": "0" * 64}
     ),
+    "a number is said to be whole": Fault(
+        "signature",
+        "is long; it is double",
+        files=signature(typed("long")),
+    ),
+    "an input is said to be dispensable": Fault(
+        "signature", "or nothing; it is string", files=signature(optional)
+    ),
+    "its score is said to be a text": Fault(
+        "signature", "a score string", files=signature(typed("string"), "outputs")
+    ),
+    "it says nothing of its score": Fault(
+        "signature",
+        "gives none",
+        files=described(lambda content: content["signature"].update(outputs=None)),
+    ),
+    "its scoring code was changed": Fault(
+        "own_code",
+        f"artifacts/{ESTIMATOR}/{CODE}",
+        files=code("predict", "import os; os._exit(1)"),
+    ),
+    **{
+        f"it brings {name}": Fault("own_code", name, files=planted(name))
+        for name in (
+            "__pycache__/pyfunc.cpython-311.pyc",
+            "artifacts/estimator/__pycache__/anything",
+            "sitecustomize.py",
+            "artifacts/estimator/model.pkl",
+            "extension.so",
+        )
+    },
+    "it has MLflow load something else": Fault(
+        "own_code",
+        "has MLflow load",
+        files=described(
+            lambda content: content["flavors"]["python_function"].update(loader_module="os")
+        ),
+    ),
+    "it has MLflow put a folder on the path": Fault(
+        "own_code",
+        "has MLflow load",
+        files=described(lambda content: content["flavors"]["python_function"].update(code="code")),
+    ),
     "it raises": Fault(
         "scores_in_clean_process",
         "fails in a clean process: ValueError: broken",
-        frozenset({"latency", "in_range", "evidence", "plausible", "better_than_baseline"}),
+        frozenset(ACTIVE),
         files=code("predict", "raise ValueError('broken')"),
+        is_own=True,
     ),
     "it predicts NaN": Fault(
         "scores_in_clean_process",
         "nan",
         frozenset({"in_range", "evidence", "better_than_baseline"}),
         files=code("predict", "return np.full(len(rows), np.nan)"),
+        is_own=True,
     ),
     "it predicts something else every time": Fault(
         "scores_in_clean_process",
         "differently a second time",
-        frozenset({"evidence", "better_than_baseline"}),
+        frozenset({"evidence", "better_than_baseline", "proper_scores", "calibrated"}),
         files=code("predict", "return np.random.default_rng().random(len(rows))"),
+        is_own=True,
+    ),
+    "a score depends on the rows beside it": Fault(
+        "scores_in_clean_process",
+        "otherwise when they are alone",
+        frozenset({"evidence"}),
+        files=code("predict", "p = _honest(self, rows); return (p + p.mean()) / 2"),
+        is_own=True,
     ),
     "it uses the network": Fault(
         "scores_in_clean_process",
         "must not use the network",
-        frozenset({"latency", "in_range", "evidence", "plausible", "better_than_baseline"}),
+        frozenset(ACTIVE),
         files=code("predict", "import socket; socket.create_connection(('127.0.0.1', 9), 1)"),
+        is_own=True,
     ),
     "it needs too long": Fault(
         "latency", "0.001 are allowed", settings={"DEPLOYMENT__MAX_CPU_MS": "0.001"}
@@ -252,13 +386,50 @@ FAULTS = {
     "it gives log-odds": Fault(
         "in_range",
         "its probabilities reach from",
-        frozenset({"evidence"}),
+        frozenset({"evidence", "calibrated", "proper_scores", "sound_on_slices"}),
         files=code("predict", "p = _honest(self, rows); return np.log(p / (1 - p))"),
+        is_own=True,
     ),
     "its scores are squeezed": Fault(
-        "evidence",
-        "recorded other scores",
+        "calibrated",
+        "times as steeply",
+        frozenset({"evidence", "proper_scores"}),
         files=code("predict", "return 0.5 + _honest(self, rows) / 100"),
+        is_own=True,
+    ),
+    "its scores are too high": Fault(
+        "calibrated",
+        "spreads of the label off",
+        frozenset({"evidence", "proper_scores"}),
+        files=code("predict", "return _honest(self, rows) ** 0.25"),
+        is_own=True,
+    ),
+    "its scores are exaggerated": Fault(
+        "proper_scores",
+        "worse than the baseline by log_loss",
+        frozenset({"evidence", "sound_on_slices"}),
+        files=code("predict", "p = _honest(self, rows) ** 9; return p / (p + (1 - p) ** 9)"),
+        is_own=True,
+    ),
+    "it gives few and heavy parcels no chance": Fault(
+        "sound_on_slices",
+        "gave no chance to what happened in",
+        frozenset({"evidence", "proper_scores"}),
+        problem="sliced",
+        files=code(
+            "predict", "return np.where(np.asarray(rows['kilograms']) > 25, 0, _honest(self, rows))"
+        ),
+        is_own=True,
+    ),
+    "it is too sure of few and light parcels": Fault(
+        "sound_on_slices",
+        "gave no chance to what happened in",
+        frozenset({"evidence", "proper_scores"}),
+        problem="sliced",
+        files=code(
+            "predict", "return np.where(np.asarray(rows['kilograms']) < 1, 1, _honest(self, rows))"
+        ),
+        is_own=True,
     ),
     "its categories are reversed": Fault(
         "evidence",
@@ -271,13 +442,38 @@ FAULTS = {
     "its booster was edited": Fault(
         "digest", "not those that were registered", NEEDS_FILES, files=kept, after=edited
     ),
+    "its booster and its digest were edited": Fault(
+        "digest",
+        "other tags or files than were signed",
+        NEEDS_FILES,
+        files=kept,
+        by_hand=edited_and_digested,
+    ),
+    "its windows were edited": Fault(
+        "digest",
+        "other tags or files than were signed",
+        NEEDS_FILES,
+        by_hand=by_hand("train_start", "2023-01-01T00:00:00+00:00"),
+    ),
+    "its signature was made up": Fault(
+        "digest", "signed with another key", NEEDS_FILES, by_hand=by_hand(SIGNATURE, "0" * 64)
+    ),
+    "its signature was taken away": Fault(
+        "described", "without signature", NEEDS_FILES | {"digest"}, by_hand=unsigned
+    ),
+    "it was registered elsewhere": Fault(
+        "digest",
+        "signed with another key",
+        NEEDS_FILES,
+        is_foreign=True,
+    ),
     "its files were deleted": Fault(
         "digest", "has lost its files", NEEDS_FILES, files=kept, after=shutil.rmtree
     ),
     "its digest was not recorded": Fault(
         "digest",
         "not those that were registered",
-        NEEDS_FILES,
+        NEEDS_FILES | {"described"},
         tags=lambda tags: {ARTIFACT_DIGEST: None},
     ),
 }
@@ -293,6 +489,7 @@ def test_each_fault_is_rejected_by_its_own_check(
     take_for_problem: Callable[[str], None],
     tmp_path: Path,
     run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arena = configure(**fault.settings)
     champion = promote(arena, add(arena, "old"))
@@ -304,9 +501,16 @@ def test_each_fault_is_rejected_by_its_own_check(
         fault.files(folder)
     changes = {} if fault.description is None else {"description": fault.description}
     changes |= {} if fault.run is None else {"run_id": fault.run(arena.registry)}
-    number = add(arena, fault.model, fault.tags(breed(fault.model).tags), folder, **changes)
+    tags = fault.tags(breed(fault.model).tags)
+    signer = Signer(None, tmp_path / "other.key") if fault.is_foreign else None
+    number = add(arena, fault.model, tags, folder, signer, **changes)
     if fault.after and folder:
         fault.after(folder)
+    if fault.by_hand:
+        fault.by_hand(arena.registry, number, folder or tmp_path)
+    if fault.is_own and folder:
+        own = folder / "artifacts" / ESTIMATOR / CODE
+        monkeypatch.setattr(stored, "source_of", lambda kind: own)
     take_for_problem(fault.problem)
 
     code, _, err = run("check", "--env", "test", "--version", number, "--who", "me")
@@ -317,7 +521,14 @@ def test_each_fault_is_rejected_by_its_own_check(
     assert failed == {fault.check, *fault.also}
     # Its code has run only where nothing could be said against it without.
     not_run = {name for name, outcome in outcomes.items() if outcome == "not run"}
-    assert not_run == (set(ACTIVE) if failed & set(PASSIVE) else set())
+    later_tiers = (
+        {*RECOMPUTED, *ACTIVE}
+        if failed & set(PASSIVE)
+        else set(ACTIVE)
+        if failed & set(RECOMPUTED)
+        else set()
+    )
+    assert not_run == later_tiers
     assert version.tags[f"compliance.{fault.check}"].startswith("fail: ")
     assert fault.why in version.tags[f"compliance.{fault.check}"]
     assert fault.why in str(version.description)

@@ -27,6 +27,8 @@ from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
 from {{cookiecutter.package_name}}.tracking.stages import history
 
+from tests.gates.conftest import sign_again
+
 Run = Callable[..., tuple[int, str, str]]
 Breed = Callable[[str], ModelVersion]
 Configure = Callable[..., Context]
@@ -96,6 +98,8 @@ def waiting(
                 copy = f"INSERT INTO {table} SELECT {chosen} FROM {table} WHERE name = :old"  # noqa: S608
                 store.execute(copy, names)
         store.close()
+        for version in arena.registry.versions():
+            sign_again(arena.registry, str(version.version))
         return arena
 
     return copied

@@ -24,6 +24,7 @@ from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.tracking.registry import Registry
+from {{cookiecutter.package_name}}.tracking.signing import Signer
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 from tests.conftest import free_port, wait_for
@@ -101,7 +102,10 @@ def test_a_real_registry_has_a_new_version_deployed(
             for key, value in first.tags.items()
             if not key.startswith(("stage", "compliance"))
         }
-        remote = Registry(home.settings.mlflow.model_copy(update={"tracking_uri": address}))
+        remote = Registry(
+            home.settings.mlflow.model_copy(update={"tracking_uri": address}),
+            Signer(None, tmp_path / "signing.key"),
+        )
         try:
             number = remote.register(
                 str(first.source), str(first.run_id), tags, str(first.description)

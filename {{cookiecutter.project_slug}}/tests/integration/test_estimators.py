@@ -169,7 +169,7 @@ def test_a_changed_or_added_file_is_refused_before_any_code_runs(
     ran = tmp_path / "ran"
     first = registry.version("1")
     number = registry.client.create_model_version(
-        registry.settings.model, str(files), tags=first.tags
+        registry.settings.model, str(files), first.run_id, first.tags
     ).version
     registry.load(number)
     # when one is changed or added

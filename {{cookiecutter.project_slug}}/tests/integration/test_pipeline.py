@@ -23,7 +23,7 @@ from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.measurements import RUN
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest, provenance
-from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST
+from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 from tests.parcels import PROBLEM

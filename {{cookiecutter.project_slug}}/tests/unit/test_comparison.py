@@ -80,6 +80,23 @@ def test_margins_are_shares_of_the_size_of_the_reference(reference: float) -> No
     assert judged["threshold"].to_list() == pytest.approx([-0.02, -0.1])
 
 
-def test_only_the_first_metric_is_judged() -> None:
-    judged = judge(results(gain(0.1, 0.05, 0.2), gain(-1.0, -2.0, -0.5, metric="other")), SETTINGS)
-    assert judged.select("metric", "status").rows() == [("loss_gain", "ok")]
+def test_the_first_metric_and_guards_are_judged() -> None:
+    ours = results(gain(0.1, 0.05, 0.2), gain(-1.0, -2.0, -0.5, metric="other"))
+    assert judge(ours, SETTINGS).select("metric", "status").rows() == [("loss_gain", "ok")]
+    judged = judge(ours, SETTINGS, ["other"]).select("metric", "status").rows()
+    assert judged == [("loss_gain", "ok"), ("other_gain", "worse")]
+
+
+@pytest.mark.parametrize(
+    ("row", "status"),
+    [
+        (gain(0.0, -0.3, 0.1), "ok"),
+        (gain(-0.019, -0.3, -0.001), "ok"),
+        (gain(-0.03, -0.3, 0.001), "ok"),
+        (gain(-0.03, -0.3, -0.001), "worse"),
+        (gain(float("nan"), float("nan"), float("nan")), "worse"),
+    ],
+)
+def test_a_guard_objects_where_it_is_surely_worse(row: dict[str, object], status: str) -> None:
+    ours = results(gain(0.1, 0.05, 0.2), {**row, "metric": "log_loss"})
+    assert judge(ours, SETTINGS, ["log_loss"])["status"].to_list() == ["ok", status]

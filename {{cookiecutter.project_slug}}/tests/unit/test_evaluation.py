@@ -88,7 +88,7 @@ def test_slices_are_large_enough_and_show_both_labels(rows: pl.DataFrame, toy: P
     one_label = rows.with_columns(
         pl.when(pl.col("shop") == "b").then(1.0).otherwise("paid").alias("paid")
     )
-    for frame, expected in ((rows, ["shop=a", "shop=b"]), (one_label, ["shop=a"])):
+    for frame, expected in ((rows, ["shop=a", "shop=b"]), (one_label, ["shop=a", "shop=(others)"])):
         found = compare(frame, noisy(frame, 1), noisy(frame, 2), toy.model, 20, 0).filter(
             pl.col("slice") != ""
         )

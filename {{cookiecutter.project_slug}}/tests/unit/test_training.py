@@ -162,7 +162,7 @@ def fitted(
     model = replace(toy.model, **changes)
     done = fit(known, later, model, settings, "study", journal)
     assert isinstance(done.estimator, LightGBM)
-    return done.estimator, done.parameters
+    return done.estimator, done.recipe.parameters
 
 
 def text(predictor: LightGBM) -> str:

@@ -120,6 +120,17 @@ class FeatureTable:
     max_age: timedelta | None = None  # of a row that is served online, before it counts as stale
 
 
+Score: TypeAlias = Callable[[Array, Array, Array], Array]
+PROPER_SCORES: set[Score] = set()
+"""Scores that are best where probabilities are right (Gneiting & Raftery 2007)."""
+
+
+def proper(score: Score) -> Score:
+    """Mark a proper score."""
+    PROPER_SCORES.add(score)
+    return score
+
+
 @dataclass(frozen=True)
 class Metric:
     """A measure of predictions; `modeling.metrics` has a library of them.
@@ -129,9 +140,15 @@ class Metric:
     """
 
     name: str
-    score: Callable[[Array, Array, Array], Array]
+    score: Score
     higher_is_better: bool
     too_good: float | None = None  # a better value cannot be: it is taken for a leak
+    guards: bool | None = None  # no version may surely be worse by it; None: where it is proper
+
+    @property
+    def is_guard(self) -> bool:
+        """Whether a version that is surely worse by it is refused, if it is not the first."""
+        return self.score in PROPER_SCORES if self.guards is None else self.guards
 
 
 def code_of(column: str, values: Sequence[str]) -> nw.Expr:
@@ -154,6 +171,7 @@ class Target:
     metrics: tuple[Metric, ...]  # comparisons go by the first
     unit: str  # what a prediction is, in words
     classes: tuple[str, ...] = ()  # in the order of their codes 0.0, 1.0, ...; none: a quantity
+    calibrated: bool = True  # scores are chances or means to be believed; else they only rank
 
     def __post_init__(self) -> None:
         """Refuse what would fail late."""
@@ -268,6 +286,7 @@ class Model:
     slices: tuple[str, ...] = ()  # columns by which results are cut
     search_space: Callable[[optuna.Trial], dict[str, Any]] | None = None  # parameters of a trial
     params: Mapping[str, Any] = field(default_factory=dict)  # parameters that are not searched
+    refit_tolerance: float = 1e-3  # distance of a fit done again, in spreads of its scores
     card: str = ""  # model card: intended use and limits
 
 

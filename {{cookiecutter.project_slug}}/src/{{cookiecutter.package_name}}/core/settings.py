@@ -35,6 +35,7 @@ _Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 _Share = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
 _Limit = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 _Text = Annotated[str, Field(min_length=1)]
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class _Section(BaseModel):
@@ -63,6 +64,8 @@ class MlflowSettings(_Section):
     """Experiment that runs belong to."""
     model: _Text
     """Registered model; no other environment may use the same."""
+    signing_key: _Variable | None = None
+    """Environment variable with the key that signs registrations; null: a file of the state."""
 
 
 class TrainingSettings(_Section):
@@ -98,6 +101,8 @@ class DeploymentSettings(_Section):
     """person: a promotion waits for `approve` or `reject`."""
     four_eyes: bool = False
     """Whoever asked for a promotion cannot approve it."""
+    identity: _Variable | None = None
+    """Environment variable that tells who acts (GITHUB_ACTOR); `--who` must agree with it."""
     clean_git: bool = False
     """Only versions of committed code."""
     min_gain: Annotated[float, Field(allow_inf_nan=False)] = 0
@@ -106,6 +111,10 @@ class DeploymentSettings(_Section):
     """Share of the champion's metric by which a challenger may be worse."""
     slice_margin: _Share = 0.05
     """The same on each slice."""
+    max_slope: Annotated[float, Field(gt=1, le=1_000)] = 2
+    """Outcomes must not surely rise so many times as steeply as scores, nor scores as outcomes."""
+    max_bias: _Limit = 0.25
+    """Spreads of the label by which scores may, on average, be farther off than the baseline."""
     max_cpu_ms: _Limit = 250
     """Median CPU time of scoring one row alone."""
     max_size_mb: _Limit = 50

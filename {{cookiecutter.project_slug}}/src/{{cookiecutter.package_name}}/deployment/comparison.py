@@ -14,11 +14,12 @@ from ..core.contract import Array, Model
 from ..core.errors import UserError
 from ..core.settings import DeploymentSettings
 from ..modeling.evaluation import calibration, compare, group_means
+from ..modeling.reliability import guards, surely_worse
 from ..reporting import pages
 from ..store.measurements import record
 from ..store.point_in_time import Versions
 from ..tracking.lifetime import Lifetime, lifetime, parts_of
-from ..tracking.registry import CHAMPION
+from ..tracking.stages import require_untouched
 
 PRODUCER = "comparison"
 _DISAGREEMENTS = 10
@@ -60,11 +61,11 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     worse by a margin overall, and by another on no slice for sure.
 
     Raises:
-        UserError: The holdout overlaps with what either has learned from, or the champion takes
-            inputs that there are no longer.
+        UserError: The holdout overlaps with what either has learned from, the champion takes inputs
+            that there are no longer, or the registry was changed by hand.
     """
     registry, settings, model = context.registry, context.settings, context.problem.model
-    champion = registry.aliased(CHAMPION)
+    champion = require_untouched(context.lakehouse, registry).champion
     mine = lifetime(registry, challenger)
     others = [lifetime(registry, champion)] if champion else []
     for version in (mine, *others):
@@ -79,12 +80,15 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     holdout = parts.holdout
     if context.problem.holdout == "drawn":
         holdout = _unseen(context, holdout, others)
-    predicted = ours.predict(holdout)
-    reference = theirs.predict(holdout) if theirs else group_means(parts.train, holdout, model)
+    predicted = ours.predict(holdout.select(ours.features))
+    if theirs:
+        reference = theirs.predict(holdout.select(theirs.features))
+    else:
+        reference = group_means(parts.train, holdout, model)
 
     resamples = settings.training.bootstrap_resamples
     results = compare(holdout, predicted, reference, model, resamples, settings.seed)
-    judged = judge(results, settings.deployment)
+    judged = judge(results, settings.deployment, guards(model.target))
     page = settings.reports / f"comparison_{challenger}_{champion or 'baseline'}.html"
     done = Comparison(challenger, champion, results, objections(judged), mine.versions, page)
     subject = f"version {challenger} against {done.opponent}"
@@ -94,25 +98,34 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     return done
 
 
-def judge(results: pl.DataFrame, settings: DeploymentSettings) -> pl.DataFrame:
-    """Gains of the first metric against their margins, as rows of the measurements.
+def judge(
+    results: pl.DataFrame, settings: DeploymentSettings, guards: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Gains against their margins, as rows of the measurements.
 
-    Overall the gain must surely be above minus the margin (non-inferiority); a slice, where
-    intervals are wide, objects if its gain is below minus its margin and surely below 0. Margins
-    are shares of the opponent's metric. What could not be measured objects, too.
+    Overall the gain in the first metric must surely be above minus the margin (non-inferiority). A
+    guard, and the first metric on a slice, where intervals are wide, object if their gain is below
+    minus their margin and surely below 0. Margins are shares of the opponent's metric. What could
+    not be measured objects, too.
 
     Args:
         results: As `evaluation.compare`.
         settings: The margins.
+        guards: Further metrics by which a challenger may not surely be worse.
     """
-    first = results.filter(pl.col("metric") == results["metric"][0])
-    measured = first.with_columns(pl.col("gain", "gain_lower", "gain_upper").fill_nan(None))
+    is_first = pl.col("metric") == results["metric"][0]
+    judged = results.filter(is_first | pl.col("metric").is_in(list(guards)))
+    measured = judged.with_columns(pl.col("gain", "gain_lower", "gain_upper").fill_nan(None))
     is_overall = pl.col("slice") == ""
     share = pl.when(is_overall).then(settings.margin).otherwise(settings.slice_margin)
     margin = share * pl.col("reference").abs()
-    overall_worse = pl.col("gain_lower") <= -margin
-    slice_worse = (pl.col("gain") < -margin) & (pl.col("gain_upper") < 0)
-    worse = pl.when(is_overall).then(overall_worse).otherwise(slice_worse).fill_null(value=True)
+    not_surely_as_good = pl.col("gain_lower") <= -margin
+    worse = (
+        pl.when(is_first & is_overall)
+        .then(not_surely_as_good)
+        .otherwise(surely_worse(margin))
+        .fill_null(value=True)
+    )
     return measured.select(
         "slice",
         pl.format("{}_gain", "metric").alias("metric"),

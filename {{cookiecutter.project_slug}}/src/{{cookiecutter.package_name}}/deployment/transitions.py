@@ -10,7 +10,6 @@ champion, and never none where there was one.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from ..core.errors import UserError
 from ..store.tables import TRANSITIONS
 from ..tracking.registry import CHALLENGER, CHAMPION, Registry
 from ..tracking.stages import ARCHIVED, NONE, PRODUCTION, STAGING, history, require_untouched
+from .people import require_name, same_person
 
 _STAGE_AFTER = {
     "archive": ARCHIVED,
@@ -77,7 +77,7 @@ def request(
             somebody else moved a version.
     """
     registry = context.registry
-    _require_name(who)
+    require_name(who)
     seen, _ = reconcile(context)
     if registry.aliased(CHALLENGER) != version:
         message = f"Version {version} is not the challenger."
@@ -112,7 +112,7 @@ def decide(context: Context, who: str, why: str, *, approve: bool, version: str 
             since the request; the one who asked may not decide; the files are gone or changed; or
             somebody else moved a version.
     """
-    _require_name(who)
+    require_name(who)
     seen, left = reconcile(context)
     action = "approve" if approve else "reject"
     if left and (left.action, left.who, left.why) == (action, who, why):
@@ -154,7 +154,7 @@ def rollback(context: Context, who: str, why: str) -> str:
         UserError: There is none to go back to, its files are gone or changed, or somebody else
             moved a version.
     """
-    _require_name(who)
+    require_name(who)
     seen, left = reconcile(context)
     if left and (left.action, left.who, left.why) == ("rollback", who, why):
         return left.version
@@ -172,8 +172,9 @@ def move(context: Context, action: str, version: str, who: str, why: str) -> Non
     """Write a transition to the log and carry it out.
 
     Raises:
-        UserError: The version is the champion, or somebody else moved a version.
+        UserError: The version is the champion, nobody is named, or somebody else moved a version.
     """
+    require_name(who)
     wanted = Move(action, version, who, why)
     seen, left = reconcile(context)
     if left == wanted:
@@ -267,17 +268,7 @@ def _line_of_champions(context: Context) -> list[str]:
     return line
 
 
-def _require_name(who: str) -> None:
-    if not _same_name(who):
-        raise UserError("`--who` is empty.", "Name who acts, for the record.")
-
-
 def _require_four_eyes(context: Context, who: str, asked: Waiting) -> None:
-    if context.settings.deployment.four_eyes and _same_name(who) == _same_name(asked.who):
+    if context.settings.deployment.four_eyes and same_person(who, asked.who):
         message = f"{who} asked for this promotion and may not approve it."
         raise UserError(message, "Have somebody else approve.")
-
-
-def _same_name(who: str) -> str:
-    """A person's name however it is typed: without case, outer blanks and look-alike forms."""
-    return " ".join(unicodedata.normalize("NFKC", who).casefold().split())

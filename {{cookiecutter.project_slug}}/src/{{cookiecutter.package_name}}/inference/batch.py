@@ -18,8 +18,8 @@ from ..context import Context
 from ..core.contract import KNOWN_AT, PREDICTION_TIME, ROW, Table, polars_schema
 from ..core.errors import UserError
 from ..store import tables
-from ..store.point_in_time import prepared
-from ..tracking.registry import CHAMPION
+from ..store.point_in_time import prepared, spine_of
+from ..tracking.stages import require_untouched
 from .score import score
 
 _MICROSECONDS = 1_000_000
@@ -47,7 +47,7 @@ def due(context: Context, as_of: datetime) -> Iterator[pl.DataFrame]:
     if problem.holdout == "drawn":
         first = problem.begins - timedelta(days=1)
     since = done or first
-    spine = problem.model.spine(prepared(context.lakehouse, problem, as_of, {}))
+    spine = spine_of(problem, prepared(context.lakehouse, problem, as_of, {}))
     time = nw.col(PREDICTION_TIME)
     rows = spine.filter(time > since, time <= as_of).sort(PREDICTION_TIME, *problem.model.keys)
     yield from context.lakehouse.batches(rows, settings.chunk_rows)
@@ -88,11 +88,11 @@ def predict(
         complete: The tables hold all predictions until `as_of` afterwards.
 
     Raises:
-        UserError: No champion, files that were tampered with, features that are not those of its
-            training, a null key, or features that are not built until `as_of`.
+        UserError: No champion, a registry or files that were changed by hand, features that are not
+            those of its training, a null key, or features that are not built until `as_of`.
     """
     lakehouse, problem = context.lakehouse, context.problem
-    champion = context.registry.aliased(CHAMPION)
+    champion = require_untouched(lakehouse, context.registry).champion
     if champion is None:
         remedy = "Promote one: `deploy`, then `approve` where a person decides."
         raise UserError("There is no champion yet.", remedy)

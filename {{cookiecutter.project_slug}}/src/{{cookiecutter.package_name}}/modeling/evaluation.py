@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..core.contract import PREDICTION_TIME, Array, Metric, Model, Target
 from .scores import scores_of
 
 MIN_SLICE_ROWS = 200
+OTHERS = "(others)"
 RESULTS = {
     "slice": pl.String,
     "metric": pl.String,
@@ -54,7 +55,7 @@ def compare(
         slice (empty: all rows), metric, rows, value with lower and upper, reference, and gain
         (positive: better than the reference, whichever way the metric points) with its bounds. All
         metrics on all rows; the first metric also on slices of at least 200 rows that show all
-        classes.
+        classes, those that are smaller pooled.
     """
     label = rows[model.target.label].to_numpy()
     draws = _day_weights(rows[PREDICTION_TIME], resamples, seed)
@@ -62,9 +63,12 @@ def compare(
     for metric in model.target.metrics:
         measured = _measure(metric, label, predicted, reference, draws)
         results.append({"slice": "", **measured})
-    for name, inside in _slices(rows, model):
-        if inside.sum() < MIN_SLICE_ROWS or not shows_all_classes(label[inside], model.target):
-            continue
+
+    def is_enough(inside: Array) -> bool:
+        shows_all = shows_all_classes(label[inside], model.target)
+        return bool(inside.sum() >= MIN_SLICE_ROWS and shows_all)
+
+    for name, inside in slices(rows, model, is_enough):
         measured = _measure(
             model.target.metrics[0],
             label[inside],
@@ -158,12 +162,24 @@ def _means(train: pl.DataFrame, rows: pl.DataFrame, model: Model, value: pl.Expr
     return joined["_mean"].fill_null(overall).to_numpy()
 
 
-def _slices(rows: pl.DataFrame, model: Model) -> Iterator[tuple[str, Array]]:
-    """Name and mask, shape (rows,), of each value of each slice column."""
+def slices(
+    rows: pl.DataFrame, model: Model, is_enough: Callable[[Array], bool]
+) -> Iterator[tuple[str, Array]]:
+    """Name and mask, shape (rows,), of each value of each slice column.
+
+    Values that are not enough, missing ones too, are pooled into one slice of their column; nothing
+    is too small to be looked at in company.
+    """
     for name in model.slices:
+        pooled = rows[name].is_null().to_numpy()
         for value in rows[name].drop_nulls().unique().sort():
-            inside = (rows[name] == value).fill_null(value=False)
-            yield f"{name}={value}", inside.to_numpy()
+            inside = (rows[name] == value).fill_null(value=False).to_numpy()
+            if is_enough(inside):
+                yield f"{name}={value}", inside
+            else:
+                pooled = pooled | inside
+        if is_enough(pooled):
+            yield f"{name}={OTHERS}", pooled
 
 
 def _day_weights(times: pl.Series, resamples: int, seed: int) -> Array:

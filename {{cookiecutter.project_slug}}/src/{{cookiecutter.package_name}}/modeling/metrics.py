@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.contract import Array, Metric
+from ..core.contract import Array, Metric, proper
 
 _SMALLEST_CHANCE = 1e-15
 
@@ -32,12 +32,14 @@ def average_precision(label: Array, prediction: Array, weights: Array) -> Array:
     return np.asarray((np.diff(found, prepend=0) * precision).sum(-1) / found[..., -1])
 
 
+@proper
 def log_loss(label: Array, prediction: Array, weights: Array) -> Array:
     """Mean cross-entropy, in nats, of two classes or of several."""
-    chance = np.clip(_chance_of_label(label, prediction), _SMALLEST_CHANCE, 1)
+    chance = np.clip(chance_of_label(label, prediction), _SMALLEST_CHANCE, 1)
     return _mean(-np.log(chance), weights)
 
 
+@proper
 def brier(label: Array, prediction: Array, weights: Array) -> Array:
     """Mean squared distance between probabilities and outcome (Brier 1950).
 
@@ -87,7 +89,7 @@ def _mean(values: Array, weights: Array) -> Array:
     return np.asarray((weights * values).sum(-1) / weights.sum(-1))
 
 
-def _chance_of_label(label: Array, prediction: Array) -> Array:
+def chance_of_label(label: Array, prediction: Array) -> Array:
     """Probability that was given to what came true, shape (rows,)."""
     if prediction.ndim == 1:
         return np.where(label == 1, prediction, 1 - prediction)

@@ -36,7 +36,7 @@ def write(estimator: Estimator, scores: Sequence[str], folder: Path) -> None:
         UserError: Its file imports this project, which may be another by the time it scores.
     """
     kind = type(estimator)
-    source = Path(inspect.getfile(kind))
+    source = source_of(kind)
     if imported := sorted(set(_own_imports(source))):
         raise UserError(
             f"{source} imports {', '.join(imported)}: a version carries this file alone.",
@@ -47,6 +47,11 @@ def write(estimator: Estimator, scores: Sequence[str], folder: Path) -> None:
     card = {"class": kind.__name__, "scores": list(scores)}
     (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
     estimator.save(folder)
+
+
+def source_of(kind: type[Estimator]) -> Path:
+    """The file that defines an estimator."""
+    return Path(inspect.getfile(kind))
 
 
 def read(folder: Path, name: str) -> Estimator:

@@ -12,7 +12,7 @@ from ..context import Context
 from ..core.contract import KNOWN_AT, PREDICTION_TIME, Table
 from ..store import tables
 from ..store.measurements import RUN
-from ..store.point_in_time import prepared
+from ..store.point_in_time import prepared, spine_of
 from ..store.tables import MEASUREMENTS
 from .found import Found, at_least, at_most
 from .windows import Window, first_prediction
@@ -71,7 +71,7 @@ def _rows_due(context: Context, window: Window, as_of: datetime) -> int:
     begun = max(window.start, first_prediction(context) or window.start)
     frames = prepared(context.lakehouse, context.problem, as_of, {})
     time = nw.col(PREDICTION_TIME)
-    spine = context.problem.model.spine(frames).filter(time >= begun, time < window.end)
+    spine = spine_of(context.problem, frames).filter(time >= begun, time < window.end)
     return context.lakehouse.rows(spine)
 
 

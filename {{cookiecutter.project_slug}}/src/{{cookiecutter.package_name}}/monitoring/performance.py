@@ -13,7 +13,8 @@ from ..core.contract import Metric
 from ..modeling.evaluation import compare, estimate, shows_all_classes
 from ..modeling.scores import scores_of
 from ..store.tables import MEASUREMENTS
-from ..tracking.registry import HOLDOUT, TRAINING_ID
+from ..tracking.registry import HOLDOUT
+from ..tracking.signing import TRAINING_ID
 from .found import Found, as_frame
 
 ESTIMATED = "estimated"

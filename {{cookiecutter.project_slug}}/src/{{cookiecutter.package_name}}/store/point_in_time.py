@@ -18,7 +18,6 @@ Versions = Mapping[str, int | None]
 _ROW = "_feature_row"
 _IS_SPINE = "_is_spine"
 _TIME = "_time"
-_NUMBER = "_number"
 _SAMPLE_ROWS = 500
 
 
@@ -82,6 +81,8 @@ def with_features(
 ) -> Frame:
     """Join every feature table to the spine and add what is computed from the row itself.
 
+    `on_demand` is shown no column that the model forbids, wherever it may come from.
+
     Args:
         lakehouse: Tables of the environment.
         problem: Its feature tables, and `on_demand`.
@@ -89,18 +90,33 @@ def with_features(
         as_of: Features that became available later are left out.
         versions: Delta version to read of each table, else the newest.
     """
-    return problem.model.on_demand(_with_tables(lakehouse, problem, spine, as_of, versions))
-
-
-def _with_tables(
-    lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions
-) -> Frame:
     for declared in problem.feature_tables:
         table = tables.features(declared)
         features = lakehouse.scan(table, versions.get(table.name))
         known = features.filter(nw.col(AVAILABLE_AT) <= as_of)
         spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
-    return spine
+    present = spine.collect_schema().names()
+    telling = [name for name in problem.model.forbidden if name in present]
+    return problem.model.on_demand(spine.drop(telling))
+
+
+def spine_of(problem: Problem, frames: Frames) -> Frame:
+    """Rows that ask for a prediction, made of the scored source alone, as where there is no other.
+
+    Args:
+        problem: Its spine.
+        frames: Prepared tables by source.
+
+    Raises:
+        UserError: It asks for another source.
+    """
+    scored = problem.model.scored
+    try:
+        return problem.model.spine({scored: frames[scored]})
+    except KeyError as error:
+        message = f"`spine` of the problem asks for {error}; it is made of '{scored}' alone."
+        remedy = "What other sources tell belongs in a feature table, or in the label."
+        raise UserError(message, remedy) from None
 
 
 def training_set(
@@ -132,7 +148,7 @@ def training_set(
     model = problem.model
     time = nw.col(PREDICTION_TIME)
     frames = prepared(lakehouse, problem, as_of, versions)
-    spine = model.spine(frames).filter(time >= start, time < as_of)
+    spine = spine_of(problem, frames).filter(time >= start, time < as_of)
     labels = model.labels(frames).drop(KNOWN_AT, strict=False)
     keys = list(model.keys)
     labelled = spine.join(labels, on=keys, how="semi")
@@ -159,39 +175,35 @@ def training_set(
 
 
 def require_row_by_row(
-    lakehouse: Lakehouse, problem: Problem, start: datetime, as_of: datetime, versions: Versions
+    lakehouse: Lakehouse, problem: Problem, rows: pl.DataFrame, as_of: datetime, versions: Versions
 ) -> None:
-    """Refuse an `on_demand` that gives a row other inputs when it sees fewer rows.
+    """Refuse inputs that depend on which other rows are computed with them.
 
-    Such inputs would differ between training, where all rows are seen, and scoring.
+    Such inputs would differ between training, where all rows are seen, and scoring: a mean over
+    all rows, a rank, the row before. Some rows from all over the training set are computed again
+    alone and in another order.
 
     Args:
         lakehouse: Tables of the environment.
         problem: Its spine, feature tables and `on_demand`.
-        start: First prediction time of the rows that it is tried on.
-        as_of: End of prediction times (exclusive).
-        versions: Delta version to read of each table, else the newest.
+        rows: A training set.
+        as_of: The as-of of the training set.
+        versions: Delta version of each table that it was read from.
 
     Raises:
         UserError: Names the inputs.
     """
     model = problem.model
-    time = nw.col(PREDICTION_TIME)
+    by = [*model.keys, PREDICTION_TIME]
+    some = rows.gather_every(max(1, rows.height // _SAMPLE_ROWS)).reverse()
     frames = prepared(lakehouse, problem, as_of, versions)
-    spine = model.spine(frames).filter(time >= start, time < as_of)
-    spine = spine.sort(PREDICTION_TIME, *model.keys).head(_SAMPLE_ROWS)
-    joined = lakehouse.collect(_with_tables(lakehouse, problem, spine, as_of, versions))
-    everything = joined.with_row_index(_NUMBER)
-    every_other = everything.gather_every(2).reverse()
-
-    def inputs(rows: pl.DataFrame) -> pl.DataFrame:
-        computed = model.on_demand(lakehouse.frame(rows)).select(_NUMBER, *model.features)
-        return lakehouse.collect(computed).sort(_NUMBER)
-
-    of_all = inputs(everything).gather_every(2)
-    of_half = inputs(every_other)
-    moved = [name for name in model.features if not of_all[name].equals(of_half[name])]
+    asked = lakehouse.frame(some.select(by))
+    spine = spine_of(problem, frames).join(asked, on=by, how="semi").sort(by, descending=True)
+    inputs = with_features(lakehouse, problem, spine, as_of, versions).select(*by, *model.features)
+    alone = lakehouse.collect(inputs).sort(by)
+    together = some.sort(by)
+    moved = [name for name in model.features if not alone[name].equals(together[name])]
     if moved:
-        message = f"`on_demand` gives {', '.join(moved)} other values when it sees fewer rows."
+        message = f"{', '.join(moved)}: other values when a row is computed among fewer rows."
         remedy = "Compute an input from its own row; what needs others belongs in a feature table."
         raise UserError(message, remedy)

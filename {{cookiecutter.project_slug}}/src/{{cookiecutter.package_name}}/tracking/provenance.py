@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..core.contract import Source
+import polars as pl
+
+from ..core.contract import PREDICTION_TIME, Model, Source
 from ..core.reading import in_project
 
 # MLflow adds this file beside a model that it fetches through the registry.
@@ -49,6 +51,18 @@ def provenance(project: Path) -> dict[str, str]:
         "lock_sha256": _sha256(lock.read_bytes()) if lock.is_file() else "none",
         "source_sha256": _sha256(b"".join(path.read_bytes() for path in sources)),
     }
+
+
+def data_fingerprint(rows: pl.DataFrame, model: Model) -> str:
+    """What a model learns from or is judged by, as a number of rows and a digest.
+
+    Args:
+        rows: Rows in order, with keys, prediction time, inputs and label.
+        model: Names these columns.
+    """
+    columns = (*model.keys, PREDICTION_TIME, *model.features, model.target.label)
+    hashes = rows.select(list(dict.fromkeys(columns))).hash_rows().to_numpy()
+    return f"{rows.height} rows {_sha256(hashes.tobytes())[:16]}"
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:

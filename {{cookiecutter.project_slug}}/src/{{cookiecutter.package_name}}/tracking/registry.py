@@ -23,11 +23,10 @@ from ..core.errors import UserError
 from ..core.settings import MlflowSettings
 from ..modeling import pyfunc, stored
 from .provenance import artifact_digest
+from .signing import ARTIFACT_DIGEST, SIGNATURE, TRAINING_ID, Signer
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-TRAINING_ID = "training_id"
-ARTIFACT_DIGEST = "artifact_digest"
 PROFILE = "profile.parquet"
 HOLDOUT = "holdout.parquet"
 _SQLITE = "sqlite:///"
@@ -40,6 +39,7 @@ class Registry:
     """The tracking server and the registered model of an environment."""
 
     settings: MlflowSettings
+    signer: Signer
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -126,12 +126,16 @@ class Registry:
             self.client.update_model_version(self.settings.model, number, description)
 
     def download(self, number: str) -> Path:
-        """Local copy of a version's files, all of them checked against its registration.
+        """Local copy of a version's files, all of them checked against its signed registration.
 
         Raises:
-            UserError: The files are gone, or are not those that were registered.
+            UserError: The registration was changed, or the files are gone or not those that were
+                registered.
         """
         version = self.version(number)
+        if wrong := self.signer.objection(self.settings.model, version.run_id, version.tags):
+            remedy = "Train another; in production roll back. What signs: `mlflow.signing_key`."
+            raise UserError(f"Version {number} {wrong}.", remedy)
         try:
             folder = Path(mlflow.artifacts.download_artifacts(version.source))
         except (MlflowException, OSError) as error:
@@ -202,12 +206,13 @@ class Registry:
     ) -> ModelVersion:
         """Create a version with all its tags in one call: it is there whole or not at all."""
         folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-        digest = {ARTIFACT_DIGEST: artifact_digest(folder)}
+        claims = {**tags, ARTIFACT_DIGEST: artifact_digest(folder)}
+        signature = self.signer.sign(self.settings.model, run_id, claims)
         return self.client.create_model_version(
             self.settings.model,
             model_uri,
             run_id,
-            {**tags, "stage": "None", **digest},
+            {**claims, "stage": "None", SIGNATURE: signature},
             description=description,
             model_id=model_uri.removeprefix("models:/"),
         )

@@ -28,7 +28,7 @@ def write_documents(folder: Path, training: Training, problem: Problem, name: st
     model, holdout = problem.model, training.holdout
     predicted = training.estimator.predict(holdout)
     calibrated = calibration(holdout[model.target.label].to_numpy(), predicted, model.target)
-    contributions = _contributions(training.estimator, holdout, training.seed)
+    contributions = _contributions(training.estimator, holdout, training.recipe.seed)
     charts = _charts(training, model, calibrated, contributions, pages.WIDE)
     narrow = _charts(training, model, calibrated, contributions, pages.NARROW)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,19 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from ..core.console import bar
-from ..core.contract import Estimator, Learner, Model, Report, Task
+from ..core.contract import Estimator, Learner, Model, Report
 from ..core.settings import Settings
+from ..modeling.recipe import Recipe, follow, task_of
 
 _REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """An estimator, the parameters that it was fit with, and its loss on the validation rows."""
+    """An estimator, how it was fit, and its loss on the validation rows."""
 
     estimator: Estimator
-    parameters: dict[str, Any]
+    recipe: Recipe
     loss: float
 
 
@@ -46,38 +47,24 @@ def fit(
         study_name: Identity of this training; a study of that name is resumed.
         journal: File that remembers finished trials.
     """
-    task = task_of(model, settings, train)
-    best: dict[str, Any] = {}
+    budget = settings.training
+    recipe = Recipe(
+        fixed=dict(model.params),
+        searched={},
+        seed=settings.seed,
+        rounds=budget.rounds,
+        patience=budget.early_stopping_rounds,
+    )
     if model.search_space is not None:
-        size = min(settings.training.tuning_rows, train.height)
-        sample = train.sample(size, seed=settings.seed)
+        sample = train.sample(min(budget.tuning_rows, train.height), seed=settings.seed)
+        task = task_of(model, train, recipe, settings.threads)
         objective = _objective(
             model.estimator.learner(sample, validation, task), model.search_space
         )
-        best = _search(objective, study_name, journal, settings.training.trials, settings.seed)
-    learn = model.estimator.learner(train, validation, task)
-    estimator, loss = learn(best, _unheard)
-    return Fitted(estimator, {**model.params, **best}, loss)
-
-
-def task_of(model: Model, settings: Settings, train: pl.DataFrame) -> Task:
-    """What the model is to learn; the known values of its categories come from the rows."""
-    categories = {
-        name: train[name].drop_nulls().unique().sort().to_list() for name in model.categorical
-    }
-    return Task(
-        label=model.target.label,
-        kind=model.target.kind,
-        classes=len(model.target.classes),
-        features=model.features,
-        categories=categories,
-        monotone=model.monotone,
-        parameters=model.params,
-        seed=settings.seed,
-        threads=settings.threads,
-        rounds=settings.training.rounds,
-        patience=settings.training.early_stopping_rounds,
-    )
+        best = _search(objective, study_name, journal, budget.trials, settings.seed)
+        recipe = replace(recipe, searched=best)
+    estimator, loss = follow(recipe, model, train, validation, settings.threads)
+    return Fitted(estimator, recipe, loss)
 
 
 def _objective(
@@ -140,7 +127,3 @@ def _pruning(trial: optuna.Trial) -> Report:
             raise optuna.TrialPruned
 
     return report
-
-
-def _unheard(step: int, loss: float) -> None:
-    """Nobody follows the last fit."""

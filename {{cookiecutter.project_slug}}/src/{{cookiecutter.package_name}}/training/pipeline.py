@@ -53,8 +53,8 @@ def train(context: Context, as_of: datetime) -> Trained:
 
     windows = windows_of(context.problem, as_of, settings.training)
     with step("training set") as notes:
-        require_row_by_row(context.lakehouse, context.problem, windows[0].start, as_of, versions)
         rows = training_set(context.lakehouse, context.problem, windows[0].start, as_of, versions)
+        require_row_by_row(context.lakehouse, context.problem, rows, as_of, versions)
         parts = split(rows, windows, context.problem)
         require_enough(parts, windows, context.problem, settings.training.min_rows)
         notes.append(f"{rows.height:,} rows, {len(model.features)} features")
@@ -82,10 +82,9 @@ def train(context: Context, as_of: datetime) -> Trained:
             windows=windows,
             versions=versions,
             code=code,
-            seed=settings.seed,
             parts=parts,
             estimator=fitted.estimator,
-            parameters=fitted.parameters,
+            recipe=fitted.recipe,
             results=results,
         )
         version = register(context, training, page)

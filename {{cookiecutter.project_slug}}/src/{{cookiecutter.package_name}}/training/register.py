@@ -15,18 +15,20 @@ import pandas as pd
 import polars as pl
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from ..context import Context
 from ..core.contract import PREDICTION_TIME, Estimator, Model, Problem
 from ..modeling import stored
 from ..modeling.profile import profile, save
 from ..modeling.pyfunc import ESTIMATOR
+from ..modeling.recipe import Recipe
 from ..modeling.scores import with_scores
+from ..modeling.signature import signature
 from ..modeling.split import Parts, Windows, judged_on
 from ..reporting import pages
-from ..tracking.registry import HOLDOUT, PROFILE, TRAINING_ID
+from ..tracking.provenance import data_fingerprint
+from ..tracking.registry import HOLDOUT, PROFILE
+from ..tracking.signing import TRAINING_ID
 from .documents import REPORT, write_documents
 
 _EXAMPLE_ROWS = 3
@@ -41,10 +43,9 @@ class Training:
     windows: Windows
     versions: Mapping[str, int | None]  # Delta version of each input table
     code: Mapping[str, str]  # as `provenance.provenance`
-    seed: int
     parts: Parts  # the training set
     estimator: Estimator
-    parameters: Mapping[str, Any]  # of the estimator
+    recipe: Recipe  # how it was fit
     results: pl.DataFrame  # as `evaluation.compare`: on the holdout, against the baseline
 
     @property
@@ -82,7 +83,7 @@ def register(context: Context, training: Training, page: Path) -> str:
             _files(Path(scratch), training, model),
             packages=training.estimator.packages,
             example=_example(training, model),
-            signature=_signature(training.estimator, model),
+            signature=signature(model),
         )
         summary = _summary(training, context.problem)
         return str(registry.register(model_uri, run, tags, summary).version)
@@ -90,8 +91,9 @@ def register(context: Context, training: Training, page: Path) -> str:
 
 def _tags(training: Training, model: Model) -> dict[str, str]:
     """What a version says of its origin."""
-    bounds = {}
+    bounds, fingerprints = {}, {}
     for window in training.windows:
+        fingerprints[window.name] = data_fingerprint(getattr(training.parts, window.name), model)
         bounds[f"{window.name}_start"] = window.start.isoformat()
         bounds[f"{window.name}_end"] = window.end.isoformat()
     return {
@@ -99,13 +101,15 @@ def _tags(training: Training, model: Model) -> dict[str, str]:
         "as_of": training.as_of.isoformat(),
         "target": model.target.label,
         "data_versions": json.dumps(dict(training.versions)),
+        "data_fingerprint": json.dumps(fingerprints),
+        "recipe": training.recipe.to_json(),
         **bounds,
         **training.code,
     }
 
 
 def _log_figures(training: Training) -> None:
-    mlflow.log_params({"seed": training.seed, **training.parameters})
+    mlflow.log_params({"seed": training.recipe.seed, **training.recipe.parameters})
     figures = {}
     for row in training.overall:
         figures[row["metric"]] = row["value"]
@@ -154,20 +158,6 @@ def _example(training: Training, model: Model) -> pd.DataFrame:
         typed = column if name in model.categorical else column.cast(pl.Float64)
         columns[name] = typed.to_numpy()
     return pd.DataFrame(columns)
-
-
-def _signature(estimator: Estimator, model: Model) -> ModelSignature:
-    """Inputs by name; one score, or a named one for each class."""
-    texts = estimator.categories
-    inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(DataType.string if name in texts else DataType.double, name)
-        for name in estimator.features
-    ]
-    names = model.target.scores
-    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.double, name) for name in names]
-    if len(names) == 1:
-        outputs = [ColSpec(DataType.double)]
-    return ModelSignature(Schema(inputs), Schema(outputs))
 
 
 def _summary(training: Training, problem: Problem) -> str:

@@ -21,7 +21,8 @@ from {{cookiecutter.package_name}}.modeling.profile import profile, save
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.measurements import record
-from {{cookiecutter.package_name}}.tracking.registry import HOLDOUT, PROFILE, TRAINING_ID
+from {{cookiecutter.package_name}}.tracking.registry import HOLDOUT, PROFILE
+from {{cookiecutter.package_name}}.tracking.signing import TRAINING_ID
 
 from tests.conftest import within
 
