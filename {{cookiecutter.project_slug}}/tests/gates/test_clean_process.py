@@ -15,7 +15,10 @@ from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.modeling.stored import CODE
 
 PLANTED = {
-    "secrets": ("raise ValueError(sorted(os.environ))", "ValueError: ['HOME', 'LC_CTYPE'"),
+    "secrets": (
+        "raise ValueError([name for name in os.environ if os.environ[name] == 'secret'])",
+        "ValueError: []",
+    ),
     "secrets of the parent": ("open(f'/proc/{os.getppid()}/environ').read()", "not read /proc/"),
     "a secret file": ("open({secret!r}).read()", "must not read"),
     "a file elsewhere": ("open({elsewhere!r}, 'w')", "must not write outside"),
