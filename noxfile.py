@@ -152,6 +152,12 @@ def endurance(session: nox.Session) -> None:
 
 
 @nox.session
+def intervals(session: nox.Session) -> None:
+    """Test by simulation, in demo/, that the default project's 95 % intervals hold."""
+    in_demo(session, "intervals")
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Test the default project's pages in a headless browser, in demo/ (needs Chromium)."""
     in_demo(session, "browser")

@@ -187,6 +187,13 @@ def endurance(session: nox.Session) -> None:
 
 
 @nox.session
+def intervals(session: nox.Session) -> None:
+    """Test by simulation that 95 % intervals hold in about 95 %, also where days are few."""
+    prepare(session, "test")
+    session.run("python", "benchmarks/intervals.py", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Test the pages in a headless browser (needs Chromium or Chrome)."""
     program = require_chromium(session)

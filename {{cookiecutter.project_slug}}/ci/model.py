@@ -31,7 +31,6 @@ ENVIRONMENT = "test"
 PREDICTED = "prediction"
 # Before the windows: what the longest feature window looks back.
 _FIRST_DAYS = 10
-_RESAMPLES = 500
 
 
 def main(arguments: list[str]) -> None:
@@ -86,16 +85,14 @@ def judge_files(context: Context, folder: Path) -> None:
     except OSError as error:
         raise CiError(f"No scores to compare: {error}") from None
     settings = context.settings
-    comparison = judge(head, base, context.problem.model, settings.deployment.margin, settings.seed)
+    comparison = judge(head, base, context.problem.model, settings.deployment.margin)
     (folder / "comparison.json").write_text(json.dumps(comparison, indent=1), encoding="utf-8")
     append_to("GITHUB_STEP_SUMMARY", comparison["sentence"])
     if comparison["verdict"] == "worse":
         raise CiError(comparison["sentence"])
 
 
-def judge(
-    head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float, seed: int
-) -> dict[str, Any]:
+def judge(head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float) -> dict[str, Any]:
     """Measure both on the rows that both scored; see `compare` for the intervals.
 
     A merge is stopped only by a loss that is both sure and larger than the margin: the sample is
@@ -107,7 +104,6 @@ def judge(
         base: The same by the code of the target branch.
         model: Keys, metrics and slices.
         margin: Share of the target branch's metric that may be lost.
-        seed: Of the bootstrap.
 
     Returns:
         verdict (better, alike, worse), sentence, method, rows, and per metric head, base and gain,
@@ -122,8 +118,8 @@ def judge(
     if rows.is_empty():
         raise CiError("The branches scored no row in common: keys or prediction times changed.")
     ours, theirs = rows[PREDICTED].to_numpy(), rows["_base"].to_numpy()
-    forth = compare(rows, ours, theirs, model, _RESAMPLES, seed).filter(slice="").rows(named=True)
-    back = compare(rows, theirs, ours, model, _RESAMPLES, seed).filter(slice="").rows(named=True)
+    forth = compare(rows, ours, theirs, model).filter(slice="").rows(named=True)
+    back = compare(rows, theirs, ours, model).filter(slice="").rows(named=True)
     metrics = [
         {
             "metric": head_row["metric"],
@@ -153,7 +149,7 @@ def judge(
         ),
         "method": (
             f"Both trained in this run on the same sample, judged on {rows.height:,} later rows; "
-            "95 % intervals by drawing whole days. "
+            "95 % intervals by leaving out whole days. "
             f"Worse means: surely, and by more than {margin:.0%} of the target branch's value."
         ),
         "rows": rows.height,

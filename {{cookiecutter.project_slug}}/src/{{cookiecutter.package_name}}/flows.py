@@ -405,7 +405,7 @@ def replay(
     windows = list(due(context, None, moments[-1]))
     measured = measure_policies(context, windows, scheduled)
     metric = context.problem.model.target.metrics[0].name
-    backtested = Backtested(metric, mean_gains(measured, context.settings.seed))
+    backtested = Backtested(metric, mean_gains(measured))
     tell(backtested)
     dashboard(context, tell=tell)
     return backtested

@@ -182,7 +182,7 @@ def test_the_verdict_follows_the_gain(
 ) -> None:
     head = scored.with_columns(prediction=prediction)
     # the base's rows in another order, and some that head does not have
-    found = model.judge(head.head(500), scored.reverse(), toy.model, 0.01, 0)
+    found = model.judge(head.head(500), scored.reverse(), toy.model, 0.01)
     assert (found["verdict"], found["rows"]) == (verdict, 500)
     first = found["metrics"][0]
     assert first["head"][0] - first["base"][0] == pytest.approx(-first["gain"][0])
@@ -195,13 +195,13 @@ def test_the_verdict_follows_the_gain(
 
 def test_a_loss_within_the_margin_stops_nothing(toy: Problem, scored: pl.DataFrame) -> None:
     slightly = scored.with_columns(pl.col("prediction") * 0.999 + 0.0005)
-    assert model.judge(slightly, scored, toy.model, 0.01, 0)["verdict"] == "alike"
-    assert model.judge(slightly, scored, toy.model, 0.0, 0)["verdict"] == "worse"
+    assert model.judge(slightly, scored, toy.model, 0.01)["verdict"] == "alike"
+    assert model.judge(slightly, scored, toy.model, 0.0)["verdict"] == "worse"
 
 
 def test_rows_of_other_keys_cannot_be_compared(toy: Problem, scored: pl.DataFrame) -> None:
     with pytest.raises(CiError, match="no row in common"):
-        model.judge(scored, scored.with_columns(pl.col("order") + 1000), toy.model, 0.01, 0)
+        model.judge(scored, scored.with_columns(pl.col("order") + 1000), toy.model, 0.01)
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["score"], ["compare", "nowhere"]])

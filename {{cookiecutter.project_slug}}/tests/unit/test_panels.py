@@ -145,10 +145,10 @@ def test_gains_do_not_hang_on_the_order_of_rows() -> None:
             "gain": [0.01 * (number % 4) for number in range(15)],
         }
     )
-    gains = mean_gains(rows, 0)
+    gains = mean_gains(rows)
     assert [name for name, *_ in gains] == [NEVER, SCHEDULE, DRIFT]
-    assert mean_gains(rows.sort("subject", "value"), 0) == gains
-    assert mean_gains(rows.head(0), 0) == []
+    assert mean_gains(rows.sort("subject", "value")) == gains
+    assert mean_gains(rows.head(0)) == []
 
 
 def test_both_distributions_of_a_column_hold_all_rows() -> None:

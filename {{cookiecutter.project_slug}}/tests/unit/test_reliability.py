@@ -49,7 +49,7 @@ def model(toy: Problem) -> Model:
 
 def measured(rows: pl.DataFrame, scores: Array, model: Model) -> dict[str, tuple[float, float]]:
     guess = np.full(ROWS, rows["paid"].to_numpy().mean())
-    found = reliability(rows, scores, guess, model, 200, 0)
+    found = reliability(rows, scores, guess, model)
     return {row["metric"]: (row["lower"], row["upper"]) for row in found.iter_rows(named=True)}
 
 

@@ -151,3 +151,11 @@ def test_the_page_of_settings_is_current() -> None:
     listed = [line for line in page.splitlines() if line.startswith("| `")]
     current = [f"| `{key}` | `{default}` | {text} |" for key, default, text in described()]
     assert listed == current
+
+
+def test_a_setting_of_an_earlier_version_has_no_effect(project: Path) -> None:
+    with (project / "conf" / "test.yml").open("a", encoding="utf-8") as file:
+        file.write("\ntraining:\n  bootstrap_resamples: 200\n  trials: 3\n")
+    training = load_settings("test", project).training
+    assert training.trials == 3
+    assert not hasattr(training, "bootstrap_resamples")

@@ -29,7 +29,6 @@ BUDGET = TrainingSettings(
     tuning_rows=200,
     rounds=25,
     early_stopping_rounds=5,
-    bootstrap_resamples=20,
 )
 days = st.integers(1, 400)
 

@@ -136,13 +136,14 @@ class Metric:
     """A measure of predictions; `modeling.metrics` has a library of them.
 
     `score` takes labels, shape (rows,), predictions, shape (rows,) or (rows, classes), and weights,
-    shape (..., rows): how often a bootstrap drew each row. It gives a value per draw, shape (...).
+    shape (..., rows): 0 for what an interval leaves out. It gives a value for each, shape (...).
     """
 
     name: str
     score: Score
     higher_is_better: bool
     too_good: float | None = None  # a better value cannot be: it is taken for a leak
+    has_best: bool = True  # the best loss is 0, the best score 1
     guards: bool | None = None  # no version may surely be worse by it; None: where it is proper
 
     @property

@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 from pydantic_settings import (
     BaseSettings,
@@ -40,6 +40,14 @@ _Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    retired: ClassVar[tuple[str, ...]] = ()  # settings of earlier versions: taken, without effect
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {key: value for key, value in given.items() if key not in cls.retired}
 
 
 class LakehouseSettings(_Section):
@@ -74,6 +82,8 @@ class TrainingSettings(_Section):
     The windows end at the as-of: train, then validation, then holdout.
     """
 
+    retired = ("bootstrap_resamples",)
+
     train_days: _Days = 365
     """Days to learn from; fewer where the data begin later."""
     validation_days: _Days = 30
@@ -90,8 +100,6 @@ class TrainingSettings(_Section):
     """Rounds of an iterative fit, at most."""
     early_stopping_rounds: _Count = 30
     """Rounds without progress on the validation rows before a fit stops."""
-    bootstrap_resamples: Annotated[int, Field(ge=20, le=100_000)] = 200
-    """Draws behind each interval."""
 
 
 class DeploymentSettings(_Section):

@@ -86,8 +86,7 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     else:
         reference = group_means(parts.train, holdout, model)
 
-    resamples = settings.training.bootstrap_resamples
-    results = compare(holdout, predicted, reference, model, resamples, settings.seed)
+    results = compare(holdout, predicted, reference, model)
     judged = judge(results, settings.deployment, guards(model.target))
     page = settings.reports / f"comparison_{challenger}_{champion or 'baseline'}.html"
     done = Comparison(challenger, champion, results, objections(judged), mine.versions, page)

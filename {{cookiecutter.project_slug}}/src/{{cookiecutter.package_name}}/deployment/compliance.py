@@ -132,9 +132,8 @@ class Candidate:
     @cached_property
     def results(self) -> pl.DataFrame:
         """Metrics on its holdout against the baseline, recomputed."""
-        model, settings = self.context.problem.model, self.context.settings
-        resamples = settings.training.bootstrap_resamples
-        return compare(self.holdout, self.predicted, self.guess, model, resamples, settings.seed)
+        model = self.context.problem.model
+        return compare(self.holdout, self.predicted, self.guess, model)
 
 
 def check(context: Context, number: str, who: str) -> dict[str, str]:
@@ -426,18 +425,11 @@ def _proper_scores(candidate: Candidate) -> str:
 
 def _calibrated(candidate: Candidate) -> str:
     """What it foretells happens as often as it says."""
-    settings, model = candidate.context.settings, candidate.context.problem.model
+    model = candidate.context.problem.model
     if not model.target.calibrated:
         return ""
-    measured = reliability(
-        candidate.holdout,
-        candidate.predicted,
-        candidate.guess,
-        model,
-        settings.training.bootstrap_resamples,
-        settings.seed,
-    )
-    allowed = settings.deployment
+    measured = reliability(candidate.holdout, candidate.predicted, candidate.guess, model)
+    allowed = candidate.context.settings.deployment
     for found in measured.iter_rows(named=True):
         if found["metric"] == BIAS.name:
             if found["gain"] < -allowed.max_bias and found["gain_upper"] < 0:

@@ -1,7 +1,7 @@
-"""Measures of predictions, weighted, so that one call serves all draws of a bootstrap.
+"""Measures of predictions, weighted, so that one call serves all days that an interval leaves out.
 
 Each takes labels, shape (rows,), predictions, shape (rows,) or (rows, classes), and weights, shape
-(..., rows), and gives a value per draw, shape (...). Labels of classes are their codes 0, 1, ...
+(..., rows), and gives a value for each, shape (...). Labels of classes are their codes 0, 1, ...
 At the end stand the metrics that a target picks from.
 """
 
@@ -54,7 +54,7 @@ def brier(label: Array, prediction: Array, weights: Array) -> Array:
 def macro_roc_auc(label: Array, prediction: Array, weights: Array) -> Array:
     """Mean over classes of the ROC AUC of one class against the rest, each class counting equally.
 
-    A class that no row of a draw shows makes the draw's value NaN.
+    A class that no row shows, weights considered, makes the value NaN.
     """
     areas = [
         roc_auc((label == code).astype(np.float64), prediction[:, code], weights)

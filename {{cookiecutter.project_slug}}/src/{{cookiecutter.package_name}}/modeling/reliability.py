@@ -56,23 +56,18 @@ def bias(label: Array, prediction: Array, weights: Array) -> Array:
     return np.asarray(apart.max(-1))
 
 
-SLOPE = Metric("calibration_slope", slope, higher_is_better=True, too_good=np.inf)
-BIAS = Metric("calibration_bias", bias, higher_is_better=False, too_good=-np.inf)
+SLOPE = Metric("calibration_slope", slope, higher_is_better=True, has_best=False)
+BIAS = Metric("calibration_bias", bias, higher_is_better=False, has_best=False)
 
 
 def reliability(
-    rows: pl.DataFrame,
-    predicted: Array,
-    reference: Array,
-    model: Model,
-    resamples: int,
-    seed: int,
+    rows: pl.DataFrame, predicted: Array, reference: Array, model: Model
 ) -> pl.DataFrame:
     """Slope and bias with intervals, on all rows; arguments and result as of `compare`."""
     metrics = (SLOPE, BIAS) if np.ptp(predicted, axis=0).any() else (BIAS,)
     target = replace(model.target, metrics=metrics)
     asked = replace(model, target=target, slices=())
-    return compare(rows, predicted, reference, asked, resamples, seed)
+    return compare(rows, predicted, reference, asked)
 
 
 def worse_guards(results: pl.DataFrame, target: Target, margin: float) -> list[str]:

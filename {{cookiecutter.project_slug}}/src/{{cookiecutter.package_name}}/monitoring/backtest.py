@@ -52,8 +52,7 @@ def measure_policies(
             DRIFT: scores_of(rows, target),
         }
         for policy, scores in policies.items():
-            resamples = settings.training.bootstrap_resamples
-            measured = compare(rows, scores, never, model, resamples, settings.seed)
+            measured = compare(rows, scores, never, model)
             record(context.lakehouse, measured, BACKTEST, policy, window.start, window.end)
             where = {"window_start": window.start, "window_end": window.end}
             found.append(measured.with_columns(subject=pl.lit(policy), **where))

@@ -9,8 +9,8 @@ import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import Metric
-from ..modeling.evaluation import compare, estimate, shows_all_classes
+from ..core.contract import PREDICTION_TIME, Metric
+from ..modeling.evaluation import can_be_judged, clusters, compare, estimate
 from ..modeling.scores import scores_of
 from ..store.tables import MEASUREMENTS
 from ..tracking.registry import HOLDOUT
@@ -41,7 +41,7 @@ def measure_performance(
     best_end = pl.col("upper") if first.higher_is_better else pl.col("lower")
     room = best_end - worst if first.higher_is_better else worst - best_end
     status = (
-        pl.when(room.is_null())
+        pl.when(room.fill_nan(None).is_null())
         .then(pl.lit("unknown"))
         .when(room < 0)
         .then(pl.lit("violated"))
@@ -60,12 +60,12 @@ def _measured(context: Context, rows: pl.DataFrame) -> list[Found]:
     labelled = rows.drop_nulls("label").rename({"label": model.target.label})
     label = labelled[model.target.label].to_numpy()
     enough = labelled.height >= settings.monitoring.min_rows
-    if not enough or not shows_all_classes(label, model.target):
+    cluster = clusters(labelled[PREDICTION_TIME])
+    if not enough or not can_be_judged(label, cluster, model.target):
         return [{"metric": first.name, "rows": labelled.height}]
     scores = scores_of(labelled, model.target)
     whole = replace(model, slices=())
-    resamples = settings.training.bootstrap_resamples
-    overall = compare(labelled, scores, scores, whole, resamples, settings.seed)
+    overall = compare(labelled, scores, scores, whole)
     return overall.select("metric", "rows", *_BOUNDS).rows(named=True)
 
 
@@ -80,8 +80,7 @@ def _estimated(context: Context, rows: pl.DataFrame, folder: Path) -> Found:
         return found
     holdout = pl.read_parquet(folder / HOLDOUT)
     scores = scores_of(rows, model.target)
-    resamples = settings.training.bootstrap_resamples
-    values = estimate(holdout, scores, model, resamples, settings.seed)
+    values = estimate(holdout, scores, model)
     return found | dict(zip(_BOUNDS, values, strict=True))
 
 

@@ -131,7 +131,7 @@ def _page(context: Context, metrics: pl.DataFrame, reports: str) -> str:
         performance=panels.performance(measured, metric),
         figures=measured.filter(pl.col("metric") == metric).rows(named=True),
         policies=panels.policies(policies, metric),
-        gains=mean_gains(policies, settings.seed),
+        gains=mean_gains(policies),
         ends=ends,
         heat=heat,
         strongest=_STRONGEST,

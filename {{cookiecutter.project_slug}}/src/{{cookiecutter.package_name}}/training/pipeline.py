@@ -69,8 +69,6 @@ def train(context: Context, as_of: datetime) -> Trained:
             fitted.estimator.predict(parts.holdout),
             group_means(parts.train, parts.holdout, model),
             model,
-            settings.training.bootstrap_resamples,
-            settings.seed,
         )
         judged = windows[-1]
         record(context.lakehouse, results, PRODUCER, training_id, judged.start, judged.end)
