@@ -135,7 +135,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def spark(session: nox.Session) -> None:
-    """Test the default project's features on Spark, in demo/ (needs Java 17)."""
+    """Test the default project's loop on Spark, in demo/ (needs Java 17 and Maven)."""
     in_demo(session, "spark")
 
 

@@ -4,6 +4,7 @@ Sessions run on the Python that runs nox (`--force-python 3.12` chooses another)
 hash-locked requirements of their purpose, not the project: `src` is on the path instead.
 """
 
+import json
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ LOCKS = {
     "bootstrap": ("bootstrap.in",),
 }
 OLDEST_JAVA = 17
+DELTA = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 SCHEMAS = {
     "github-workflows": "workflows/*.yml",
@@ -165,10 +167,31 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def spark(session: nox.Session) -> None:
-    """Test that Spark computes the same features as polars (needs Java 17 or later)."""
+    """Test that the loop is the same on Spark as on polars (needs Java 17 or later, and Maven)."""
     require_java(session)
+    jars = delta_jars(session)
     prepare(session, "spark")
-    session.run("pytest", "tests/spark", *session.posargs)
+    options = {
+        "spark.jars": jars,
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        # Rows are few: what pays on many is switched off.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.databricks.delta.snapshotPartitions": "1",
+        "spark.default.parallelism": "1",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.ui.enabled": "false",
+    }
+    env = {
+        "LC_ALL": "C.UTF-8",  # Java's names of files
+        f"{PACKAGE.upper()}_SPARK__MASTER": "local[2]",
+        f"{PACKAGE.upper()}_SPARK__OPTIONS": json.dumps(options),
+    }
+    session.run("pytest", "tests/spark", *session.posargs, env=env)
 
 
 @nox.session
@@ -273,6 +296,22 @@ def require_java(session: nox.Session) -> None:
     found = re.search(r'version "(?:1\.)?(\d+)', said)
     if found is None or int(found[1]) < OLDEST_JAVA:
         session.error(f"{advice}; {java} is Java {found[1] if found else 'of no known version'}.")
+
+
+def delta_jars(session: nox.Session) -> str:
+    """Paths of Delta's jars, which Maven fetches once; stop with advice if there is no Maven."""
+    folder = Path(session.cache_dir).resolve() / "delta"
+    jars = [folder / f"{name.split(':')[1]}-{name.split(':')[2]}.jar" for name in DELTA]
+    if not all(jar.exists() for jar in jars):
+        if shutil.which("mvn") is None:
+            session.error(
+                "Maven is needed to fetch Delta's jars (Debian and Ubuntu: apt-get install maven); "
+                "no mvn was found."
+            )
+        for name in DELTA:
+            command = ("mvn", "--quiet", "--batch-mode", "dependency:copy", f"-Dartifact={name}")
+            session.run(*command, f"-DoutputDirectory={folder}", external=True)
+    return ",".join(map(str, jars))
 
 
 def require_postgres(session: nox.Session) -> str:

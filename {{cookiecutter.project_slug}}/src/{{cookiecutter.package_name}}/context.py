@@ -28,9 +28,11 @@ class Context:
     @cached_property
     def lakehouse(self) -> Lakehouse:
         """Its tables; whoever only looks up features does without."""
+        from .store.engines import open_engine
         from .store.lakehouse import Lakehouse
 
-        return Lakehouse(**self.settings.lakehouse.model_dump())
+        where = self.settings.lakehouse
+        return Lakehouse(where.root, where.mounts, open_engine(self.settings))
 
     @cached_property
     def online(self) -> Backend:

@@ -98,10 +98,14 @@ def versions(context: Context) -> list[int | None]:
     return [context.lakehouse.version(table) for table in SCORED]
 
 
+def spine_of(context: Context, requests: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+    return context.lakehouse.collect(next(batch.spines(context, [requests], as_of)))
+
+
 def asked(context: Context, as_of: datetime, since: datetime, until: datetime) -> pl.DataFrame:
     """Prepared rows that ask for a prediction in an interval of time, as a file would hold them."""
     schedule = rows(context, tables.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
-    spine = next(batch.spines(context, [schedule], as_of))
+    spine = spine_of(context, schedule, as_of)
     inside = spine.filter(pl.col(PREDICTION_TIME).is_between(since, until, closed="right"))
     return schedule.join(inside, on=list(MODEL.keys), how="semi")
 
@@ -134,13 +138,12 @@ def test_nothing_after_the_prediction_time_is_seen(
     # given a request, and features that became available as it is scored or right after
     built = [tables.features(feature) for feature in PROBLEM.feature_tables]
     honest, other = opened("honest"), opened("planted", *built)
-    spine = next(
-        batch.spines(other, [asked(other, as_of, as_of - timedelta(hours=4), as_of)], as_of)
-    ).head(1)
+    requests = asked(other, as_of, as_of - timedelta(hours=4), as_of)
+    spine = spine_of(other, requests, as_of).head(1)
     plant(other, spine, spine[PREDICTION_TIME].item() + after)
     # when both are scored
     for context in (honest, other):
-        batch.predict(context, as_of, [spine])
+        batch.predict(context, as_of, [context.lakehouse.frame(spine)])
     # then only what was available made a difference
     same = inputs(honest).equals(inputs(other))
     assert same == (after > timedelta(0))
@@ -154,10 +157,10 @@ def test_nothing_after_the_as_of_is_seen(
     built = [tables.features(feature) for feature in PROBLEM.feature_tables]
     honest, other = opened("honest"), opened("planted", *built)
     tomorrow = asked(other, as_of, as_of + timedelta(hours=12), as_of + timedelta(days=1)).head(1)
-    spine = next(batch.spines(honest, [tomorrow], as_of))
+    spine = spine_of(honest, tomorrow, as_of)
     plant(other, spine, as_of + after)
     for context in (honest, other):
-        batch.predict(context, as_of, [spine])
+        batch.predict(context, as_of, [context.lakehouse.frame(spine)])
     same = inputs(honest).equals(inputs(other))
     assert same == (after > timedelta(0))
 

@@ -153,7 +153,8 @@ def test_a_database_is_scored_like_the_tables(
     table, keys = tables.prepared(PROBLEM.scored), list(PROBLEM.model.keys)
     rows = home.lakehouse.read(table).select(*PROBLEM.scored.prepared)
     last_day = pl.col(PREDICTION_TIME).is_between(as_of - timedelta(days=1), as_of, closed="right")
-    asked = next(batch.spines(home, [rows], as_of)).filter(last_day)
+    spine = next(batch.spines(home, [rows], as_of))
+    asked = home.lakehouse.collect(spine).filter(last_day)
     store(uri, rows.join(asked, on=keys, how="semi"))
     # when the tables and the database are scored by the command line
     monkeypatch.chdir(home.settings.project)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,23 +29,6 @@ from tests.parcels import PROBLEM
 Both = dict[str, tuple[Frame, Frame]]
 BEGINS = {"spring": datetime(2024, 2, 20, tzinfo=UTC), "autumn": datetime(2024, 10, 20, tzinfo=UTC)}
 ROWS, DAYS = 1_500, 30
-
-
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    builder = SparkSession.builder.master("local[2]").appName("parity")
-    options = {
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-        "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": "2",
-        "spark.ui.enabled": "false",
-    }
-    session = builder.config(map=options).getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
 
 
 def random_rows(source: Source, begin: datetime, seed: int) -> pl.DataFrame:

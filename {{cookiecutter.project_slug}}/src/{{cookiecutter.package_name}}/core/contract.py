@@ -198,6 +198,14 @@ class Target:
             return tuple(f"probability_{name}" for name in self.classes)
         return (PREDICTION,)
 
+    @property
+    def said(self) -> Schema:
+        """Columns of a prediction: `scores`, and of several classes the most probable."""
+        columns: dict[str, IntoDType] = dict.fromkeys(self.scores, nw.Float64)
+        if PREDICTION not in columns:
+            columns[PREDICTION] = nw.String
+        return columns
+
 
 @dataclass(frozen=True)
 class Task:

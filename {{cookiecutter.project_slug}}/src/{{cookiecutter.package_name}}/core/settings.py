@@ -61,6 +61,17 @@ class LakehouseSettings(_Section):
     """Credentials and the like, as Delta's Rust library has them."""
 
 
+class SparkSettings(_Section):
+    """The session of `engine: spark`; where one is active already, that one is taken."""
+
+    master: _Text | None = "local[*]"
+    """Cluster that a session is started on; null: as Spark's own configuration says."""
+    remote: _Text | None = None
+    """Spark Connect server (`sc://host:port`) that a session is opened on instead."""
+    options: dict[str, str] = {}
+    """Spark's settings, such as `spark.jars` with Delta's or `spark.driver.memory`."""
+
+
 class MlflowSettings(_Section):
     """Where runs and model versions are recorded."""
 
@@ -228,6 +239,9 @@ class Settings(BaseSettings):
     """Seed of every draw."""
     threads: Annotated[int, Field(ge=0, le=1_024)] = 0
     """Threads of a fit; 0: all cores."""
+    engine: Literal["polars", "spark"] = "polars"
+    """What computes: polars in this process, or Spark on a cluster."""
+    spark: SparkSettings = SparkSettings()
     lakehouse: LakehouseSettings
     mlflow: MlflowSettings
     training: TrainingSettings = TrainingSettings()

@@ -15,7 +15,7 @@ import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, PREDICTION_TIME, ROW, Table, polars_schema
+from ..core.contract import KNOWN_AT, PREDICTION_TIME, ROW, Frame, Table
 from ..core.errors import UserError
 from ..store import tables
 from ..store.point_in_time import prepared, spine_of
@@ -28,6 +28,9 @@ _SINKS: dict[str, Callable[..., object]] = {
     ".csv": pl.LazyFrame.sink_csv,
 }
 
+_HOUR, _ROWS = "hour", "rows"
+_PART_ROWS = 100_000
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -37,8 +40,8 @@ class Predicted:
     rows: int
 
 
-def due(context: Context, as_of: datetime) -> Iterator[pl.DataFrame]:
-    """Spine rows that became due since the last scoring, in chunks."""
+def due(context: Context, as_of: datetime) -> Iterator[Frame]:
+    """Spine rows that became due since the last scoring, in chunks of whole hours."""
     settings, problem = context.settings.inference, context.problem
     for source in problem.sources:
         context.lakehouse.require(tables.prepared(source), as_of)
@@ -49,13 +52,13 @@ def due(context: Context, as_of: datetime) -> Iterator[pl.DataFrame]:
     since = done or first
     spine = spine_of(problem, prepared(context.lakehouse, problem, as_of, {}))
     time = nw.col(PREDICTION_TIME)
-    rows = spine.filter(time > since, time <= as_of).sort(PREDICTION_TIME, *problem.model.keys)
-    yield from context.lakehouse.batches(rows, settings.chunk_rows)
+    rows = spine.filter(time > since, time <= as_of)
+    by_hour = rows.group_by(time.dt.truncate("1h").alias(_HOUR)).agg(nw.len().alias(_ROWS))
+    for start, end in _chunks(context.lakehouse.collect(by_hour), settings.chunk_rows):
+        yield rows.filter(time >= start, time < end)
 
 
-def spines(
-    context: Context, inputs: Iterable[pl.DataFrame], as_of: datetime
-) -> Iterator[pl.DataFrame]:
+def spines(context: Context, inputs: Iterable[pl.DataFrame], as_of: datetime) -> Iterator[Frame]:
     """Spine rows of scoring inputs that come from outside the lakehouse."""
     model = context.problem.model
     number = int(as_of.timestamp()) * _MICROSECONDS  # beyond the numbers of rows in the tables
@@ -65,14 +68,13 @@ def spines(
             rows = given.with_columns(pl.int_range(number, number + given.height).alias(ROW))
             number += given.height
         known = rows.with_columns(pl.lit(as_of).alias(KNOWN_AT))
-        spine = model.spine({model.scored: context.lakehouse.frame(known)})
-        yield context.lakehouse.collect(spine)
+        yield model.spine({model.scored: context.lakehouse.frame(known)})
 
 
 def predict(
     context: Context,
     as_of: datetime,
-    chunks: Iterable[pl.DataFrame],
+    chunks: Iterable[Frame],
     output: Path | None = None,
     *,
     complete: bool = False,
@@ -103,33 +105,48 @@ def predict(
         lakehouse.require(tables.features(declared), as_of)
     versions = {table.name: lakehouse.version(table) for table in tables.inputs(problem)}
     made_with = [
-        pl.lit(champion).alias("model_version"),
-        pl.lit(json.dumps(versions, sort_keys=True)).alias("feature_versions"),
+        nw.lit(champion).alias("model_version"),
+        nw.lit(json.dumps(versions, sort_keys=True)).alias("feature_versions"),
     ]
     scored = 0
     with _writing(context, output) as write:
         for chunk in chunks:
-            rows = score(context, estimator, chunk, as_of, versions).with_columns(made_with)
-            write(rows)
-            scored += rows.height
-            del rows  # the next chunk needs its room
+            rows = score(context, estimator, chunk, as_of, versions).with_columns(*made_with)
+            with lakehouse.staged(rows) as staged:
+                write(staged)
+                scored += lakehouse.rows(staged)
     if complete and output is None:
         table = tables.predictions(problem)
         lakehouse.append(table, table.empty(), as_of)
     return Predicted(champion, scored)
 
 
+def _chunks(by_hour: pl.DataFrame, at_most: int) -> Iterator[tuple[datetime, datetime]]:
+    """Intervals `[start, end)` of whole hours, each with so many rows at most or of one hour."""
+    hour = timedelta(hours=1)
+    hours: list[datetime] = []
+    held = 0
+    for moment, rows in by_hour.sort(_HOUR).iter_rows():
+        if hours and held + rows > at_most:
+            yield hours[0], hours[-1] + hour
+            hours, held = [], 0
+        hours.append(moment)
+        held += rows
+    if hours:
+        yield hours[0], hours[-1] + hour
+
+
 @contextmanager
-def _writing(context: Context, output: Path | None) -> Iterator[Callable[[pl.DataFrame], None]]:
+def _writing(context: Context, output: Path | None) -> Iterator[Callable[[Frame], None]]:
     """A function that takes scored rows, for the tables or for a file."""
     predictions = tables.predictions(context.problem)
     if output is not None:
-        with _whole_file(output, predictions) as write:
+        with _whole_file(context, output, predictions) as write:
             yield write
         return
     log = tables.inference_log(context.problem)
 
-    def merge(rows: pl.DataFrame) -> None:
+    def merge(rows: Frame) -> None:
         context.lakehouse.merge(log, _as(rows, log), update=False)
         context.lakehouse.merge(predictions, _as(rows, predictions))
 
@@ -137,17 +154,19 @@ def _writing(context: Context, output: Path | None) -> Iterator[Callable[[pl.Dat
 
 
 @contextmanager
-def _whole_file(path: Path, table: Table) -> Iterator[Callable[[pl.DataFrame], None]]:
+def _whole_file(context: Context, path: Path, table: Table) -> Iterator[Callable[[Frame], None]]:
     """A function that takes rows for a file, which gets its name when all are there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     numbers = count()
     with tempfile.TemporaryDirectory(prefix="predictions-") as folder:
 
-        def write(rows: pl.DataFrame) -> None:
-            _as(rows, table).write_parquet(f"{folder}/{next(numbers):09}.parquet")
+        def write(rows: Frame) -> None:
+            in_parts = context.lakehouse.batches(_as(rows, table), _PART_ROWS)
+            for part in in_parts:
+                part.write_parquet(f"{folder}/{next(numbers):09}.parquet")
 
-        write(table.empty())
+        table.empty().write_parquet(f"{folder}/{next(numbers):09}.parquet")
         yield write
         try:
             _SINKS[path.suffix](pl.scan_parquet(folder), partial)
@@ -156,7 +175,6 @@ def _whole_file(path: Path, table: Table) -> Iterator[Callable[[pl.DataFrame], N
             partial.unlink(missing_ok=True)
 
 
-def _as(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
+def _as(rows: Frame, table: Table) -> Frame:
     """Rows with the table's columns and types."""
-    schema = polars_schema(table.schema)
-    return rows.select(pl.col(name).cast(kind) for name, kind in schema.items())
+    return rows.select(*(nw.col(name).cast(kind) for name, kind in table.schema.items()))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME, Estimator
+from ..core.contract import PREDICTION_TIME, Estimator, Frame, Schema, Target
 from ..core.errors import UserError
 from ..modeling.scores import with_scores
 from ..store.point_in_time import Versions, with_features
 
+LATENCY = "latency_ms"
+
 
 def score(
-    context: Context, estimator: Estimator, spine: pl.DataFrame, as_of: datetime, versions: Versions
-) -> pl.DataFrame:
-    """Join features to spine rows and predict.
+    context: Context, estimator: Estimator, spine: Frame, as_of: datetime, versions: Versions
+) -> Frame:
+    """Join features to spine rows and predict, some rows at a time.
 
     Args:
         context: Tables and problem.
@@ -28,29 +32,36 @@ def score(
         versions: Delta version to read of each table.
 
     Returns:
-        Keys, prediction time, the estimator's inputs, scores, and `latency_ms` (of a row, in this
-        batch).
+        Keys, prediction time, the estimator's inputs, scores, and `latency_ms` (of predicting a
+        row, in its batch). A null key in it raises `UserError` when it is computed.
 
     Raises:
-        UserError: A null key, or inputs that are not there as they were in training.
+        UserError: Inputs that are not there as they were in training.
     """
-    keys = [*context.problem.model.keys, PREDICTION_TIME]
-    _require_keys(spine, keys)
-    started = time.perf_counter()
-    lakehouse = context.lakehouse
-    asked = lakehouse.frame(spine)
-    joined = with_features(lakehouse, context.problem, asked, as_of, versions)
+    lakehouse, problem = context.lakehouse, context.problem
+    keys = [*problem.model.keys, PREDICTION_TIME]
+    joined = with_features(lakehouse, problem, spine, as_of, versions)
     _require_inputs(estimator, joined.collect_schema())
-    kept = dict.fromkeys([*keys, *estimator.features])
-    rows = lakehouse.collect(joined.select(*kept))
-    scored = with_scores(rows, estimator.predict(rows), context.problem.model.target)
+    inputs = joined.select(*dict.fromkeys([*keys, *estimator.features]))
+    predict = partial(_predicted, estimator=estimator, target=problem.model.target, keys=keys)
+    said = problem.model.target.said
+    schema: Schema = {**inputs.collect_schema(), **said, LATENCY: nw.Float64}
+    return lakehouse.map_batches(inputs, predict, schema)
+
+
+def _predicted(
+    rows: pl.DataFrame, estimator: Estimator, target: Target, keys: Sequence[str]
+) -> pl.DataFrame:
+    _require_keys(rows, keys)
+    started = time.perf_counter()
+    scored = with_scores(rows, estimator.predict(rows), target)
     latency = 1000 * (time.perf_counter() - started) / max(rows.height, 1)
-    return scored.with_columns(pl.lit(latency).alias("latency_ms"))
+    return scored.with_columns(pl.lit(latency).alias(LATENCY))
 
 
-def _require_keys(spine: pl.DataFrame, keys: list[str]) -> None:
+def _require_keys(rows: pl.DataFrame, keys: Sequence[str]) -> None:
     for name in keys:
-        if spine[name].null_count():
+        if rows[name].null_count():
             raise UserError(f"Null key in rows to score: {name}.", "Give every row its keys.")
 
 

@@ -7,20 +7,24 @@ estimator itself saved.
 from __future__ import annotations
 
 import ast
+import copyreg
 import inspect
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import TypeAlias, cast
 
 from ..core.contract import Estimator
 from ..core.errors import UserError
 
 CODE = "estimator.py"
 CARD = "estimator.json"
+_Files: TypeAlias = tuple[tuple[str, bytes], ...]
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -69,7 +73,25 @@ def read(folder: Path, name: str) -> Estimator:
     code = (folder / CODE).read_bytes()
     exec(compile(code, folder / CODE, "exec"), module.__dict__)  # noqa: S102
     kind = getattr(module, card["class"])
+    # Sent to another process, it is its files: there is no such module over there.
+    copyreg.pickle(kind, lambda _: (_unpacked, (name, _files(folder))))
     return cast("Estimator", kind.load(folder))
+
+
+def _files(folder: Path) -> _Files:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple((path.relative_to(folder).as_posix(), path.read_bytes()) for path in found)
+
+
+@cache
+def _unpacked(name: str, files: _Files) -> Estimator:
+    """The estimator of a folder with these files."""
+    with tempfile.TemporaryDirectory(prefix="estimator-") as folder:
+        for relative, content in files:
+            path = Path(folder, relative)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return read(Path(folder), name)
 
 
 def _own_imports(source: Path) -> Iterator[str]:

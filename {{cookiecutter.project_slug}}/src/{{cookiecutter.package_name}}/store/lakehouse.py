@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import narwhals as nw
@@ -24,6 +23,7 @@ from .engines import Engine, OvertakenError, PolarsEngine, Snapshot, StorageErro
 
 Rows: TypeAlias = Frame | pl.DataFrame
 _ATTEMPTS = 10
+_TIMES = "_times"
 _BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -37,12 +37,7 @@ class Lakehouse:
 
     root: str
     mounts: Mapping[str, str] = field(default_factory=dict)
-    storage_options: Mapping[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def engine(self) -> Engine:
-        """What computes and commits."""
-        return PolarsEngine(self.storage_options)
+    engine: Engine = field(default_factory=PolarsEngine)  # computes and commits
 
     # Places ----------------------------------------------------------------------------------
 
@@ -98,6 +93,10 @@ class Lakehouse:
     ) -> Frame:
         """Apply a function to the rows of a frame, some at a time; it must treat each row alone."""
         return self.engine.map_batches(frame, function, schema)
+
+    def each_row(self, frame: Frame, function: Callable[[Frame], Frame]) -> Frame:
+        """Apply a function that treats each row alone; it is given frames of polars."""
+        return self.engine.each_row(frame, function)
 
     def frame(self, rows: pl.DataFrame) -> Frame:
         """Rows in memory as a frame of the engine."""
@@ -290,7 +289,7 @@ class Lakehouse:
                 f"{table.name} is read from {self.place(table.name)}, which is read-only here.",
                 "Run this step in the environment that owns it, or remove the mount in conf/.",
             )
-        frame = self.frame(rows) if isinstance(rows, pl.DataFrame) else rows
+        frame = self.frame(rows) if isinstance(rows, pl.DataFrame) else self.engine.adopt(rows)
         wrong = _schema_difference(frame.collect_schema(), nw.Schema(table.schema))
         if wrong:
             remedy = "Nothing was committed; match the declared schema."
@@ -307,17 +306,14 @@ class Lakehouse:
     def _enforce_keys(self, table: Table, rows: Frame) -> None:
         if not table.keys:
             return
-        keys = rows.select(*table.keys)
-        null = keys.filter(nw.any_horizontal(nw.all().is_null(), ignore_nulls=True))
-        times = keys.group_by(*table.keys).agg(nw.len().alias("_times"))
-        repeated = times.filter(nw.col("_times") > 1).drop("_times")
-        for fault, bad in {"null": null, "repeated": repeated}.items():
-            found = self.collect(bad.head(1))
-            if not found.is_empty():
-                raise UserError(
-                    f"{table.name}: {fault} key {found.row(0, named=True)}.",
-                    "Nothing was committed; correct the rows.",
-                )
+        times = rows.group_by(*table.keys).agg(nw.len().alias(_TIMES))
+        is_null = nw.any_horizontal(nw.col(*table.keys).is_null(), ignore_nulls=True)
+        bad = times.filter(is_null | (nw.col(_TIMES) > 1)).drop(_TIMES).head(1)
+        for key in self.collect(bad).iter_rows(named=True):
+            fault = "null" if None in key.values() else "repeated"
+            raise UserError(
+                f"{table.name}: {fault} key {key}.", "Nothing was committed; correct the rows."
+            )
 
     @contextmanager
     def _writing(self, table: Table) -> Iterator[None]:

@@ -97,7 +97,7 @@ def with_features(
         spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
     present = spine.collect_schema().names()
     telling = [name for name in problem.model.forbidden if name in present]
-    return problem.model.on_demand(spine.drop(telling))
+    return lakehouse.each_row(spine.drop(telling), problem.model.on_demand)
 
 
 def spine_of(problem: Problem, frames: Frames) -> Frame:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import narwhals as nw
-from narwhals.typing import IntoDType
 
 from ..core.contract import (
     AVAILABLE_AT,
     KNOWN_AT,
-    PREDICTION,
     PREDICTION_TIME,
     UTC_TIME,
     FeatureTable,
@@ -160,10 +158,6 @@ def every(problem: Problem) -> list[Table]:
 
 
 def _scored(problem: Problem, name: str, values: Schema) -> Table:
-    target = problem.model.target
     entity = {key: problem.scored.prepared[key] for key in problem.model.keys}
-    said: dict[str, IntoDType] = dict.fromkeys(target.scores, nw.Float64)
-    if PREDICTION not in said:
-        said[PREDICTION] = nw.String  # the most probable class
-    schema = {**entity, PREDICTION_TIME: UTC_TIME, **said, **values}
+    schema = {**entity, PREDICTION_TIME: UTC_TIME, **problem.model.target.said, **values}
     return Table(name, schema, (*entity, PREDICTION_TIME), PREDICTION_TIME)

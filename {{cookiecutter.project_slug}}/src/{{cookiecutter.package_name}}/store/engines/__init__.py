@@ -1,6 +1,32 @@
 """What answers behind the lakehouse: one module for each engine."""
 
+from ...core.errors import UserError
+from ...core.settings import Settings
 from .base import Engine, OvertakenError, Snapshot, StorageError
 from .polars import PolarsEngine
 
-__all__ = ["Engine", "OvertakenError", "PolarsEngine", "Snapshot", "StorageError"]
+__all__ = [
+    "Engine",
+    "OvertakenError",
+    "PolarsEngine",
+    "Snapshot",
+    "StorageError",
+    "open_engine",
+]
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine of an environment.
+
+    Raises:
+        UserError: Spark is asked for and not installed, or gives no session.
+    """
+    storage_options = settings.lakehouse.storage_options
+    if settings.engine == "polars":
+        return PolarsEngine(storage_options)
+    try:
+        from .spark import SparkEngine, open_session
+    except ModuleNotFoundError as error:
+        message = f"`engine: spark` needs {error.name}, which is not installed."
+        raise UserError(message, "Install the extra `spark`: requirements/spark.txt.") from None
+    return SparkEngine(open_session(settings.spark), storage_options)

@@ -45,6 +45,9 @@ class Engine(Protocol):
     def frame(self, rows: pl.DataFrame) -> Frame:
         """Rows in memory as a frame."""
 
+    def adopt(self, frame: Frame) -> Frame:
+        """A frame that a source gave, as one of this engine."""
+
     def collect(self, frame: Frame) -> pl.DataFrame:
         """What is small by nature, in memory."""
 
@@ -55,6 +58,9 @@ class Engine(Protocol):
         self, frame: Frame, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Schema
     ) -> Frame:
         """Apply a function to the rows of a frame, some at a time; it must treat each row alone."""
+
+    def each_row(self, frame: Frame, function: Callable[[Frame], Frame]) -> Frame:
+        """Apply a function that treats each row alone; it is given frames of polars."""
 
     def without(self, rows: Frame, others: Frame, on: Sequence[str]) -> Frame:
         """Rows that agree with none of the others in the columns `on`; two nulls agree."""

@@ -6,28 +6,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import narwhals as nw
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
 
 from ...core.contract import Frame, Schema, polars_schema
-from .base import Interval, OvertakenError, Snapshot, StorageError
+from . import delta
+from .base import Interval, Snapshot
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-# Each commit records until when its table is complete, as an application transaction of Delta.
-_COMPLETE_UNTIL = "complete_until"
-_NEW_TABLE: dict[str, Any] = {
-    "mode": "error",
-    "configuration": {"delta.checkpointInterval": "10"},
-}
-_MANY_FILES = 30
+_NEW_TABLE: dict[str, Any] = {"mode": "error", "configuration": delta.NEW_TABLE}
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,10 @@ class PolarsEngine:
     def frame(self, rows: pl.DataFrame) -> Frame:
         """Rows in memory as a frame."""
         return nw.from_native(rows.lazy())
+
+    def adopt(self, frame: Frame) -> Frame:
+        """A frame that a source gave, as one of this engine."""
+        return frame
 
     def collect(self, frame: Frame) -> pl.DataFrame:
         """What is small by nature, in memory."""
@@ -61,6 +58,10 @@ class PolarsEngine:
         )
         return nw.from_native(mapped)
 
+    def each_row(self, frame: Frame, function: Callable[[Frame], Frame]) -> Frame:
+        """Apply a function that treats each row alone; it is given frames of polars."""
+        return function(frame)
+
     def without(self, rows: Frame, others: Frame, on: Sequence[str]) -> Frame:
         """Rows that agree with none of the others in the columns `on`; two nulls agree."""
         other = _native(others).select(on)
@@ -69,20 +70,7 @@ class PolarsEngine:
 
     def open(self, place: str, version: int | None = None) -> Snapshot | None:
         """A table at a version, by default the newest; None where there is no table."""
-        try:
-            table = DeltaTable(place, version, storage_options=dict(self.storage_options))
-        except TableNotFoundError:
-            return None
-        except (DeltaError, OSError) as error:
-            raise StorageError(_reason(error)) from None
-        recorded = table.transaction_version(_COMPLETE_UNTIL)
-        return Snapshot(
-            place=place,
-            version=table.version(),
-            columns=[column.name for column in table.schema().fields],
-            complete_until=None if recorded is None else _EPOCH + recorded * _MICROSECOND,
-            handle=table,
-        )
+        return delta.open_snapshot(place, version, self.storage_options)
 
     def scan(self, snapshot: Snapshot, columns: Sequence[str]) -> Frame:
         """Rows of a table."""
@@ -97,17 +85,7 @@ class PolarsEngine:
 
     def only_grew(self, snapshot: Snapshot, version: int, column: str, moment: datetime) -> bool:
         """Whether all that changed since a version is new rows whose `column` is after a moment."""
-        try:
-            before = self.open(snapshot.place, version)
-        except StorageError:  # its log has been cleaned up
-            return False
-        if before is None:
-            return False
-        old, new = (_earliest_by_file(item.handle, column) for item in (before, snapshot))
-        added = [earliest for path, earliest in new.items() if path not in old]
-        return old.keys() <= new.keys() and all(
-            earliest is not None and earliest > moment for earliest in added
-        )
+        return delta.only_grew(snapshot, version, column, moment, self.storage_options)
 
     @contextmanager
     def stage(self, rows: Frame) -> Iterator[Frame]:
@@ -127,23 +105,21 @@ class PolarsEngine:
         self, place: str, staged: Frame, seen: Snapshot | None, column: str, interval: Interval
     ) -> None:
         """Replace the rows whose `column` lies in the interval; complete until its end."""
-        since, until = interval
-        predicate = f"{column} > '{_literal(since)}' AND {column} <= '{_literal(until)}'"
-        how = {"mode": "overwrite", "predicate": predicate}
-        self._write(place, staged, seen, until, how)
+        how = {"mode": "overwrite", "predicate": delta.inside(column, interval)}
+        self._write(place, staged, seen, interval[1], how)
 
     def merge(
         self, staged: Frame, seen: Snapshot, keys: Sequence[str], until: datetime | None
     ) -> None:
         """Update rows whose keys are there, add the others."""
         table: DeltaTable = seen.handle
-        with self._committing(seen.place, seen):
+        with delta.committing(seen.place, seen, self.storage_options):
             merging = table.merge(
                 _native(staged).collect_batches(),
                 predicate=" AND ".join(f"s.{key} = t.{key}" for key in keys),
                 source_alias="s",
                 target_alias="t",
-                commit_properties=_commit_properties(until),
+                commit_properties=delta.commit_properties(until),
             )
             merging.when_matched_update_all().when_not_matched_insert_all().execute()
 
@@ -155,7 +131,7 @@ class PolarsEngine:
     def compact(self, place: str) -> None:
         """Join the files that many small commits have left; the rows stay as they are."""
         snapshot = self.open(place)
-        if snapshot and len(snapshot.handle.file_uris()) > _MANY_FILES:
+        if snapshot and delta.has_many_files(snapshot):
             with suppress(DeltaError):  # somebody writes meanwhile: another time
                 snapshot.handle.optimize.compact()
 
@@ -167,55 +143,16 @@ class PolarsEngine:
         until: datetime | None,
         how: Mapping[str, Any],
     ) -> None:
-        with self._committing(place, seen):
+        with delta.committing(place, seen, self.storage_options):
             write_deltalake(
                 seen.handle if seen else place,
                 _native(staged).collect_batches(),
                 **(how if seen else _NEW_TABLE),
                 storage_options=dict(self.storage_options),
-                commit_properties=_commit_properties(until),
+                commit_properties=delta.commit_properties(until),
             )
-
-    @contextmanager
-    def _committing(self, place: str, seen: Snapshot | None) -> Iterator[None]:
-        """Tell a write that was overtaken from one that the storage refused."""
-        try:
-            yield
-        except (DeltaError, OSError) as error:
-            version = seen.version if seen else None
-            now = version
-            with suppress(StorageError):
-                newest = self.open(place)
-                now = newest.version if newest else None
-            kind = StorageError if now == version else OvertakenError
-            raise kind(_reason(error)) from None
-
-
-def _earliest_by_file(table: DeltaTable, column: str) -> Mapping[str, datetime | None]:
-    """The smallest value of a column in each file, as far as the log tells."""
-    files = pl.DataFrame(table.get_add_actions(flatten=True))
-    bound = f"min.{column}"
-    if bound not in files.columns:
-        return dict.fromkeys(files["path"])
-    return dict(files.filter(pl.col("num_records") != 0).select("path", bound).iter_rows())
 
 
 def _native(frame: Frame) -> pl.LazyFrame:
     rows: pl.LazyFrame = frame.to_native()
     return rows
-
-
-def _commit_properties(until: datetime | None) -> CommitProperties:
-    """Of a commit that is refused where somebody else made one meanwhile."""
-    if until is None:
-        return CommitProperties(max_commit_retries=0)
-    done = Transaction(_COMPLETE_UNTIL, (until - _EPOCH) // _MICROSECOND)
-    return CommitProperties(max_commit_retries=0, app_transactions=[done])
-
-
-def _literal(moment: datetime) -> str:
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,142 @@
+"""Delta's log, which both engines read and append to with deltalake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from .base import Interval, OvertakenError, Snapshot, StorageError
+
+NEW_TABLE = {
+    "delta.checkpointInterval": "10",
+    "delta.isolationLevel": "Serializable",  # of two who write at once, one is refused
+}
+COMPLETE_UNTIL = "complete_until"
+"""Each commit records until when its table is complete, as an application transaction of Delta."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_MANY_FILES = 30
+
+
+def open_snapshot(
+    place: str, version: int | None, storage_options: Mapping[str, str]
+) -> Snapshot | None:
+    """A table at a version, by default the newest; None where there is no table.
+
+    Raises:
+        StorageError: No such version, or not readable as a Delta table.
+    """
+    try:
+        table = DeltaTable(place, version, storage_options=dict(storage_options))
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        raise StorageError(reason(error)) from None
+    recorded = table.transaction_version(COMPLETE_UNTIL)
+    return Snapshot(
+        place=place,
+        version=table.version(),
+        columns=[column.name for column in table.schema().fields],
+        complete_until=None if recorded is None else _EPOCH + recorded * _MICROSECOND,
+        handle=table,
+    )
+
+
+def only_grew(
+    snapshot: Snapshot,
+    version: int,
+    column: str,
+    moment: datetime,
+    storage_options: Mapping[str, str],
+) -> bool:
+    """Whether all that changed since a version is new rows whose `column` is after a moment.
+
+    False where that cannot be told.
+    """
+    try:
+        before = open_snapshot(snapshot.place, version, storage_options)
+    except StorageError:  # its log has been cleaned up
+        return False
+    if before is None:
+        return False
+    old, new = (_earliest_by_file(item.handle, column) for item in (before, snapshot))
+    added = [earliest for path, earliest in new.items() if path not in old]
+    return old.keys() <= new.keys() and all(
+        earliest is not None and earliest > moment for earliest in added
+    )
+
+
+def has_many_files(snapshot: Snapshot) -> bool:
+    """Whether it is time to join them."""
+    table: DeltaTable = snapshot.handle
+    return len(table.file_uris()) > _MANY_FILES
+
+
+@contextmanager
+def committing(
+    place: str,
+    seen: Snapshot | None,
+    storage_options: Mapping[str, str],
+    refusals: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
+    """Tell a write that was overtaken from one that the storage refused.
+
+    Args:
+        place: Of the table.
+        seen: What the write was computed from.
+        storage_options: As Delta's library has them.
+        refusals: What else than Delta's library raises.
+    """
+    refused: tuple[type[Exception], ...] = (DeltaError, OSError, *refusals)
+    try:
+        yield
+    except refused as error:
+        version = seen.version if seen else None
+        now = version
+        with suppress(StorageError):
+            newest = open_snapshot(place, None, storage_options)
+            now = newest.version if newest else None
+        kind = StorageError if now == version else OvertakenError
+        raise kind(reason(error)) from None
+
+
+def commit_properties(until: datetime | None) -> CommitProperties:
+    """Of a commit that is refused where somebody else made one meanwhile."""
+    if until is None:
+        return CommitProperties(max_commit_retries=0)
+    done = Transaction(COMPLETE_UNTIL, recorded_as(until))
+    return CommitProperties(max_commit_retries=0, app_transactions=[done])
+
+
+def recorded_as(until: datetime) -> int:
+    """A moment as an application transaction's version: microseconds since 1970."""
+    return (until - _EPOCH) // _MICROSECOND
+
+
+def inside(column: str, interval: Interval) -> str:
+    """The condition that a time lies in an interval, in SQL."""
+    since, until = interval
+    return f"{column} > '{_literal(since)}' AND {column} <= '{_literal(until)}'"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a library says."""
+    return str(error).strip().partition("\n")[0]
+
+
+def _earliest_by_file(table: DeltaTable, column: str) -> Mapping[str, datetime | None]:
+    """The smallest value of a column in each file, as far as the log tells."""
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    bound = f"min.{column}"
+    if bound not in files.columns:
+        return dict.fromkeys(files["path"])
+    return dict(files.filter(pl.col("num_records") != 0).select("path", bound).iter_rows())
+
+
+def _literal(moment: datetime) -> str:
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
