@@ -113,6 +113,19 @@ def test_days_that_differ_widen_the_limits(monitoring: MonitoringSettings) -> No
     assert statuses(week, monitoring)["amount", "drift"] == "violated"
 
 
+def test_a_limit_that_nothing_can_exceed_is_not_called_fine(monitoring: MonitoringSettings) -> None:
+    # given a training whose weeks have nothing in common, and a week unlike any of them
+    number = pl.col(PREDICTION_TIME).dt.epoch("d") // 7 % 10
+    restless = sample(70, 0).with_columns(pl.col("amount") + 200 * number)
+    week = sample(7, 1).with_columns(pl.col("amount") - 5_000)
+    # when
+    measured = measure(profile(restless, COLUMNS), week, monitoring)
+    # then
+    [found] = measured.filter(slice="feature=amount", metric="drift").rows(named=True)
+    assert found["threshold"] >= 1
+    assert found["status"] == "unknown"
+
+
 def test_few_rows_are_not_taken_for_drift(monitoring: MonitoringSettings) -> None:
     reference = profile(sample(70, 0), COLUMNS)
     for seed in range(20):

@@ -15,6 +15,7 @@ from ..modeling.profile import Histogram, Profile
 
 _MIN_WINDOWS = 3
 _FARTHEST = 3
+_FARTHEST_POSSIBLE = 1.0  # of distances and of shares
 _MISSING = -1  # positions of bins
 _UNSEEN = -2
 _MEASURED = {
@@ -45,7 +46,8 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
 
     Returns:
         slice, metric, value, threshold, status (ok, violated; unknown: no such column, too few
-        rows, or fewer than three windows in the training) and rows.
+        rows, fewer than three windows in the training, or windows so far apart that no value is
+        beyond the limit) and rows.
     """
     statistics = sum(3 if histogram.categories else 2 for histogram in reference.values())
     level = settings.false_alarms / statistics
@@ -110,7 +112,7 @@ def _column(
 
 
 def _status(value: float, limit: float | None) -> str:
-    if limit is None:
+    if limit is None or limit >= _FARTHEST_POSSIBLE:
         return "unknown"
     return "violated" if value > limit else "ok"
 
