@@ -199,7 +199,8 @@ def require_row_by_row(
     frames = prepared(lakehouse, problem, as_of, versions)
     asked = lakehouse.frame(some.select(by))
     spine = spine_of(problem, frames).join(asked, on=by, how="semi").sort(by, descending=True)
-    inputs = with_features(lakehouse, problem, spine, as_of, versions).select(*by, *model.features)
+    wanted = dict.fromkeys([*by, *model.features])  # a key may be an input
+    inputs = with_features(lakehouse, problem, spine, as_of, versions).select(*wanted)
     alone = lakehouse.collect(inputs).sort(by)
     together = some.sort(by)
     moved = [name for name in model.features if not alone[name].equals(together[name])]
