@@ -217,6 +217,13 @@ def intervals(session: nox.Session) -> None:
 
 
 @nox.session
+def hostile(session: nox.Session) -> None:
+    """Test with arguments, configurations and requests drawn at random, and with what is starved."""
+    prepare(session, "test")
+    session.run("pytest", "tests/hostile", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Test the pages in a headless browser (needs Chromium or Chrome)."""
     program = require_chromium(session)

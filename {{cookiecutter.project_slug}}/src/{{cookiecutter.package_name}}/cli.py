@@ -186,12 +186,11 @@ def dashboard(env: Env = "dev", output: Folder = None, port: Port = None) -> Non
     if port is None:
         flows.dashboard(context, output, show)
         return
-    import uvicorn
-
     from .serving.dashboard import application
+    from .serving.server import server
 
     say(f"http://127.0.0.1:{port}/ (also /metrics.csv and /metrics); Ctrl-C ends it.")
-    uvicorn.run(application(context), host="127.0.0.1", port=port, log_level="warning")
+    server(application(context), "127.0.0.1", port).run()
 
 
 # Steps ----------------------------------------------------------------------------------------
@@ -386,9 +385,8 @@ def webhook(
     env: Env = "dev", host: Listen = "127.0.0.1", port: ListenPort = 8000, start: Start = ""
 ) -> None:
     """Listen for the registry's webhooks; a new version starts `deploy`, or another command."""
-    import uvicorn
-
-    from .serving.webhook import receiver
+    from .serving.server import server
+    from .serving.webhook import receiver, worker
 
     settings = context_of(env).settings
     secret = os.environ.get(SECRET_VARIABLE)
@@ -406,17 +404,12 @@ def webhook(
     environment = {**os.environ, **({identity: "webhook"} if identity else {})}
 
     def launch(version: str) -> None:
-        subprocess.Popen([*command, version], env=environment)
+        subprocess.run([*command, version], env=environment, check=False)
 
-    application = receiver(secret, settings.mlflow.model, settings.state / "deliveries", launch)
-    uvicorn.run(
-        application,
-        host=host,
-        port=port,
-        log_level="warning",
-        limit_concurrency=64,
-        timeout_keep_alive=5,
-    )
+    queue = settings.state / "deliveries"
+    queue.mkdir(parents=True, exist_ok=True)
+    application = receiver(secret, settings.mlflow.model, queue, worker(queue, launch))
+    server(application, host, port).run()
 
 
 # Arguments ------------------------------------------------------------------------------------
@@ -448,6 +441,8 @@ def moment_of(env: str, as_of: str | None) -> datetime:
     Raises:
         UserError: It lies before the data begin, in the future of a live feed, or is no moment.
     """
+    from .flows import require_past
+
     problem = context_of(env).problem
     now = datetime.now(UTC)
     # Verbs of one hour agree on it.
@@ -456,13 +451,8 @@ def moment_of(env: str, as_of: str | None) -> datetime:
         begins = f"{problem.begins:%Y-%m-%d}"
         message = f"--as-of {moment:%Y-%m-%d %H:%M} is not after the data begin, {begins}."
         raise UserError(message, f"Choose a moment after {begins}.")
-    if problem.ends is None:
-        if moment > now + timedelta(minutes=5):
-            message = f"--as-of {moment:%Y-%m-%d %H:%M} lies in the future."
-            raise UserError(message, "Choose a moment that has passed: what comes is not known.")
-        return moment
-    if moment <= problem.ends:
-        return moment
+    if problem.ends is None or moment <= problem.ends or problem.ends > now:
+        return require_past(moment)
     say(f"[dim]The data end on {problem.ends:%Y-%m-%d %H:%M} UTC, which is taken as now.[/]")
     return problem.ends
 
@@ -532,6 +522,8 @@ def main() -> None:
 
     With the variable DEBUG set, the whole traceback is shown.
     """
+    if not os.environ.get(DEBUG_VARIABLE):
+        os.environ["RUST_BACKTRACE"] = "0"  # hundreds of lines of an engine that stops
     try:
         app()
     except KeyboardInterrupt:

@@ -74,6 +74,9 @@ def find_problem(module: str) -> Problem:
     Raises:
         UserError: There is no such module, or it declares none.
     """
+    if module.startswith("."):
+        message = f"`problem` in conf/ names {module}, which is relative to nothing."
+        raise UserError(message, "Name the module that declares PROBLEM.")
     try:
         declared = import_module(module).PROBLEM
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .training.pipeline import Trained
 
 Tell: TypeAlias = Callable[[object], None]
+_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 def nobody(result: object) -> None:
@@ -111,6 +112,24 @@ def settle_change(context: Context, how: str, as_of: datetime) -> None:
         raise UserError(f"--on-change {how} is none.", "Use one of: stop, keep, anew.")
 
 
+def require_past(as_of: datetime) -> datetime:
+    """Refuse an as-of that has not come, or that tells no time zone.
+
+    What a step has done until then it takes for complete: data that come in the meantime would
+    never be read.
+
+    Raises:
+        UserError: It lies in the future, or has no time zone.
+    """
+    if as_of.tzinfo is None:
+        message = f"The as-of {as_of:%Y-%m-%d %H:%M} has no time zone."
+        raise UserError(message, "Give it in UTC.")
+    if as_of > datetime.now(UTC) + _CLOCKS_DIFFER:
+        message = f"The as-of {as_of:%Y-%m-%d %H:%M} (UTC) lies in the future."
+        raise UserError(message, "Choose a moment that has passed: what comes is not known.")
+    return as_of
+
+
 # Steps ----------------------------------------------------------------------------------------
 
 
@@ -160,6 +179,7 @@ def train(context: Context, as_of: datetime, tell: Tell = nobody) -> Trained:
     """Tune, fit, evaluate and register a model."""
     from .training.pipeline import train
 
+    require_past(as_of)
     with recorded(context.lakehouse, "train", as_of):
         trained = train(context, as_of)
     index(context)
@@ -350,6 +370,7 @@ def retrain(context: Context, as_of: datetime, tell: Tell = nobody) -> Decision:
     """
     from .monitoring.retraining import conclude, decide
 
+    require_past(as_of)
     decision = decide(context, as_of)
     tell(decision)
     if decision.outcome is not None:
@@ -384,12 +405,13 @@ def replay(
         tell: Is told each period that is done.
 
     Raises:
-        UserError: There is no period.
+        UserError: There is no period, or it ends in the future.
     """
     from .monitoring.backtest import measure_policies
     from .monitoring.retraining import decided_until
     from .monitoring.windows import due
 
+    require_past(last)
     if last < first:
         message = f"--to {last:%Y-%m-%d} is before --from {first:%Y-%m-%d}."
         raise UserError(message, "Choose a later --to.")
@@ -458,6 +480,7 @@ def worse(comparison: Comparison) -> UserError:
 @contextmanager
 def _step(context: Context, verb: str, as_of: datetime) -> Iterator[list[str]]:
     """A step on the terminal whose run is recorded; the index has its pages, failed or not."""
+    require_past(as_of)
     try:
         with step(verb) as notes, recorded(context.lakehouse, verb, as_of):
             yield notes

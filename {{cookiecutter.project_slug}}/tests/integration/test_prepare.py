@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import narwhals as nw
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Frame, Problem, Source, Table
+from {{cookiecutter.package_name}}.core.contract import (
+    KNOWN_AT,
+    UTC_TIME,
+    Frame,
+    Problem,
+    Source,
+    Table,
+)
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.data.changes import remember
 from {{cookiecutter.package_name}}.data.ingest import ingest
@@ -276,3 +286,98 @@ def test_a_row_that_comes_again_replaces_its_former_self(
     assert prepared.filter(pl.col("order").is_between(51, 60))[
         KNOWN_AT
     ].min() == TEN_DAYS + timedelta(minutes=144)
+
+
+def dated(source: Source, values: pl.Expr, **declared: Any) -> Source:
+    """The source with another column, a time."""
+    schema = {**source.raw, "day": UTC_TIME}
+    of_orders = edited(source, values.cast(pl.Datetime("us", "UTC")).alias("day"))
+    return replace(of_orders, raw=schema, prepared=schema, **declared)
+
+
+@pytest.mark.parametrize(
+    ("days", "reason"),
+    [
+        (-366 * 2000, "day is not long before the row became known"),
+        (-3661, "day is not long before the row became known"),
+        (367, "day is not too long after the row became known"),
+        (366 * 93, "day is not too long after the row became known"),
+        (2**62 // 86_400_000_000, "day is not too long after the row became known"),
+    ],
+)
+def test_times_that_cannot_be_go_to_quarantine(
+    lakehouse: Lakehouse, orders: Source, days: int, reason: str
+) -> None:
+    one = pl.when(pl.col("order") == 7).then(days).otherwise(0)
+    source = dated(orders, pl.col(KNOWN_AT) + pl.duration(days=one))
+    ingest(within(lakehouse, source), TEN_DAYS)
+    assert prepare(within(lakehouse, source), TEN_DAYS) == {"orders": (99, 1)}
+    failed = lakehouse.scan(tables.quarantine(source)).select("reason")
+    assert lakehouse.collect(failed)["reason"].to_list() == [reason]
+
+
+def test_a_source_that_tells_of_the_past_gives_nothing_known_before_it_happened(
+    lakehouse: Lakehouse, orders: Source
+) -> None:
+    one = pl.when(pl.col("order") == 7).then(1).otherwise(0)
+    told = pl.col(KNOWN_AT) + pl.duration(minutes=one)
+    source = dated(orders, told, max_ahead=timedelta(0))
+    ingest(within(lakehouse, source), TEN_DAYS)
+    assert prepare(within(lakehouse, source), TEN_DAYS) == {"orders": (99, 1)}
+
+
+def test_what_became_known_long_before_the_data_begin_goes_to_quarantine(
+    lakehouse: Lakehouse, orders: Source
+) -> None:
+    early = pl.datetime(1, 1, 2, time_zone="UTC").cast(pl.Datetime("us", "UTC"))
+    known = pl.when(pl.col("order") == 7).then(early).otherwise(KNOWN_AT)
+    source = edited(orders, known.alias(KNOWN_AT))
+    ingest(within(lakehouse, source), TEN_DAYS)
+    assert prepare(within(lakehouse, source), TEN_DAYS) == {"orders": (99, 1)}
+    reasons = rows(lakehouse, tables.quarantine(source))["reason"].to_list()
+    assert reasons == ["Became known when there were data"]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_none_go_to_quarantine(
+    lakehouse: Lakehouse, orders: Source, number: float
+) -> None:
+    unchecked = replace(edited(orders, amount({7: number})), checks=lambda to: to)
+    ingest(within(lakehouse, unchecked), TEN_DAYS)
+    assert prepare(within(lakehouse, unchecked), TEN_DAYS) == {"orders": (99, 1)}
+    reasons = rows(lakehouse, tables.quarantine(unchecked))["reason"].to_list()
+    assert reasons == ["amount is a finite number"]
+
+
+def test_a_feed_without_its_time_zone_is_refused(lakehouse: Lakehouse, orders: Source) -> None:
+    naive = edited(orders, pl.col(KNOWN_AT).dt.replace_time_zone(None))
+    with pytest.raises(UserError, match=r"known_at is Datetime.*declared Datetime.*UTC"):
+        ingest(within(lakehouse, naive), TEN_DAYS)
+    assert lakehouse.version(tables.raw(orders)) is None
+
+
+def test_preparing_that_loses_the_time_zone_is_refused(
+    lakehouse: Lakehouse, orders: Source
+) -> None:
+    def prepare_orders(batch: pl.DataFrame, _: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        return batch.with_columns(pl.col("day").dt.replace_time_zone(None))
+
+    source = dated(orders, pl.col(KNOWN_AT), prepare=prepare_orders)
+    ingest(within(lakehouse, source), TEN_DAYS)
+    with pytest.raises(UserError, match=r"`prepare` of orders gives Datetime.* for day"):
+        prepare(within(lakehouse, source), TEN_DAYS)
+    assert lakehouse.version(tables.prepared(source)) is None
+
+
+def test_a_process_killed_before_the_good_rows_were_written_leaves_no_bad_row_twice(
+    lakehouse: Lakehouse, orders: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = edited(orders, amount({3: 150.0, 103: 150.0}))
+    ingest(within(lakehouse, bad), TEN_DAYS)
+    with monkeypatch.context() as patch:
+        patch.setattr(Lakehouse, "merge", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(within(lakehouse, bad), TEN_DAYS)
+    ingest(within(lakehouse, bad), TEN_DAYS + DAY)
+    prepare(within(lakehouse, bad), TEN_DAYS + DAY)
+    assert rows(lakehouse, tables.quarantine(bad))["order"].to_list() == [3, 103]

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import uvicorn
 from standardwebhooks import Webhook
 
-from {{cookiecutter.package_name}}.serving.webhook import receiver
+from {{cookiecutter.package_name}}.serving import server as serving
+from {{cookiecutter.package_name}}.serving.server import server
+from {{cookiecutter.package_name}}.serving.webhook import receiver, work_off
 
 from tests.conftest import free_port, wait_for
 
@@ -29,16 +32,15 @@ class Receiver(NamedTuple):
 @pytest.fixture
 def listening(tmp_path: Path) -> Iterator[Receiver]:
     started: list[str] = []
-    application = receiver(SECRET, MODEL, tmp_path / "deliveries", started.append)
+    queue = tmp_path / "deliveries"
+    application = receiver(SECRET, MODEL, queue, lambda: work_off(queue, started.append))
     port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning")
-    )
-    thread = threading.Thread(target=server.run)
+    running = server(application, "127.0.0.1", port)
+    thread = threading.Thread(target=running.run)
     thread.start()
-    assert wait_for(lambda: server.started)
+    assert wait_for(lambda: running.started)
     yield Receiver(f"http://127.0.0.1:{port}/", started)
-    server.should_exit = True
+    running.should_exit = True
     thread.join()
 
 
@@ -107,3 +109,47 @@ def test_a_replayed_delivery_is_refused(listening: Receiver) -> None:
 def test_other_events_are_left_alone(listening: Receiver, event: object) -> None:
     assert deliver(listening, event) == 200
     assert listening.started == []
+
+
+def connected(to: Receiver) -> socket.socket:
+    port = int(to.address.rstrip("/").rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), timeout=300)
+
+
+def test_a_giant_body_is_cut_off(listening: Receiver) -> None:
+    # given a body of which half a gigabyte is announced
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000000\r\n\r\n"
+    sent, part = 0, b"x" * 100_000
+    # when it is sent, whatever is answered
+    with connected(listening) as connection:
+        connection.sendall(head)
+        try:
+            while sent < 500_000_000:
+                sent += connection.send(part)
+        except OSError:
+            pass
+    # then little of it is taken, and the receiver goes on
+    assert sent < 50_000_000
+    assert deliver(listening) == 202
+
+
+def test_slow_connections_are_closed(listening: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given more connections than may be open, each of which has more to say
+    monkeypatch.setattr(serving, "LONGEST_SECONDS", 1.0)
+    slow = [connected(listening) for _ in range(2 * serving.MOST_CONNECTIONS)]
+    for number, connection in enumerate(slow):
+        begun = b"POST / HTTP/1.1\r\nHost: x\r\n"
+        if number % 2:
+            begun += b"Content-Length: 10\r\n\r\n{"
+        with suppress(OSError):
+            connection.sendall(begun)
+    # then all of them are closed by the other end
+    for connection in slow:
+        with suppress(ConnectionError):
+            while connection.recv(10_000):
+                pass
+        connection.close()
+    # and the receiver goes on
+    monkeypatch.undo()
+    assert wait_for(lambda: deliver(listening) in (202, 409))
+    assert listening.started == ["7"]

@@ -4,17 +4,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}} import cli, flows
 from {{cookiecutter.package_name}}.cli import parse_moment
 from {{cookiecutter.package_name}}.core.contract import Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests import parcels
+from tests.conftest import within
 from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
@@ -154,3 +157,59 @@ def test_a_receiver_that_could_do_nothing_does_not_start(
     code, out, err = run("webhook", "--env", "test", "--start", "no-such-command now")
     assert (code, out) == (1, "")
     assert said in err
+
+
+LIVE = ("run", "ingest", "prepare", "features", "train", "predict", "monitor", "retrain")
+
+
+@pytest.mark.parametrize("ends", [None, datetime(2098, 1, 1, tzinfo=UTC)])
+def test_an_as_of_in_the_future_of_a_live_feed_is_refused_by_every_verb(
+    project: Path,
+    toy: Problem,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: datetime | None,
+) -> None:
+    monkeypatch.setattr(parcels, "PROBLEM", replace(toy, ends=ends))
+    asked = [
+        *((verb, "--as-of", "2097-01-01") for verb in LIVE),
+        ("replay", "--from", "2020-03-01", "--to", "2097-01-01"),
+        ("replay", "--from", "2097-01-01", "--to", "2097-02-01"),
+    ]
+    for arguments in asked:
+        code, out, err = run(*arguments, "--env", "test")
+        assert (code, out) == (1, ""), arguments
+        assert "lies in the future" in err
+    monkeypatch.setenv("AS_OF", "2097-01-01")
+    for verb in LIVE:
+        code, _, err = run(verb, "--env", "test")
+        assert (code, "lies in the future" in err) == (1, True), verb
+    assert not (project / ".data").exists()
+
+
+@pytest.mark.parametrize(
+    ("as_of", "said"),
+    [
+        (datetime(2097, 1, 1, tzinfo=UTC), "lies in the future"),
+        (datetime(2020, 3, 1), "has no time zone"),  # noqa: DTZ001
+    ],
+)
+def test_flows_refuse_a_wrong_as_of_too(
+    lakehouse: Lakehouse, toy: Problem, as_of: datetime, said: str
+) -> None:
+    context = within(lakehouse, toy)
+    day = timedelta(days=1)
+    for call in (
+        lambda: flows.run(context, as_of, "me"),
+        lambda: flows.ingest(context, as_of),
+        lambda: flows.prepare(context, as_of),
+        lambda: flows.features(context, as_of),
+        lambda: flows.train(context, as_of),
+        lambda: flows.predict(context, as_of),
+        lambda: flows.monitor(context, as_of),
+        lambda: flows.retrain(context, as_of),
+        lambda: flows.replay(context, toy.begins + day, as_of, day, day),
+    ):
+        with pytest.raises(UserError, match=said):
+            call()
+    assert not Path(lakehouse.root).exists()

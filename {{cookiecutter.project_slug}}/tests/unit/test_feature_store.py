@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Problem
+from {{cookiecutter.package_name}}.core.contract import (
+    AVAILABLE_AT,
+    KNOWN_AT,
+    PREDICTION_TIME,
+    Frame,
+    Frames,
+    Problem,
+)
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.features.build import build_features
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
@@ -179,3 +188,46 @@ def test_training_set_reads_the_versions_that_it_is_given(filled: Lakehouse, toy
     filled.merge(orders, filled.scan(orders).with_columns(nw.col("amount") * 2))
     assert training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, versions).equals(before)
     assert not training_set(filled, toy, toy.begins, toy.begins + 20 * DAY, {}).equals(before)
+
+
+def test_labels_that_are_all_null_are_said(filled: Lakehouse, toy: Problem) -> None:
+    unknown = nw.lit(None).cast(nw.Float64).alias(toy.model.target.label)
+
+    def labels(frames: Frames) -> Frame:
+        return toy.model.labels(frames).with_columns(unknown)
+
+    nameless = replace(toy, model=replace(toy.model, labels=labels))
+    with pytest.raises(UserError, match=r"no labelled row; [0-9]+ labels paid are null"):
+        training_set(filled, nameless, toy.begins, toy.begins + 20 * DAY, {})
+
+
+@pytest.mark.parametrize("divisor", [0.0, float("nan"), float("inf")])
+def test_what_is_no_finite_number_is_null_in_features_inputs_and_labels(
+    lakehouse: Lakehouse, toy: Problem, divisor: float
+) -> None:
+    last = toy.feature_tables[0]
+    wrong = (nw.col("amount") - nw.col("amount")) / divisor
+    wrong = wrong + (nw.col("amount") * 1e308 * 1e308)
+
+    def build(frames: Frames) -> Frame:
+        orders = frames["orders"].with_columns(wrong.alias("amount"))
+        return last.build({**frames, "orders": orders})
+
+    def labels(frames: Frames) -> Frame:
+        first = nw.when(nw.col("order") < 50).then(nw.lit(float("nan")))
+        return toy.model.labels(frames).with_columns(first.otherwise(nw.col("paid")).alias("paid"))
+
+    def on_demand(rows: Frame) -> Frame:
+        return rows.with_columns((nw.col("amount") / 0.0).alias("amount"))
+
+    model = replace(toy.model, labels=labels, on_demand=on_demand)
+    problem = replace(toy, model=model, feature_tables=(replace(last, build=build),))
+    end = toy.begins + 70 * DAY
+    for source in problem.sources:
+        lakehouse.merge(tables.prepared(source), nw.from_native(source.load(None, end)), end)
+    build_features(within(lakehouse, problem), end)
+    stored = lakehouse.read(tables.features(problem.feature_tables[0]))["last_amount"]
+    assert stored.len() == stored.null_count() > 0
+    rows = training_set(lakehouse, problem, toy.begins, end, {})
+    assert rows["order"].min() == 50
+    assert rows["amount"].null_count() == rows.height > 0

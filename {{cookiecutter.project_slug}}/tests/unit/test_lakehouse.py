@@ -55,7 +55,7 @@ def test_a_table_never_written_is_empty_and_typed(lakehouse: Lakehouse) -> None:
 def test_append_adds_what_became_known_once(lakehouse: Lakehouse) -> None:
     assert lakehouse.append(TABLE, rows({1: 1.0}), NOON) == 1
     assert lakehouse.append(TABLE, rows({1: 1.0}), NOON) == 0
-    assert lakehouse.append(TABLE, rows({2: 2.0}), NOON + DAY) == 1
+    assert lakehouse.append(TABLE, rows({2: 2.0}, NOON + DAY), NOON + DAY) == 1
     assert content(lakehouse) == {1: 1.0, 2: 2.0}
     assert lakehouse.complete_until(TABLE) == NOON + DAY
 
@@ -69,8 +69,25 @@ def test_overwrite_replaces_its_interval_and_nothing_else(lakehouse: Lakehouse) 
 
 @pytest.mark.parametrize("at", [NOON, NOON + DAY + timedelta(microseconds=1)])
 def test_overwrite_refuses_rows_outside_its_interval(lakehouse: Lakehouse, at: datetime) -> None:
-    with pytest.raises(UserError, match="things: 1 rows have `at` outside"):
+    with pytest.raises(UserError, match="things: 1 rows have no `at` after 2020-01-01 12:00"):
         lakehouse.overwrite(TABLE, rows({1: 1.0}, at), NOON, NOON + DAY)
+    assert lakehouse.version(TABLE) is None
+
+
+@pytest.mark.parametrize("at", [NOON - DAY, NOON, NOON + 2 * DAY, datetime(2113, 1, 1, tzinfo=UTC)])
+def test_append_refuses_rows_that_its_step_would_never_see(
+    lakehouse: Lakehouse, at: datetime
+) -> None:
+    lakehouse.append(TABLE, rows({1: 1.0}), NOON)
+    with pytest.raises(UserError, match="things: 1 rows have no `at` after 2020-01-01 12:00"):
+        lakehouse.append(TABLE, rows({2: 2.0}, at), NOON + DAY)
+    assert content(lakehouse) == {1: 1.0}
+
+
+def test_append_refuses_rows_without_a_time(lakehouse: Lakehouse) -> None:
+    timeless = rows({1: 1.0}).with_columns(nw.lit(None).cast(UTC_TIME).alias("at"))
+    with pytest.raises(UserError, match="things: 1 rows have no `at`"):
+        lakehouse.append(TABLE, timeless, NOON)
     assert lakehouse.version(TABLE) is None
 
 
@@ -121,9 +138,10 @@ def test_of_two_who_append_at_once_one_is_told_so(
     lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lakehouse.append(TABLE, rows({1: 1.0}), NOON)
-    before_the_commit(monkeypatch, lambda: lakehouse.append(TABLE, rows({2: 2.0}), NOON + DAY))
+    later = NOON + DAY
+    before_the_commit(monkeypatch, lambda: lakehouse.append(TABLE, rows({2: 2.0}, later), later))
     with pytest.raises(UserError, match="Somebody else wrote") as refused:
-        lakehouse.append(TABLE, rows({3: 3.0}), NOON + DAY)
+        lakehouse.append(TABLE, rows({3: 3.0}, later), later)
     assert "run this again" in str(refused.value)
     assert content(lakehouse) == {1: 1.0, 2: 2.0}
 
@@ -152,7 +170,7 @@ def test_a_mount_is_read_and_refuses_writes_before_anything_is_touched(
     tmp_path: Path, verb: Verb
 ) -> None:
     theirs = Lakehouse(str(tmp_path / "theirs"))
-    theirs.append(TABLE, rows({1: 1.0}), NOON - DAY)
+    theirs.append(TABLE, rows({1: 1.0}, NOON - DAY), NOON - DAY)
     ours = Lakehouse(str(tmp_path / "ours"), mounts={"thin*": theirs.root})
     never = nw.from_native(
         pl.LazyFrame().select(pl.lit(1).map_batches(lambda _: pytest.fail("was computed")))
@@ -217,7 +235,7 @@ def test_an_unwritable_root_is_named(tmp_path: Path, verb: Verb) -> None:
 def test_a_corrupt_log_is_named(
     lakehouse: Lakehouse, use: Callable[[Lakehouse, Frame], object]
 ) -> None:
-    lakehouse.append(TABLE, rows({1: 1.0}), NOON - DAY)
+    lakehouse.append(TABLE, rows({1: 1.0}, NOON - DAY), NOON - DAY)
     next(Path(lakehouse.root).glob("things/_delta_log/*.json")).write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"Cannot read .*things"):
         use(lakehouse, rows({2: 2.0}))
@@ -256,5 +274,5 @@ def test_a_process_killed_in_a_write_leaves_the_table_as_it_was(lakehouse: Lakeh
     # then
     assert killed.returncode == -signal.SIGKILL
     assert content(lakehouse) == {1: 1.0}
-    assert lakehouse.append(TABLE, rows({2: 2.0}), NOON + DAY) == 1
+    assert lakehouse.append(TABLE, rows({2: 2.0}, NOON + DAY), NOON + DAY) == 1
     assert content(lakehouse) == {1: 1.0, 2: 2.0}

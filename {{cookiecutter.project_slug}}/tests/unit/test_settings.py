@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,84 @@ def test_a_setting_of_an_earlier_version_has_no_effect(project: Path) -> None:
     training = load_settings("test", project).training
     assert training.trials == 3
     assert not hasattr(training, "bootstrap_resamples")
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{name}: &{name} [*{before}, *{before}, *{before}, *{before}]\n"
+    for before, name in zip("abcdefghijklmnopqrs", "bcdefghijklmnopqrst", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (BOMB, "aliases"),
+        ("seed: &a [*a]", "aliases"),
+        ("[" * 100_000, "nested too deeply"),
+        ("seed: 1\nseed: 2", "the key seed comes twice"),
+        ("training: {trials: 2, trials: 3}", "the key trials comes twice"),
+        ("{[seed]: 1}", "a key is a text"),
+        ("seed: " + "9" * 10_000, "Exceeds the limit"),
+        ("seed: 2024-02-30", "day is out of range"),
+        ("seed: !!timestamp x", "dev.yml"),
+        ('seed: !!python/object/apply:os.system ["true"]', "could not determine a constructor"),
+        ("x" * 2_000_000, "not a file of at most"),
+        ("seed: \0", "special characters"),
+    ],
+)
+def test_a_file_that_is_not_plain_is_refused_in_one_line(
+    project: Path, content: str, said: str
+) -> None:
+    (project / "conf" / "dev.yml").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"dev\.yml") as refused:
+        load_settings("dev")
+    assert said in refused.value.what
+    assert len(refused.value.what) < 1_000
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "loop"])
+def test_what_is_no_file_is_not_read(project: Path, kind: str) -> None:
+    path = project / "conf" / "dev.yml"
+    path.unlink()
+    make: dict[str, Callable[[], None]] = {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "endless": lambda: path.symlink_to("/dev/zero"),
+        "loop": lambda: path.symlink_to(path),
+    }
+    make[kind]()
+    with pytest.raises(UserError, match=r"dev\.yml: not a file of at most"):
+        load_settings("dev")
+
+
+def test_a_huge_value_is_not_repeated(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{ENV_PREFIX}SEED", "x" * 100_000)
+    with pytest.raises(UserError, match="SEED: seed") as refused:
+        load_settings("dev")
+    assert len(refused.value.what) < 400
+
+
+@pytest.mark.parametrize("name", ["TRAINING", "ALERTS__RULES", "LAKEHOUSE__MOUNTS"])
+def test_a_variable_that_is_nested_too_deeply_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"{ENV_PREFIX}{name}", "[" * 100_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        load_settings("dev")
+
+
+ABSURD = ("-1", "4294967296", "1e400", "nan", "inf", "true", "[]", "9" * 400, "99999999999", "x")
+
+
+@pytest.mark.parametrize("key", [key for key, default, _ in described() if default.isdigit()])
+def test_no_number_is_taken_that_is_beyond_its_bounds(
+    project: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    name = ENV_PREFIX + key.upper().replace(".", "__")
+    for value in ABSURD:
+        monkeypatch.setenv(name, value)
+        if (key, value) == ("deployment.min_gain", "-1"):  # a gain may be negative
+            load_settings("dev")
+            continue
+        with pytest.raises(UserError, match=f"variable {name}"):
+            load_settings("dev")

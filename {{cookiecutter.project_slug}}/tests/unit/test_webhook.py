@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from {{cookiecutter.package_name}}.serving.webhook import receiver
+from {{cookiecutter.package_name}}.serving.webhook import receiver, work_off, worker
 
 SECRET, MODEL = "only for tests", "ours"
 BODY = json.dumps(
@@ -41,7 +43,9 @@ def deliver(tmp_path: Path, started: list[str]) -> Deliver:
     def delivered(
         body: str, sent: dict[str, str], start: Callable[[str], None] = started.append
     ) -> int:
-        application, answers = receiver(SECRET, MODEL, tmp_path / "deliveries", start), []
+        queue = tmp_path / "deliveries"
+        application = receiver(SECRET, MODEL, queue, lambda: work_off(queue, start))
+        answers: list[MutableMapping[str, Any]] = []
 
         async def receive() -> MutableMapping[str, Any]:
             return {"type": "http.request", "body": body.encode()}
@@ -131,13 +135,105 @@ def test_other_events_are_acknowledged_and_left_alone(
     assert (deliver(body, headers(body)), started) == (200, [])
 
 
-def test_a_deployment_that_does_not_start_is_started_by_the_next_try(
-    deliver: Deliver, started: list[str]
+def test_a_deployment_that_does_not_start_waits_for_the_next_time(
+    deliver: Deliver, started: list[str], tmp_path: Path
 ) -> None:
     def failing(version: str) -> None:
         raise OSError("no more processes")
 
-    sent = headers(BODY)
-    assert deliver(BODY, sent, failing) == 503
-    assert deliver(BODY, sent) == 202
+    assert deliver(BODY, headers(BODY), failing) == 202
+    assert deliver(BODY, headers(BODY), failing) == 409
+    assert started == []
+    work_off(tmp_path / "deliveries", started.append)
+    work_off(tmp_path / "deliveries", started.append)
     assert started == ["7"]
+
+
+def test_what_waited_when_the_receiver_was_killed_is_started_when_it_is_back(
+    deliver: Deliver, tmp_path: Path
+) -> None:
+    class Killed(BaseException):
+        """As if the process ended there."""
+
+    def killed(version: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        deliver(BODY, headers(BODY), killed)
+    done = threading.Event()
+    started: list[str] = []
+
+    def start(version: str) -> None:
+        started.append(version)
+        done.set()
+
+    worker(tmp_path / "deliveries", start)
+    assert done.wait(60)
+    assert started == ["7"]
+
+
+def test_deliveries_of_other_days_are_forgotten(deliver: Deliver, tmp_path: Path) -> None:
+    assert deliver(BODY, headers(BODY)) == 202
+    (mark,) = (tmp_path / "deliveries").iterdir()
+    os.utime(mark, (0, 0))
+    work_off(tmp_path / "deliveries", pytest.fail)
+    assert not mark.exists()
+
+
+CREATED = '{"entity": "model_version", "action": "created", "data": %s}'
+VERSION = CREATED % '{"name": "ours", "version": %s}'
+NOT_EVENTS = [
+    "",
+    "null",
+    "[]",
+    "3",
+    '"text"',
+    "true",
+    "{}",
+    "NaN",
+    "{",
+    "\ufeff{}",
+    "[" * 10_000,
+    '{"a":' * 10_000,
+    '{"entity": "model_version", "action": "created"}',
+    *(CREATED % data for data in ("null", "[]", "7", '"7"', '{"version": "7"}', "{}")),
+    '{"entity": ["model_version"], "action": "created", "data": {}}',
+    *(
+        VERSION % version
+        for version in (
+            '"--help"',
+            '"-1"',
+            '"7; true"',
+            '"7\\n"',
+            '" 7"',
+            '"0"',
+            '"07"',
+            '"٧"',
+            '""',
+            "-7",
+            "7.5",
+            "true",
+            "null",
+            "[7]",
+            '{"a": 1}',
+            '"' + "9" * 5_000 + '"',
+            "9" * 5_000,
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("body", NOT_EVENTS)
+def test_what_is_no_event_is_refused_though_it_is_signed(
+    deliver: Deliver, started: list[str], body: str
+) -> None:
+    assert deliver(body, headers(body)) == 400
+    assert started == []
+
+
+def test_a_body_that_is_too_large_is_refused_before_its_signature(
+    deliver: Deliver, started: list[str]
+) -> None:
+    body = BODY + " " * 70_000
+    assert deliver(body, headers(body)) == 413
+    assert started == []

@@ -97,6 +97,10 @@ class Source:
     max_age: timedelta | None = None  # of the newest row, before the feed counts as silent
     form: Form = field(default_factory=Form)  # for `core.reading`
     snapshot: str = ""  # file of the project that is read once, whole: a change of it is noticed
+    # A row's times lie between so long before it became known, and so long after; a source that
+    # tells of what has happened gives none after it: `max_ahead=timedelta(0)`.
+    max_past: timedelta = timedelta(days=3_660)
+    max_ahead: timedelta = timedelta(days=366)
 
     def __post_init__(self) -> None:
         """Prepared rows look like raw ones unless it is said otherwise."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 from pydantic_settings import (
@@ -23,6 +23,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from . import plain_yaml
 from .errors import UserError
 
 PACKAGE = __name__.partition(".")[0]
@@ -124,7 +125,7 @@ class DeploymentSettings(_Section):
     """Environment variable that tells who acts (GITHUB_ACTOR); `--who` must agree with it."""
     clean_git: bool = False
     """Only versions of committed code."""
-    min_gain: Annotated[float, Field(allow_inf_nan=False)] = 0
+    min_gain: Annotated[float, Field(ge=-1e9, le=1e9)] = 0
     """The gain over the baseline must surely (95 %) exceed this."""
     margin: _Share = 0.01
     """Share of the champion's metric by which a challenger may be worse."""
@@ -273,8 +274,9 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     names = sorted(path.stem for path in folder.glob("*.yml") if path.stem != "base")
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
+    filled = {"{project}": project.as_posix(), "{env}": env}
     files = {
-        str(path): _read(path, project, env)
+        str(path): plain_yaml.read(path, filled)
         for path in (folder / "base.yml", folder / f"{env}.yml")
     }
     layers = {**files, **_variables()}
@@ -301,6 +303,8 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     except SettingsError as error:
         field = str(error).split('"')[1]
         raise UserError(f"{_not_json(field)}: not JSON.", _REMEDY) from None
+    except RecursionError:
+        raise UserError("A setting is nested too deeply.", _REMEDY) from None
     except ValidationError as error:
         found = [_line(fault, layers) for fault in error.errors()]
         raise UserError("\n".join(found), _REMEDY) from None
@@ -328,22 +332,6 @@ def find_project(start: Path) -> Path:
             return folder
     message = f"No conf/base.yml in {start} or above it."
     raise UserError(message, "Run this from inside the project's folder.")
-
-
-def _read(path: Path, project: Path, env: str) -> dict[str, Any]:
-    """A file's content, with what stands for the project's folder and the environment filled in."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        filled = text.replace("{project}", project.as_posix()).replace("{env}", env)
-        content = yaml.safe_load(filled)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"Cannot read {path}: {reason}", "Correct the file.") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a mapping of keys to values.", "Correct the file.")
-    return {str(key): value for key, value in content.items()}
 
 
 def _variables() -> dict[str, dict[str, Any]]:
@@ -386,8 +374,15 @@ def _line(fault: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> 
     keys = [str(part) for part in fault["loc"]]
     places = [place for place, layer in layers.items() if _holds(layer, keys)]
     place = places[-1] if places else next(iter(layers))
-    given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
+    given = "" if fault["type"] == "missing" else f" (given: {_shown(fault['input'])})"
     return f"{place}: {'.'.join(keys)}: {fault['msg']}{given}"
+
+
+def _shown(given: object) -> str:
+    """What was given, however large it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(given)
 
 
 def _holds(content: Any, keys: list[str]) -> bool:

@@ -11,7 +11,7 @@ import polars as pl
 from polars import selectors
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source
+from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source, polars_schema
 from ..core.errors import UserError
 from ..reporting import pages
 from ..store import tables
@@ -67,7 +67,10 @@ def _commit(
             page = context.settings.reports / name
             _report(lakehouse, source, failed, total, page, since, as_of)
             _refuse_too_many(lakehouse, source, failed, total, page)
-        lakehouse.append(tables.quarantine(source), failed, as_of)
+        table = tables.quarantine(source)
+        held = lakehouse.complete_until(table)  # a killed process may have written it
+        fresh = failed if held is None else failed.filter(nw.col(KNOWN_AT) > held)
+        lakehouse.append(table, fresh, as_of)
         lakehouse.merge(tables.prepared(source), good.drop(REASON), as_of)
     return total - rejected, rejected
 
@@ -88,17 +91,29 @@ def _shaped(context: Context, source: Source, new: Frame, as_of: datetime) -> Fr
         known = _known_rows(lakehouse, context.problem.source(name), None, as_of)
         lookups[name] = lakehouse.collect(known)
     schema: Schema = {**source.prepared, KNOWN_AT: UTC_TIME, REASON: nw.String}
-    return lakehouse.map_batches(new, _shaping(source, lookups), schema)
+    return lakehouse.map_batches(new, _shaping(source, lookups, context.problem.begins), schema)
 
 
 def _shaping(
-    source: Source, lookups: Mapping[str, pl.DataFrame]
+    source: Source, lookups: Mapping[str, pl.DataFrame], begins: datetime
 ) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    declared = polars_schema({**source.prepared, KNOWN_AT: UTC_TIME})
+
     def shape(batch: pl.DataFrame) -> pl.DataFrame:
-        rows = source.prepare(batch, lookups).select(*source.prepared, KNOWN_AT)
-        return with_reasons(source, rows)
+        rows = source.prepare(batch, lookups)
+        _require_declared(source, rows.schema, declared)
+        return with_reasons(source, rows.select(*declared), begins)
 
     return shape
+
+
+def _require_declared(source: Source, found: pl.Schema, declared: pl.Schema) -> None:
+    """Refuse prepared rows that are not as declared, such as times without their zone."""
+    for name, kind in declared.items():
+        if found.get(name) != kind:
+            given = f"gives {found[name]} for" if name in found else "does not give"
+            message = f"`prepare` of {source.name} {given} {name}, declared {kind}."
+            raise UserError(message, "Correct it in problem/sources.py.")
 
 
 def _split(shaped: Frame, source: Source) -> tuple[Frame, Frame]:
@@ -125,7 +140,7 @@ def _report(
     as_of: datetime,
 ) -> None:
     """Write a page on the checks that failed, with the first of the rows, also as CSV."""
-    shown = lakehouse.collect(bad.head(_SHOWN_ROWS))
+    shown = _readable(lakehouse.collect(bad.head(_SHOWN_ROWS)))
     csv = page.with_suffix(".csv")
     pages.write(csv, shown.select(~selectors.nested()).write_csv())
     content = pages.render(
@@ -143,6 +158,17 @@ def _report(
         earlier=_earlier(page, source),
     )
     pages.write(page, content)
+
+
+def _readable(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose times Python can show; of one beyond its calendar, the year."""
+    shown = []
+    for name in rows.select(selectors.temporal()).columns:
+        year = pl.col(name).dt.year()
+        is_shown = year.is_between(1, 9_999)
+        text = pl.when(is_shown).then(name).cast(pl.String)
+        shown.append(pl.coalesce(text, pl.format("year {}", year)).alias(name))
+    return rows.with_columns(shown)
 
 
 def _earlier(page: Path, source: Source) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import narwhals as nw
 from ..context import Context
 from ..core.contract import AVAILABLE_AT, KNOWN_AT, FeatureTable, Frame, Frames
 from ..store import tables
-from ..store.point_in_time import prepared
+from ..store.point_in_time import only_finite, prepared
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,26 @@ def _due(
     done = context.lakehouse.complete_until(table)
     if done is None:
         return Due(declared, None, as_of)
+    if since is not None and since <= context.problem.begins:
+        return Due(declared, None, max(as_of, done))
     start = min(since, done) if since else done
     end = max(as_of, done)
     return Due(declared, start, end) if start < end else None
 
 
 def _built(due: Due, frames: Frames) -> Frame:
-    """Rows that became available in the interval, from what they may have been made of."""
+    """Rows that became available in the interval, from what they may have been made of.
+
+    What is no finite number becomes null: a share of nothing is not known, and is no reason to stop
+    the night's run. Monitoring counts it as missing.
+    """
     known = nw.col(KNOWN_AT)
     available = nw.col(AVAILABLE_AT)
     inputs = {name: rows.filter(known <= due.end) for name, rows in frames.items()}
     if due.start is None:
-        return due.table.build(inputs).filter(available <= due.end)
+        built = due.table.build(inputs).filter(available <= due.end)
+        return only_finite(built, due.table.values)
     needed = known > due.start - due.table.lookback
     recent = {name: rows.filter(needed) for name, rows in inputs.items()}
-    return due.table.build(recent).filter(available > due.start, available <= due.end)
+    built = due.table.build(recent).filter(available > due.start, available <= due.end)
+    return only_finite(built, due.table.values)

@@ -20,7 +20,7 @@ from ..core.contract import polars_schema
 from ..core.errors import UserError
 from ..core.settings import AlertRule
 from ..store.measurements import MONITORING
-from ..store.tables import ALERTS, LOG, MEASUREMENTS, OPENED, RECOVERED
+from ..store.tables import ALERTS, LOG, MEASUREMENTS, OPENED, RECOVERED, every
 
 Measured: TypeAlias = dict[str, Any]
 """A row of the measurements."""
@@ -49,7 +49,8 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
 
     One that is open stays open, without another notice, while its metric is violated or unknown. It
     closes as well when nothing measures its metric any more: the champion that took the column is
-    gone. Each notice is a row per receiver, written in one commit before any is delivered.
+    gone, or the source or table is. Each notice is a row per receiver, written in one commit before
+    any is delivered.
 
     Args:
         context: Measurements, rules, receivers.
@@ -61,8 +62,9 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
     rows = context.lakehouse.read(
         MEASUREMENTS, nw.col("producer") == MONITORING, nw.col("window_end") <= as_of
     )
-    gone = _columns_gone(rows)
-    deciding = _deciding(rows.filter(~pl.col("slice").is_in(gone)), context.settings.alerts.rules)
+    gone = {**_columns_gone(rows), **_undeclared(context, rows)}
+    held = rows.filter(~pl.col("slice").is_in(list(gone)))
+    deciding = _deciding(held, context.settings.alerts.rules)
     kinds = _newest_kinds(context)
     notices = []
     for alert, row in deciding.items():
@@ -71,7 +73,7 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
             notices.append(Notice(alert, kind, _text(row, kind)))
     for alert, kind in kinds.items():
         if kind == OPENED and alert.slice in gone:
-            text = f"{RECOVERED}: {alert.metric} {alert.slice}: the champion does not take it now"
+            text = f"{RECOVERED}: {alert.metric} {alert.slice}: {gone[alert.slice]}"
             notices.append(Notice(alert, RECOVERED, text))
     _write(context, notices, as_of)
     return [notice.text for notice in notices]
@@ -104,11 +106,24 @@ def deliver(context: Context) -> None:
         raise UserError(message, remedy)
 
 
-def _columns_gone(rows: pl.DataFrame) -> list[str]:
-    """Slices of columns that were measured once and are not in the newest window."""
+def _columns_gone(rows: pl.DataFrame) -> dict[str, str]:
+    """Slices of columns that were measured once and are not in the newest window, and why."""
     columns = rows.filter(pl.col("slice").str.starts_with("feature="))
     newest = columns.filter(pl.col("window_end") == pl.col("window_end").max())
-    return sorted(set(columns["slice"]) - set(newest["slice"]))
+    gone = sorted(set(columns["slice"]) - set(newest["slice"]))
+    return dict.fromkeys(gone, "the champion does not take it now")
+
+
+def _undeclared(context: Context, rows: pl.DataFrame) -> dict[str, str]:
+    """Slices of sources and tables that the problem does not declare any more, and why."""
+    problem = context.problem
+    declared = {
+        *(f"source={source.name}" for source in problem.sources),
+        *(f"table={table.name}" for table in every(problem)),
+    }
+    measured = rows.filter(pl.col("slice").str.contains("^(source|table)="))["slice"]
+    gone = sorted(set(measured) - declared)
+    return dict.fromkeys(gone, "the problem does not declare it now")
 
 
 def _deciding(rows: pl.DataFrame, rules: Sequence[AlertRule]) -> dict[Alert, Measured]:

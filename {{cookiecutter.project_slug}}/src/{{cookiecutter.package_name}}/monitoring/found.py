@@ -10,6 +10,7 @@ import polars as pl
 Found: TypeAlias = dict[str, Any]
 """A row for `measurements.record`."""
 _SCHEMA = {
+    "subject": pl.String,
     "slice": pl.String,
     "metric": pl.String,
     "status": pl.String,
@@ -41,3 +42,11 @@ def as_frame(found: Iterable[Found]) -> pl.DataFrame:
     """Findings as a frame of one schema, whatever each of them leaves out."""
     rows = pl.DataFrame(list(found), schema=_SCHEMA)
     return rows.with_columns(pl.col("slice").fill_null(""))
+
+
+def as_declared(rows: pl.DataFrame) -> pl.DataFrame:
+    """A frame of findings with every column of theirs, each of its type; null where it had none."""
+    return rows.select(
+        (pl.col(name) if name in rows.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in _SCHEMA.items()
+    )

@@ -12,12 +12,12 @@ from ..core.contract import PREDICTION_TIME
 from ..modeling import profile
 from ..store import tables
 from ..store.measurements import MONITORING, PRODUCTION, record
-from ..store.point_in_time import prepared
+from ..store.point_in_time import only_finite, prepared
 from ..store.tables import MEASUREMENTS
 from ..tracking.lifetime import lifetime, parts_of
 from ..tracking.registry import PROFILE
 from . import drift, shifts
-from .found import as_frame
+from .found import as_declared, as_frame
 from .health import measure_freshness, measure_quality, measure_volume
 from .performance import measure_performance
 from .windows import Window, due, earliest, scored_rows
@@ -45,13 +45,13 @@ def monitor(context: Context, as_of: datetime) -> list[Window]:
     windows = list(due(context, min(known, default=None), as_of))
     for window in windows:
         is_new = since is None or window.end > since
-        rows = scored_rows(context, window, changed)
-        found = _by_version(context, rows, window, is_new=is_new)
+        logged = scored_rows(context, window, changed)
+        found = _by_version(context, logged, window, is_new=is_new)
         if is_new:
             is_last = window == windows[-1]
-            found.append(_health(context, rows, window, as_of, is_last=is_last))
+            found.append(_health(context, logged, window, as_of, is_last=is_last))
         if found:
-            measured = pl.concat(found, how="diagonal_relaxed")
+            measured = pl.concat(as_declared(rows) for rows in found)
             record(lakehouse, measured, MONITORING, PRODUCTION, window.start, window.end)
     # Written last: a run that is cut short finds the same labels new, and measures them again.
     lakehouse.merge(outcomes, changed, as_of)
@@ -71,12 +71,13 @@ def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> p
     time = nw.col(PREDICTION_TIME)
     predictions = lakehouse.scan(tables.predictions(problem))
     recent = predictions.filter(time > horizon, time <= as_of)
-    labels = model.labels(prepared(lakehouse, problem, as_of, {}))
+    known = prepared(lakehouse, problem, as_of, {})
+    labels = only_finite(model.labels(known), [model.target.label])
     label = nw.col(model.target.label).cast(nw.Float64).alias("label")
     joined = recent.join(labels, on=list(model.keys), how="inner").with_columns(label)
     found = joined.select(*outcomes.schema)
-    known = lakehouse.scan(outcomes)
-    return lakehouse.collect(lakehouse.without(found, known, list(outcomes.schema)))
+    held = lakehouse.scan(outcomes)
+    return lakehouse.collect(lakehouse.without(found, held, list(outcomes.schema)))
 
 
 def _by_version(

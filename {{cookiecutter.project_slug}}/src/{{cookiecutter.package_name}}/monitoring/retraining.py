@@ -40,11 +40,15 @@ def decide(context: Context, as_of: datetime) -> Decision:
 
     A window is violated if its performance or the drift of any of its columns is; an unknown one
     is not. A decision that was not carried out, by a process that was killed, is returned as it
-    stands.
+    stands, unless a champion is in place that was trained later.
     """
     rows = context.lakehouse.read(RETRAININGS, nw.col("at") <= as_of, order=("at",))
     past = [Decision(**row) for row in rows.iter_rows(named=True)]
-    if past and (past[-1].outcome is None or past[-1].at == as_of):
+    if past and past[-1].outcome is None:
+        if not _is_overtaken(context, past[-1]):
+            return past[-1]
+        past[-1] = conclude(context, past[-1], "overtaken: the champion was trained later")
+    if past and past[-1].at == as_of:
         return past[-1]
     trained = [decision.at for decision in past if decision.retrain]
     retrain, why = _judge(context, trained, as_of)
@@ -72,15 +76,25 @@ def _write(context: Context, decision: Decision) -> None:
     context.lakehouse.merge(RETRAININGS, row)
 
 
+def _is_overtaken(context: Context, decision: Decision) -> bool:
+    """Whether the champion was trained after a decision to replace the one before."""
+    champion = context.registry.aliased(CHAMPION)
+    return champion is not None and _learned(context, champion) > decision.at
+
+
+def _learned(context: Context, version: str) -> datetime:
+    """Moment until which a version has learned."""
+    return datetime.fromisoformat(context.registry.version(version).tags["as_of"])
+
+
 def _judge(context: Context, trained: list[datetime], as_of: datetime) -> tuple[bool, str]:
     """Whether to train, and why; `trained` are the moments of earlier retrainings."""
     settings = context.settings.retraining
     champion = context.registry.aliased(CHAMPION)
     if champion is None:
         return False, "there is no champion to replace: `train` and `deploy` the first"
-    learned = datetime.fromisoformat(context.registry.version(champion).tags["as_of"])
-    last = max([*trained, learned])
-    windows = _windows(context, champion, as_of)[-settings.of_last :]
+    last = max([*trained, _learned(context, champion)])
+    windows = _windows(context, champion, as_of)
     cause = _schedule(context, last, as_of) or _violations(context, windows)
     if not cause:
         violated = [window for window in windows if window.reasons]
@@ -115,7 +129,7 @@ def _violations(context: Context, windows: list[Judged]) -> str:
 def _counted(violated: int, windows: int) -> str:
     """How many of the last windows are violated, as a person says it."""
     if not windows:
-        return "no window has been measured yet"
+        return "no window of this champion has been measured yet"
     if windows == 1:
         return f"the only window so far is {'violated' if violated else 'not violated'}"
     if not violated:
@@ -124,18 +138,25 @@ def _counted(violated: int, windows: int) -> str:
 
 
 def _windows(context: Context, champion: str, as_of: datetime) -> list[Judged]:
-    """Windows that the champion scored, oldest first."""
+    """Those of production's newest windows that the champion scored, oldest first.
+
+    None where it did not score the newest: what another one did there, or what it did itself before
+    it was rolled back to, says nothing of it now.
+    """
     first = context.problem.model.target.metrics[0].name
     rows = context.lakehouse.read(
         MEASUREMENTS,
         nw.col("producer") == MONITORING,
-        nw.col("subject") == f"version {champion}",
         nw.col("window_end") <= as_of,
         nw.col("metric").is_in([first, "drift", "missing", "unseen"]),
     )
+    newest = rows["window_end"].unique().sort().tail(context.settings.retraining.of_last)
+    rows = rows.filter(pl.col("window_end").is_in(newest.implode()), subject=f"version {champion}")
     excess = (pl.col("value") / pl.col("threshold") - 1).abs()
     ordered = rows.sort(excess, descending=True, nulls_last=True, maintain_order=True)
     name = pl.concat_str("metric", "slice", separator=" ").str.strip_chars()
     reasons = name.filter(pl.col("status") == "violated").alias("reasons")
     windows = ordered.group_by("window_end", maintain_order=True).agg(reasons).sort("window_end")
-    return [Judged(end, found) for end, found in windows.iter_rows()]
+    judged = [Judged(end, found) for end, found in windows.iter_rows()]
+    is_current = judged and judged[-1].end == newest[-1]
+    return judged if is_current else []

@@ -342,6 +342,7 @@ SOURCES = (
         keys=("origin", "observed_at"),
         checks=check_weather,
         max_age=timedelta(days=2),
+        max_ahead=timedelta(0),
     ),
     Source(
         name="schedule",
@@ -357,6 +358,7 @@ SOURCES = (
         lookups=("airports",),
         keys=FLIGHT,
         checks=check_schedule,
+        max_ahead=timedelta(days=9),
     ),
     Source(
         name="flights",
@@ -373,5 +375,6 @@ SOURCES = (
         keys=FLIGHT,
         checks=check_flights,
         max_age=timedelta(days=1),
+        max_ahead=timedelta(0),
     ),
 )

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from ..context import Context
 from ..core.errors import UserError
+from ..core.failures import explain
 from ..modeling import profile
 from ..reporting import pages
 from ..store.measurements import MONITORING, mean_gains
@@ -77,7 +78,14 @@ def application(context: Context) -> Starlette:
     def answer(request: Request) -> Response:
         name = _FILES[request.url.path]
         headers = {"X-Content-Type-Options": "nosniff"}
-        return Response(files(context)[name], media_type=_TYPES[name], headers=headers)
+        try:
+            content = files(context)[name]
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            return Response(message, 503, headers, "text/plain")
+        return Response(content, media_type=_TYPES[name], headers=headers)
 
     loopback = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     written = Mount("/", StaticFiles(directory=context.settings.reports, check_dir=False))

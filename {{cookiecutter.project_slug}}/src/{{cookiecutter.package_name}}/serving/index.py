@@ -71,7 +71,7 @@ def _entries(reports: Path, prefix: str) -> list[Entry]:
 
 
 def _entry(path: Path, reports: Path) -> Entry:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         head = file.read(_HEAD)
     title, verdict = (
         html.unescape(" ".join(found[1].split())) if (found := pattern.search(head)) else ""

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +26,7 @@ _HEADERS = {
     "webhook-signature": "x-mlflow-signature",
 }
 _MAX_BYTES = 64 * 1024
+_REMEMBERED_SECONDS = 24 * 3600
 
 
 class _Body(BaseModel):
@@ -44,37 +50,68 @@ class _Created(_Body):
     data: _Version
 
 
-def receiver(secret: str, model: str, seen: Path, start: Callable[[str], None]) -> Starlette:
-    """A web application that starts `start(version)` when the registry says that one was created.
+def receiver(secret: str, model: str, queue: Path, wake: Callable[[], None]) -> Starlette:
+    """A web application that notes each version that the registry says was created.
 
     A delivery must be small, signed with the secret (Standard Webhooks: HMAC-SHA256 over id,
-    timestamp and body), no older than five minutes, and not have been received before.
+    timestamp and body), no older than five minutes, and not have been received before. It is
+    answered when it is on the disk: no kill loses one.
 
     Args:
         secret: Shared with the registry.
         model: Registered model to listen for; events of others are acknowledged and left alone.
-        seen: Folder that remembers deliveries.
-        start: Called with the number of the version; must return at once.
+        queue: Folder that remembers deliveries; `work_off` reads what waits there.
+        wake: Called when a version waits; must return at once.
     """
-    seen.mkdir(parents=True, exist_ok=True)
+    verifier = Webhook(secret.encode())
+    queue.mkdir(parents=True, exist_ok=True)
 
     async def receive(request: Request) -> JSONResponse:
         body = await _small_body(request)
-        _verify(body, request, secret)
+        _verify(body, request, verifier)
         created = _parsed(body)
-        mark = seen / hashlib.sha256(request.headers[_HEADERS["webhook-id"]].encode()).hexdigest()
-        _remember(mark)
-        if created is None or created.name != model:
+        delivery = request.headers[_HEADERS["webhook-id"]]
+        is_ours = created is not None and created.name == model
+        version = created.version if created and is_ours else ""
+        _remember(queue, delivery, version)
+        if not is_ours:
             return JSONResponse({"started": None}, 200)
-        try:
-            start(created.version)
-        except OSError as error:
-            mark.unlink()  # the registry tries again
-            raise _RefusedError(503, f"the deployment did not start: {error.strerror}") from None
-        return JSONResponse({"started": created.version}, 202)
+        wake()
+        return JSONResponse({"started": version}, 202)
 
     routes = [Route("/", receive, methods=["POST"])]
     return Starlette(routes=routes, exception_handlers={_RefusedError: _refuse})
+
+
+def work_off(queue: Path, start: Callable[[str], None]) -> None:
+    """Start, one after the other, what waits in the queue; forget what was done days ago.
+
+    Args:
+        queue: As of `receiver`.
+        start: Called with the number of a version. Where it raises an OSError the version waits on.
+    """
+    for path in sorted(queue.iterdir(), key=lambda path: path.stat().st_mtime):
+        version = path.read_text(encoding="utf-8")
+        if version:
+            with suppress(OSError):
+                start(version)
+                os.truncate(path, 0)
+        elif path.stat().st_mtime < time.time() - _REMEMBERED_SECONDS:
+            path.unlink()
+
+
+def worker(queue: Path, start: Callable[[str], None]) -> Callable[[], None]:
+    """A thread that works off the queue, now and whenever what is returned is called."""
+    waiting = threading.Event()
+    waiting.set()
+
+    def work() -> None:
+        while waiting.wait():
+            waiting.clear()
+            work_off(queue, start)
+
+    threading.Thread(target=work, daemon=True).start()
+    return waiting.set
 
 
 class _RefusedError(Exception):
@@ -87,7 +124,8 @@ class _RefusedError(Exception):
 
 async def _refuse(_: Request, error: Exception) -> JSONResponse:
     status = error.status if isinstance(error, _RefusedError) else 500
-    return JSONResponse({"refused": str(error)}, status)
+    # Closed, because the other end may have more to send.
+    return JSONResponse({"refused": str(error)}, status, {"Connection": "close"})
 
 
 async def _small_body(request: Request) -> bytes:
@@ -102,20 +140,25 @@ async def _small_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _verify(body: bytes, request: Request, secret: str) -> None:
+def _verify(body: bytes, request: Request, verifier: Webhook) -> None:
     headers = {name: request.headers.get(theirs, "") for name, theirs in _HEADERS.items()}
     try:
-        Webhook(secret.encode()).verify(body, headers)
-    except (WebhookVerificationError, ValueError, RecursionError) as error:
+        verifier.verify(body, headers, json_parse=False)
+    except (WebhookVerificationError, ValueError) as error:
         raise _RefusedError(401, str(error)) from None
 
 
-def _remember(mark: Path) -> None:
-    """Write down that a delivery was received."""
-    try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        raise _RefusedError(409, "received before") from None
+def _remember(queue: Path, delivery: str, version: str) -> None:
+    """Write down that a delivery was received, and the version that waits, if one does."""
+    path = queue / hashlib.sha256(delivery.encode()).hexdigest()
+    with tempfile.NamedTemporaryFile("w", dir=queue.parent, encoding="utf-8") as file:
+        file.write(version)
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(file.name, path)  # there whole or not at all, and once
+        except FileExistsError:
+            raise _RefusedError(409, "received before") from None
 
 
 def _parsed(body: bytes) -> _Version | None:

@@ -127,7 +127,8 @@ class Lakehouse:
 
     def history(self, table: Table) -> list[Mapping[str, Any]]:
         """Commits, newest first: version, timestamp, operation and its metrics."""
-        return self.engine.history(self.place(table.name))
+        with self._reading(table):
+            return self.engine.history(self.place(table.name))
 
     def complete_until(self, table: Table) -> datetime | None:
         """The newest `until` that a write recorded; None before the first."""
@@ -160,13 +161,17 @@ class Lakehouse:
         """Add the rows that became known up to `until`, once; returns the rows written.
 
         Raises:
-            UserError: A table that is not ours, wrong schema, bad keys, or an unwritable root.
+            UserError: A table that is not ours, wrong schema, bad keys, an unwritable root, or a
+                row that became known at another time: its step would never see it.
         """
         seen = self._open(table)
-        if seen and seen.complete_until and seen.complete_until >= until:
+        since = seen.complete_until if seen else None
+        if since and since >= until:
             return 0
-        with self._checked(table, rows) as staged, self._writing(table):
-            self.engine.append(self.place(table.name), staged, seen, until)
+        with self._checked(table, rows) as staged:
+            self._require_between(table, staged, since, until)
+            with self._writing(table):
+                self.engine.append(self.place(table.name), staged, seen, until)
             return self.rows(staged)
 
     def append_if_unchanged(self, table: Table, rows: Rows, version: int | None) -> bool:
@@ -195,17 +200,11 @@ class Lakehouse:
             UserError: As `append`; also a row outside the interval.
         """
         seen = self._open(table)
-        interval = (since or _BEFORE_ALL, until)
-        time = nw.col(table.time)
         with self._checked(table, rows) as staged:
-            outside = staged.filter(~((time > interval[0]) & (time <= until)))
-            if stray := self.rows(outside):
-                raise UserError(
-                    f"{table.name}: {stray} rows have `{table.time}` outside ({since}, {until}].",
-                    "Nothing was committed; write rows of the interval only.",
-                )
+            self._require_between(table, staged, since, until)
             with self._writing(table):
                 place = self.place(table.name)
+                interval = (since or _BEFORE_ALL, until)
                 self.engine.replace(place, staged, seen, table.time, interval)
             return self.rows(staged)
 
@@ -232,7 +231,8 @@ class Lakehouse:
 
     def compact(self, table: Table) -> None:
         """Join the files of a table that many small commits have left; its rows stay."""
-        self.engine.compact(self.place(table.name))
+        with self._reading(table):
+            self.engine.compact(self.place(table.name))
 
     # -----------------------------------------------------------------------------------------
 
@@ -264,9 +264,14 @@ class Lakehouse:
         return not self.collect(held).is_empty()
 
     def _open(self, table: Table, version: int | None = None) -> Snapshot | None:
+        with self._reading(table, version):
+            return self.engine.open(self.place(table.name), version)
+
+    @contextmanager
+    def _reading(self, table: Table, version: int | None = None) -> Iterator[None]:
         place = self.place(table.name)
         try:
-            return self.engine.open(place, version)
+            yield
         except StorageError as error:
             what = place if version is None else f"{place} at version {version}"
             remedy = "Restore it, or remove its folder to rebuild it."
@@ -313,6 +318,22 @@ class Lakehouse:
             fault = "null" if None in key.values() else "repeated"
             raise UserError(
                 f"{table.name}: {fault} key {key}.", "Nothing was committed; correct the rows."
+            )
+
+    def _require_between(
+        self, table: Table, rows: Frame, since: datetime | None, until: datetime
+    ) -> None:
+        """Refuse rows whose time does not lie in `(since, until]`, or is not there."""
+        time = nw.col(table.time)
+        outside = time.is_null() | (time > until)
+        if since is not None:
+            outside = outside | (time <= since)
+        if stray := self.rows(rows.filter(outside)):
+            after = f"{since:%Y-%m-%d %H:%M}" if since else "the beginning"
+            raise UserError(
+                f"{table.name}: {stray:,} rows have no `{table.time}` after {after} "
+                f"and until {until:%Y-%m-%d %H:%M} (UTC).",
+                "Nothing was committed; give rows of that time only.",
             )
 
     @contextmanager

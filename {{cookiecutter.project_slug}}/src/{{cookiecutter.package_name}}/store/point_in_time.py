@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import narwhals as nw
@@ -59,6 +59,15 @@ def point_in_time_join(
     )
 
 
+def only_finite(rows: Frame, names: Iterable[str]) -> Frame:
+    """Rows whose named columns hold null where they held NaN or an infinite number."""
+    schema = rows.collect_schema()
+    floats = [name for name in names if name in schema and schema[name].is_float()]
+    return rows.with_columns(
+        nw.when(nw.col(name).is_finite()).then(nw.col(name)).alias(name) for name in floats
+    )
+
+
 def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: Versions) -> Frames:
     """Prepared tables by source, as known at `as_of`.
 
@@ -97,7 +106,8 @@ def with_features(
         spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
     present = spine.collect_schema().names()
     telling = [name for name in problem.model.forbidden if name in present]
-    return lakehouse.each_row(spine.drop(telling), problem.model.on_demand)
+    inputs = lakehouse.each_row(spine.drop(telling), problem.model.on_demand)
+    return only_finite(inputs, problem.model.features)
 
 
 def spine_of(problem: Problem, frames: Frames) -> Frame:
@@ -143,13 +153,15 @@ def training_set(
         Keys, prediction time, slices, inputs, extra columns and label, ordered by time and keys.
 
     Raises:
-        UserError: An extra column that there is no longer, or an input named as the label.
+        UserError: An extra column that there is no longer, an input named as the label, or labels
+            that are all null.
     """
     model = problem.model
     time = nw.col(PREDICTION_TIME)
     frames = prepared(lakehouse, problem, as_of, versions)
     spine = spine_of(problem, frames).filter(time >= start, time < as_of)
-    labels = model.labels(frames).drop(KNOWN_AT, strict=False)
+    given = only_finite(model.labels(frames), [model.target.label])
+    labels = given.drop(KNOWN_AT, strict=False).drop_nulls(model.target.label)
     keys = list(model.keys)
     labelled = spine.join(labels, on=keys, how="semi")
     kept = (
@@ -171,7 +183,11 @@ def training_set(
         message = f"No table has {', '.join(lost)} any more, which a version takes as an input."
         raise UserError(message, "Keep a feature until a champion without it is in place.")
     wanted = rows.select(*dict.fromkeys(kept)).sort(PREDICTION_TIME, *model.keys)
-    return lakehouse.collect(wanted)
+    found = lakehouse.collect(wanted)
+    if found.is_empty() and (nulls := lakehouse.rows(given) - lakehouse.rows(labels)):
+        message = f"There is no labelled row; {nulls:,} labels {model.target.label} are null."
+        raise UserError(message, "Correct `labels` of the problem, or the source that it reads.")
+    return found
 
 
 def require_row_by_row(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as installed_version
@@ -219,15 +220,28 @@ class Registry:
 
 
 def _create_store(path: Path) -> None:
-    """Make a new SQLite store under another name first.
+    """Make a new SQLite store, where there is none, under another name first.
 
     MLflow cannot resume a migration of the schema that was killed.
     """
     if path.exists():
+        _require_sqlite(path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
+    partial.touch()  # of a place that cannot be written MLflow despairs after minutes only
     uri = f"{_SQLITE}{partial}"
     MlflowClient(uri, uri).search_registered_models()
     partial.replace(path)
+
+
+def _require_sqlite(path: Path) -> None:
+    """Refuse at once what is no database: MLflow would try again for minutes.
+
+    Raises:
+        sqlite3.Error: What SQLite says.
+    """
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(address, uri=True)) as database:
+        database.execute("PRAGMA schema_version")

@@ -7,12 +7,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import AlertRule
 from {{cookiecutter.package_name}}.monitoring.alerts import deliver, raise_alerts
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
 from {{cookiecutter.package_name}}.store.measurements import PRODUCTION, record
-from {{cookiecutter.package_name}}.store.tables import ALERTS
+from {{cookiecutter.package_name}}.store.tables import ALERTS, LOG, OPENED
 
 from tests.integration.monitoring.conftest import ENDS, Production
 
@@ -119,3 +120,27 @@ def test_a_notice_waits_for_a_receiver_that_cannot_be_reached(
         deliver(production.context)
     waiting = notices(production.context).filter(pl.col("sent_at").is_null())
     assert waiting["receiver"].to_list() == ["ALERT_URL"]
+
+
+@pytest.mark.parametrize("slice_", ["source=closed", "table=features_closed"])
+def test_an_alert_on_what_the_problem_does_not_declare_now_closes(
+    production: Production, slice_: str
+) -> None:
+    # given an alert on a source or table of an earlier version of the problem
+    kept = "source=orders"
+    for part in (kept, slice_):
+        configure(production.context, rules=(AlertRule(metric="*", status="violated"),))
+        end = ENDS - WEEK
+        rows = {"metric": ["age_hours"], "slice": [part], "value": [2.0], "threshold": [1.0]}
+        measured = pl.DataFrame({**rows, "status": ["violated"]})
+        record(production.context.lakehouse, measured, PRODUCER, PRODUCTION, end - WEEK, end)
+    opened = {"at": [ENDS - WEEK], "metric": ["age_hours"], "slice": [slice_]}
+    how = {"status": ["violated"], "receiver": [LOG], "kind": [OPENED], "text": ["opened"]}
+    notice = pl.DataFrame({**opened, **how, "sent_at": [ENDS]})
+    production.context.lakehouse.merge(ALERTS, notice.cast(polars_schema(ALERTS.schema)))
+    # when alerts are raised
+    told = raise_alerts(production.context, ENDS)
+    # then that one closes, and the other opens
+    assert f"recovered: age_hours {slice_}: the problem does not declare it now" in told
+    assert any(text.startswith(f"opened: age_hours {kept}") for text in told)
+    assert raise_alerts(production.context, ENDS + WEEK) == []

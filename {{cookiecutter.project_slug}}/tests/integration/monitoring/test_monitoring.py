@@ -244,3 +244,22 @@ def test_the_dashboard_shows_what_was_measured(production: Production) -> None:
     ]
     assert line.endswith("} 1.0")
     assert f'subject="{PRODUCTION}"' in line
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_single_row_of_another_version_is_measured_too(
+    production: Production, *, first: bool
+) -> None:
+    # given a window in which another version scored one row, weeks back or as the first of all
+    rows = production.rows
+    moment = rows[PREDICTION_TIME].min() if first else rows[PREDICTION_TIME][-300]
+    production.score(rows.filter(pl.col(PREDICTION_TIME) != moment))
+    production.score(rows.filter(pl.col(PREDICTION_TIME) == moment), version="8")
+    # when it is measured
+    monitor(production.context, ENDS)
+    # then both have their rows, and what cannot be told of one row is unknown
+    measured = production.context.lakehouse.read(MEASUREMENTS)
+    alone = measured.filter(subject="version 8")
+    assert alone.filter(metric="drift")["threshold"].null_count() > 0
+    assert set(alone["status"].drop_nulls()) == {"unknown"}
+    assert measured.filter(subject="version 7").height > alone.height

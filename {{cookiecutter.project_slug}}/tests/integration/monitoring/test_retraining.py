@@ -40,7 +40,7 @@ def watch(production: Production, *statuses: str, version: str = "7") -> None:
         (["violated", "ok", "ok", "violated"], False, "1 of the last 3 windows is violated"),
         (["unknown", "unknown", "unknown"], False, "none of the last 3 windows is violated"),
         (["ok"], False, "the only window so far is not violated"),
-        ([], False, "no window has been measured yet"),
+        ([], False, "no window of this champion has been measured yet"),
     ],
 )
 def test_n_of_the_last_m_windows_and_the_newest(
@@ -134,3 +134,38 @@ def test_without_a_champion_there_is_nothing_to_replace(production: Production) 
     decision = decide(production.context, ENDS)
     assert not decision.retrain
     assert "no champion" in decision.why
+
+
+def test_after_a_rollback_old_windows_of_the_champion_do_not_count(production: Production) -> None:
+    # given a champion that was violated, then replaced, then rolled back to
+    watch(production, "violated", "violated", "ok", version="7")
+    lakehouse = production.context.lakehouse
+    rows = pl.DataFrame({"metric": ["drift"], "slice": ["feature=amount"], "status": ["ok"]})
+    for number in (1, 2):
+        end = ENDS + number * WEEK
+        record(lakehouse, rows, PRODUCER, "version 8", end - WEEK, end)
+    # then what it did before says nothing of now
+    decision = decide(production.context, ENDS + 2 * WEEK)
+    assert not decision.retrain
+    assert "no window of this champion" in decision.why
+
+
+def test_violated_windows_far_back_do_not_count(production: Production) -> None:
+    watch(production, "violated", "violated")
+    rows = pl.DataFrame({"metric": ["drift"], "slice": ["feature=amount"], "status": ["violated"]})
+    end = ENDS + WEEK
+    record(production.context.lakehouse, rows, PRODUCER, "version 8", end - WEEK, end)
+    assert not decide(production.context, end).retrain
+
+
+def test_a_decision_is_dropped_where_a_later_champion_is_in_place(production: Production) -> None:
+    # given a decision that was not carried out
+    watch(production, "violated", "violated")
+    first = decide(production.context, ENDS)
+    assert first.outcome is None
+    # when somebody promotes a version that has learned more
+    production.registry.tags["as_of"] = (ENDS + timedelta(days=1)).isoformat()
+    decision = decide(production.context, ENDS + WEEK)
+    # then it is decided anew
+    assert (decision.at, decision.retrain) == (ENDS + WEEK, False)
+    assert decided_until(production.context) == ENDS + WEEK
