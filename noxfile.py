@@ -158,6 +158,12 @@ def intervals(session: nox.Session) -> None:
 
 
 @nox.session
+def hostile(session: nox.Session) -> None:
+    """Test with arguments, configurations and requests drawn at random, in demo/."""
+    in_demo(session, "hostile")
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Test the default project's pages in a headless browser, in demo/ (needs Chromium)."""
     in_demo(session, "browser")

@@ -218,7 +218,7 @@ def intervals(session: nox.Session) -> None:
 
 @nox.session
 def hostile(session: nox.Session) -> None:
-    """Test with arguments, configurations and requests drawn at random, and with what is starved."""
+    """Test with arguments, configurations and requests drawn at random: no traceback, ever."""
     prepare(session, "test")
     session.run("pytest", "tests/hostile", *session.posargs)
 

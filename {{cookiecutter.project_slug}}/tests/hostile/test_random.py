@@ -15,16 +15,16 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import uvicorn
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from {{cookiecutter.package_name}}.cli import SECRET_VARIABLE
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, described, load_settings
-from {{cookiecutter.package_name}}.serving import server
 from {{cookiecutter.package_name}}.serving.dashboard import application
 from {{cookiecutter.package_name}}.serving.webhook import receiver, work_off
 
@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def standing(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Stand in the project; servers do not listen."""
     monkeypatch.chdir(home)
-    monkeypatch.setattr(server.uvicorn.Server, "run", lambda _: None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _: None)
     original = (home / "conf" / "dev.yml").read_bytes()
     yield home
     (home / "conf" / "dev.yml").write_bytes(original)
@@ -207,7 +207,7 @@ EVENTS = st.builds(
 HEADERS = st.text(max_size=10) | st.sampled_from(["\xff", "v1,", "v1,AAAA", "9" * 30, "-1", "nan"])
 
 
-def ask(app: ASGIApp, scope: dict[str, Any], body: bytes = b"") -> int:
+def ask(app: Starlette, scope: dict[str, Any], body: bytes = b"") -> int:
     """Hand a request to an application, which needs no server for it; returns the HTTP status."""
     said: list[MutableMapping[str, Any]] = []
 

@@ -63,6 +63,8 @@ def only_finite(rows: Frame, names: Iterable[str]) -> Frame:
     """Rows whose named columns hold null where they held NaN or an infinite number."""
     schema = rows.collect_schema()
     floats = [name for name in names if name in schema and schema[name].is_float()]
+    if not floats:
+        return rows
     return rows.with_columns(
         nw.when(nw.col(name).is_finite()).then(nw.col(name)).alias(name) for name in floats
     )

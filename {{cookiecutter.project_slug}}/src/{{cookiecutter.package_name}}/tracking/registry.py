@@ -51,7 +51,7 @@ class Registry:
         """
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         for noisy in ("alembic", "mlflow"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # errors are raised as well
         uri = self.settings.tracking_uri
         try:
             if uri.startswith(_SQLITE):
@@ -242,6 +242,6 @@ def _require_sqlite(path: Path) -> None:
     Raises:
         sqlite3.Error: What SQLite says.
     """
-    address = f"{path.absolute().as_uri()}?mode=ro"
+    address = f"{path.absolute().as_uri()}?mode=rw"  # rw: it rolls back what a kill left
     with closing(sqlite3.connect(address, uri=True)) as database:
         database.execute("PRAGMA schema_version")
