@@ -16,7 +16,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}}.context import Context, open_context
-from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, PREDICTION_TIME, Frame, Table
+from {{cookiecutter.package_name}}.core.contract import (
+    AVAILABLE_AT,
+    PREDICTION_TIME,
+    Frame,
+    Table,
+    polars_schema,
+)
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
@@ -24,6 +30,7 @@ from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
+from {{cookiecutter.package_name}}.store.tables import CHAMPIONS_STAGE, TRANSITIONS
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
@@ -45,6 +52,12 @@ def champion(trained: tuple[Context, Trained]) -> Iterator[str]:
     yield str(done.version)
     if home.registry.aliased(CHAMPION):
         home.registry.point(CHAMPION, None)
+
+
+def promoted(version: str) -> pl.DataFrame:
+    """A log of transitions that says who is champion."""
+    said = {"sequence": 0, "at": PROBLEM.begins, "version": version, "to_stage": CHAMPIONS_STAGE}
+    return pl.DataFrame([said], schema=polars_schema(TRANSITIONS.schema))
 
 
 @pytest.fixture
@@ -71,7 +84,10 @@ def opened(
         }
         for key, value in values.items():
             monkeypatch.setenv(f"{ENV_PREFIX}{key}", str(value))
-        return open_context("test")
+        context = open_context("test")
+        if version := home.registry.aliased(CHAMPION):
+            context.lakehouse.append_if_unchanged(TRANSITIONS, promoted(version), None)
+        return context
 
     return environment
 
@@ -462,10 +478,10 @@ def test_rows_of_another_shape_are_one_message(
     assert versions(scoring) == [None, None]
 
 
-def test_without_a_champion_it_says_how_to_get_one(scoring: Context, predict: Run) -> None:
-    scoring.registry.point(CHAMPION, None)
+def test_without_a_champion_it_says_how_to_get_one(opened: Open, predict: Run) -> None:
+    empty = opened()
     assert "There is no champion yet" in one_message(predict())
-    assert versions(scoring) == [None, None]
+    assert versions(empty) == [None, None]
 
 
 def test_files_that_were_tampered_with_are_not_loaded(
