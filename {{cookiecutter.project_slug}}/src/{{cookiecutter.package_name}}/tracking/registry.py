@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ CHALLENGER = "challenger"
 PROFILE = "profile.parquet"
 HOLDOUT = "holdout.parquet"
 _SQLITE = "sqlite:///"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive of Windows has one letter
 # What the file that MLflow loads needs beside the estimator's own packages.
 _PYFUNC_PACKAGES = ("mlflow-skinny", "pandas")
 
@@ -73,9 +75,8 @@ class Registry:
         if found := self.client.get_experiment_by_name(name):
             return str(found.experiment_id)
         place = self.settings.artifact_root
-        if place is not None and "://" not in place:
-            place = Path(place).absolute().as_uri()
-        return str(self.client.create_experiment(name, artifact_location=place))
+        location = None if place is None else as_address(place)
+        return str(self.client.create_experiment(name, artifact_location=location))
 
     def version(self, number: str) -> ModelVersion:
         """A version by number.
@@ -217,6 +218,11 @@ class Registry:
             description=description,
             model_id=model_uri.removeprefix("models:/"),
         )
+
+
+def as_address(place: str) -> str:
+    """A folder as an address; an address such as `s3://bucket/runs` or `dbfs:/runs` as it is."""
+    return place if _ADDRESS.match(place) else Path(place).absolute().as_uri()
 
 
 def _create_store(path: Path) -> None:
