@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,7 @@ def install(root: Path) -> None:
     Without a stamp that names its Python and its place, it starts again from nothing.
     """
     venv = root / ".venv"
+    started = time.monotonic()
     print(f"bootstrap: installing into {venv}", flush=True)
     if stamp_lines(root)[:1] != [identity(root)]:
         make_venv(venv)
@@ -157,6 +159,8 @@ def install(root: Path) -> None:
         # The build backend comes from the lock as well.
         options = ["--quiet", "--no-deps", "--no-build-isolation", "--editable", str(root)]
         run_installer(root, [*uv, "install", "--python", python, *options])
+    seconds = time.monotonic() - started
+    print(f"bootstrap: {installed_packages(root)} packages are there ({seconds:.0f} s)", flush=True)
     stamp(root).write_text(f"{identity(root)}\n{digest(root)}\n", encoding="utf-8")
 
 
@@ -195,16 +199,52 @@ def run_installer(root: Path, command: "list[str]") -> None:
     # Not removed: pip's configuration files can ask for it, too.
     environment["PIP_USER"] = "0"
     pipe = subprocess.PIPE
-    said = ""
-    with subprocess.Popen(command, cwd=root, env=environment, stderr=pipe, text=True) as process:
-        for line in process.stderr or ():
-            print(line, end="", file=sys.stderr, flush=True)
-            said += line
-    if process.returncode != 0:
-        raise BootstrapError(
-            f"Installing failed with exit code {process.returncode}: see above."
-            f"{cause_of(said)} Then run the same command again."
+    with bar(root):
+        done = subprocess.run(
+            command, cwd=root, env=environment, stderr=pipe, text=True, check=False
         )
+    if done.returncode != 0:
+        print(done.stderr, end="", file=sys.stderr, flush=True)
+        raise BootstrapError(
+            f"Installing failed with exit code {done.returncode}: see above."
+            f"{cause_of(done.stderr)} Then run the same command again."
+        )
+
+
+@contextlib.contextmanager
+def bar(root: Path) -> "Iterator[None]":
+    """Show meanwhile, on a terminal, how many of the locked packages are there."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    drawing = threading.Thread(target=draw, args=(root, ended), daemon=True)
+    drawing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        drawing.join()
+
+
+def draw(root: Path, ended: threading.Event) -> None:
+    """Draw the bar until the event, then wipe it out."""
+    total = len(re.findall(r"^[\w.-]+==", locks(root)[1].read_text(encoding="utf-8"), re.MULTILINE))
+    started = time.monotonic()
+    width = 30
+    while not ended.wait(0.5):
+        done = min(installed_packages(root), total)
+        filled = width * done // max(total, 1)
+        seconds = time.monotonic() - started
+        shown = f"{'#' * filled}{'.' * (width - filled)}"
+        print(f"\r  [{shown}] {done} of {total} packages, {seconds:.0f} s", end="", file=sys.stderr)
+        sys.stderr.flush()
+    print("\r" + " " * 79 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def installed_packages(root: Path) -> int:
+    """How many distributions `.venv` holds."""
+    return sum(1 for _ in (root / ".venv").glob("[Ll]ib*/**/site-packages/*.dist-info"))
 
 
 def cause_of(said: str) -> str:

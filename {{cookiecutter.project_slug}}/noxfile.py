@@ -34,6 +34,7 @@ LOCKS = {
     "spark": (*PROJECT, "--extra=spark", "test.in"),
     "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
+    "docs": ("docs.in",),
     "bootstrap": ("bootstrap.in",),
 }
 OLDEST_JAVA = 17
@@ -66,6 +67,7 @@ def lint(session: nox.Session) -> None:
         session.run("check-jsonschema", "--quiet", "--builtin-schema", f"vendor.{schema}", *files)
     if found := notebooks():
         session.run("nbstripout", "--verify", *found)
+    session.run("detect-secrets-hook", "--no-verify", *secret_bearers())
 
 
 @nox.session
@@ -231,6 +233,21 @@ def browser(session: nox.Session) -> None:
     session.run("pytest", "tests/browser", *session.posargs, env={"CHROMIUM": program})
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation as a site into site/; a link that leads nowhere fails it."""
+    prepare(session, "docs")
+    session.run("zensical", "build", "--clean", "--strict", *session.posargs)
+
+
+@nox.session
+def picture(session: nox.Session) -> None:
+    """Take the README's picture of the dashboard anew (needs Chromium)."""
+    program = require_chromium(session)
+    prepare(session, "browser")
+    session.run("python", "tests/browser/picture.py", *session.posargs, env={"CHROMIUM": program})
+
+
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Run the whole loop on the sample data, in `.venv`."""
@@ -273,6 +290,19 @@ def compile_lock(session: nox.Session, name: str, sources: tuple[str, ...]) -> N
         *(*held, *inputs, *session.posargs),
         external=True,
     )
+
+
+def secret_bearers() -> list[str]:
+    """Files that git knows or would add.
+
+    Left out are locks, whose hashes look like secrets, tests, whose secrets are made up, pictures
+    and notebooks. Elsewhere a line that is none is marked with `pragma: allowlist secret`.
+    """
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    names = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    left_out = re.compile(r"(?:requirements/.*\.txt|tests/.*|.*\.(?:png|svg|ipynb))")
+    return [name for name in names if not left_out.fullmatch(name)]
 
 
 def notebooks() -> list[str]:

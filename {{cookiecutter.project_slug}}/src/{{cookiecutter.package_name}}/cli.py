@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 ME = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
-SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 its name, not the secret
+SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 its name, not the secret; pragma: allowlist secret
 DEBUG_VARIABLE = "DEBUG"
 _LOOP = "The loop"
 _STEPS = "Steps"
@@ -186,6 +186,7 @@ def dashboard(env: Env = "dev", output: Folder = None, port: Port = None) -> Non
     if port is None:
         flows.dashboard(context, output, show)
         return
+    require_free("127.0.0.1", port)
     from .serving.dashboard import application
     from .serving.server import server
 
@@ -219,7 +220,7 @@ def features(env: Env = "dev", as_of: AsOf = None, since: Since = None) -> None:
     """Build the feature tables, and bring the online store in step with them."""
     from . import flows
 
-    start = parse_moment(since) if since else None
+    start = parse_moment(since) if since is not None else None
     flows.features(context_of(env), moment_of(env, as_of), start)
 
 
@@ -337,6 +338,10 @@ def predict(
     """Score what is due, or the rows of a file or query, with the champion."""
     from . import flows
 
+    if query and source is None:
+        message = "--query says what to read, and no --input says from where."
+        raise UserError(message, "Name the database: --input postgresql://...")
+
     flows.predict(context_of(env), moment_of(env, as_of), source, query, output)
 
 
@@ -374,7 +379,9 @@ def replay(
     from .show import Progress
 
     context = context_of(env)
-    first = moment_of(env, since) if since else context.problem.begins + _warm_up(context)
+    first = (
+        moment_of(env, since) if since is not None else context.problem.begins + _warm_up(context)
+    )
     last = moment_of(env, until)
     with Progress() as progress:
         flows.replay(context, first, last, days(every), days(schedule), progress.tell)
@@ -399,6 +406,7 @@ def webhook(
     if shutil.which(command[0]) is None:
         message = f"--start: there is no command '{command[0]}'."
         raise UserError(message, "Name one that is on the PATH.")
+    require_free(host, port)
 
     identity = settings.deployment.identity
     environment = {**os.environ, **({identity: "webhook"} if identity else {})}
@@ -446,7 +454,9 @@ def moment_of(env: str, as_of: str | None) -> datetime:
     problem = context_of(env).problem
     now = datetime.now(UTC)
     # Verbs of one hour agree on it.
-    moment = parse_moment(as_of) if as_of else now.replace(minute=0, second=0, microsecond=0)
+    moment = (
+        parse_moment(as_of) if as_of is not None else now.replace(minute=0, second=0, microsecond=0)
+    )
     if moment <= problem.begins:
         begins = f"{problem.begins:%Y-%m-%d}"
         message = f"--as-of {moment:%Y-%m-%d %H:%M} is not after the data begin, {begins}."
@@ -489,6 +499,21 @@ def days(text: str) -> timedelta:
     if not _DAY.fullmatch(text):
         raise UserError(f"'{text}' is not a number of days.", "Write it as 7d.")
     return timedelta(days=int(text.removesuffix("d")))
+
+
+def require_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before anything is loaded for it.
+
+    Raises:
+        UserError: It is taken, or is none of this machine.
+    """
+    import socket
+
+    try:
+        socket.create_server((host, port)).close()
+    except (OSError, UnicodeError) as error:
+        message = f"Cannot listen on {host}:{port}: {error}."
+        raise UserError(message, "Choose another --host or --port.") from None
 
 
 def version_of(env: str, version: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..core.contract import Array, Estimator, Model, Task
+from ..core.contract import Array, Estimator, Model, Report, Task
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,25 @@ def task_of(model: Model, train: pl.DataFrame, recipe: Recipe, threads: int) -> 
     )
 
 
+def unheard(step: int, loss: float) -> None:
+    """Nobody follows this fit."""
+
+
 def follow(
-    recipe: Recipe, model: Model, train: pl.DataFrame, validation: pl.DataFrame, threads: int
+    recipe: Recipe,
+    model: Model,
+    train: pl.DataFrame,
+    validation: pl.DataFrame,
+    threads: int,
+    report: Report = unheard,
 ) -> tuple[Estimator, float]:
-    """Fit as the recipe says, without a search.
+    """Fit as the recipe says, without a search; `report` is told each round and its loss.
 
     Returns:
         The estimator, and its loss on the validation rows.
     """
     task = task_of(model, train, recipe, threads)
-    return model.estimator.learner(train, validation, task)(recipe.searched, _unheard)
+    return model.estimator.learner(train, validation, task)(recipe.searched, report)
 
 
 def distance(scores: Array, others: Array) -> float:
@@ -85,7 +94,3 @@ def distance(scores: Array, others: Array) -> float:
     if apart == 0:
         return 0.0
     return apart / spread if spread else float("inf")
-
-
-def _unheard(step: int, loss: float) -> None:
-    """Nobody follows this fit."""

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -33,6 +34,10 @@ PROFILE = "profile.parquet"
 HOLDOUT = "holdout.parquet"
 _SQLITE = "sqlite:///"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a drive of Windows has one letter
+_DESCRIPTION = (
+    "Versions that were trained, checked and compared: @champion is in production, @challenger is "
+    "measured against it. Each version's description says what it predicts and how well."
+)
 # What the file that MLflow loads needs beside the estimator's own packages.
 _PYFUNC_PACKAGES = ("mlflow-skinny", "pandas")
 
@@ -61,7 +66,7 @@ class Registry:
             mlflow.set_tracking_uri(uri)
             client = MlflowClient()
             if not client.search_registered_models(f"name = '{self.settings.model}'"):
-                client.create_registered_model(self.settings.model)
+                client.create_registered_model(self.settings.model, description=_DESCRIPTION)
         except Exception as error:  # noqa: BLE001 a file, a server, a cloud: each has its own
             reason = str(error).strip().partition("\n")[0]
             message = f"MLflow at {uri} does not answer: {reason}"
@@ -155,16 +160,27 @@ class Registry:
         return stored.read(folder, f"{self.settings.model}_{number}")
 
     @contextmanager
-    def run(self, training_id: str, tags: Mapping[str, str]) -> Iterator[str]:
-        """An MLflow run, by id; those that a killed process left open for it are closed."""
+    def run(
+        self, training_id: str, name: str, started: datetime, tags: Mapping[str, str]
+    ) -> Iterator[str]:
+        """An MLflow run, by id; those that a killed process left open for it are closed.
+
+        Args:
+            training_id: Identity of the training.
+            name: What people call the run.
+            started: When the training began: the run is opened once there is something to log.
+            tags: Of the run.
+        """
         open_runs = f"tags.{TRAINING_ID} = '{training_id}' AND attributes.status = 'RUNNING'"
         for stale in self.client.search_runs([self.experiment], open_runs):
             self.client.set_terminated(stale.info.run_id, "KILLED")
-        with mlflow.start_run(
-            experiment_id=self.experiment,
-            run_name=f"train-{training_id}",
+        created = self.client.create_run(
+            self.experiment,
+            start_time=round(1000 * started.timestamp()),
             tags={TRAINING_ID: training_id, **tags},
-        ) as active:
+            run_name=name,
+        )
+        with mlflow.start_run(run_id=created.info.run_id) as active:
             yield active.info.run_id
 
     def log_model(

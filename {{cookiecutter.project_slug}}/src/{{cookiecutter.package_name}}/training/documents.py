@@ -56,6 +56,7 @@ def write_documents(folder: Path, training: Training, problem: Problem, name: st
     for key, chart in charts.items():
         (folder / f"{key}.png").write_bytes(pages.png(chart))
     training.results.write_csv(folder / "results.csv")
+    training.fitted.trials.write_csv(folder / "trials.csv")
     calibrated.write_csv(folder / "calibration.csv")
     contributions.write_csv(folder / "contributions.csv")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from ..core.settings import Settings
 from ..modeling.recipe import Recipe, follow, task_of
 
 _REPORT_EVERY = 10
+_TRIALS = pl.Schema(
+    {"number": pl.Int64(), "state": pl.String(), "loss": pl.Float64(), "parameters": pl.String()}
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Fitted:
     estimator: Estimator
     recipe: Recipe
     loss: float
+    curve: list[tuple[int, float]]  # round and validation loss of the last fit
+    trials: pl.DataFrame  # number, state, loss, parameters as JSON; a row per trial
 
 
 def fit(
@@ -48,6 +54,7 @@ def fit(
         journal: File that remembers finished trials.
     """
     budget = settings.training
+    trials = pl.DataFrame(schema=_TRIALS)
     recipe = Recipe(
         fixed=dict(model.params),
         searched={},
@@ -61,10 +68,13 @@ def fit(
         objective = _objective(
             model.estimator.learner(sample, validation, task), model.search_space
         )
-        best = _search(objective, study_name, journal, budget.trials, settings.seed)
-        recipe = replace(recipe, searched=best)
-    estimator, loss = follow(recipe, model, train, validation, settings.threads)
-    return Fitted(estimator, recipe, loss)
+        study = _search(objective, study_name, journal, budget.trials, settings.seed)
+        trials = _table(study)
+        recipe = replace(recipe, searched=study.best_params)
+    curve: list[tuple[int, float]] = []
+    report = _drawing(curve)
+    estimator, loss = follow(recipe, model, train, validation, settings.threads, report)
+    return Fitted(estimator, recipe, loss, curve, trials)
 
 
 def _objective(
@@ -81,8 +91,8 @@ def _objective(
 
 def _search(
     objective: Callable[[optuna.Trial], float], name: str, journal: Path, trials: int, seed: int
-) -> dict[str, Any]:
-    """Run the trials that are missing and return the best parameters.
+) -> optuna.Study:
+    """Run the trials that are missing.
 
     Each trial's sampler is seeded by how many were finished before it, so that the trials are the
     same however often a killed run was resumed.
@@ -93,13 +103,22 @@ def _search(
     for number in bar(range(finished, trials), "trials", total=trials - finished):
         study.sampler = optuna.samplers.TPESampler(seed=seed + number)
         study.optimize(objective, n_trials=1)
-    best: dict[str, Any] = study.best_params
-    return best
+    return study
+
+
+def _table(study: optuna.Study) -> pl.DataFrame:
+    """Trials that came to an end, in order."""
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    rows = [
+        (trial.number, trial.state.name.lower(), trial.value, json.dumps(trial.params))
+        for trial in study.get_trials(deepcopy=False, states=states)
+    ]
+    return pl.DataFrame(rows, schema=_TRIALS, orient="row")
 
 
 def _resumed_study(name: str, journal: Path) -> optuna.Study:
     """The study of that name; trials that a killed process left running count as failed."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning shows the whole traceback
     journal.parent.mkdir(parents=True, exist_ok=True)
     # A killed process may have left the journal locked.
     lock = JournalFileOpenLock(str(journal), grace_period=3)
@@ -125,5 +144,15 @@ def _pruning(trial: optuna.Trial) -> Report:
         trial.report(loss, step=step)
         if trial.should_prune():
             raise optuna.TrialPruned
+
+    return report
+
+
+def _drawing(curve: list[tuple[int, float]]) -> Report:
+    """Keeps the learning curve of a fit."""
+
+    def report(step: int, loss: float) -> None:
+        if step % _REPORT_EVERY == 0:
+            curve.append((step, float(loss)))
 
     return report

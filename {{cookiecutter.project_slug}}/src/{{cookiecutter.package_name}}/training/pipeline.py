@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -43,6 +43,7 @@ def train(context: Context, as_of: datetime) -> Trained:
         UserError: Features are not built until `as_of`, the windows hold too little, or inputs are
             not computed row by row.
     """
+    started = datetime.now(UTC)
     settings, model = context.settings, context.problem.model
     versions = _input_versions(context, as_of)
     code = provenance(settings.project)
@@ -81,8 +82,8 @@ def train(context: Context, as_of: datetime) -> Trained:
             versions=versions,
             code=code,
             parts=parts,
-            estimator=fitted.estimator,
-            recipe=fitted.recipe,
+            started=started,
+            fitted=fitted,
             results=results,
         )
         version = register(context, training, page)

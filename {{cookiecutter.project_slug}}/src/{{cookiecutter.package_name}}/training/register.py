@@ -30,6 +30,7 @@ from ..tracking.provenance import data_fingerprint
 from ..tracking.registry import HOLDOUT, PROFILE
 from ..tracking.signing import TRAINING_ID
 from .documents import REPORT, write_documents
+from .fit import Fitted
 
 _EXAMPLE_ROWS = 3
 
@@ -44,9 +45,19 @@ class Training:
     versions: Mapping[str, int | None]  # Delta version of each input table
     code: Mapping[str, str]  # as `provenance.provenance`
     parts: Parts  # the training set
-    estimator: Estimator
-    recipe: Recipe  # how it was fit
+    started: datetime  # by the clock
+    fitted: Fitted
     results: pl.DataFrame  # as `evaluation.compare`: on the holdout, against the baseline
+
+    @property
+    def estimator(self) -> Estimator:
+        """What was fit."""
+        return self.fitted.estimator
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was fit."""
+        return self.fitted.recipe
 
     @property
     def holdout(self) -> pl.DataFrame:
@@ -72,7 +83,11 @@ def register(context: Context, training: Training, page: Path) -> str:
     """
     registry, model = context.registry, context.problem.model
     tags = _tags(training, model)
-    with registry.run(training.training_id, tags) as run, tempfile.TemporaryDirectory() as scratch:
+    name = f"as of {training.as_of:%Y-%m-%d} ({training.training_id})"
+    with (
+        registry.run(training.training_id, name, training.started, tags) as run,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         _log_figures(training)
         _log_inputs(context, training)
         folder = Path(scratch) / "evaluation"
@@ -109,12 +124,18 @@ def _tags(training: Training, model: Model) -> dict[str, str]:
 
 
 def _log_figures(training: Training) -> None:
+    fitted = training.fitted
     mlflow.log_params({"seed": training.recipe.seed, **training.recipe.parameters})
     figures = {}
     for row in training.overall:
         figures[row["metric"]] = row["value"]
         figures[f"{row['metric']}_gain"] = row["gain"]
+    figures["validation_loss"] = fitted.loss
     mlflow.log_metrics(figures)
+    for step, loss in fitted.curve:
+        mlflow.log_metric("learning_curve", loss, step=step)
+    for number, loss in fitted.trials.drop_nulls("loss").select("number", "loss").iter_rows():
+        mlflow.log_metric("trial_loss", loss, step=number)
 
 
 def _log_inputs(context: Context, training: Training) -> None:

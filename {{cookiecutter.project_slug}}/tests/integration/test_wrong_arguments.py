@@ -1,0 +1,115 @@
+"""Every verb with every wrong argument: one message, a non-zero exit, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from {{cookiecutter.package_name}} import cli
+
+from tests.conftest import copy_project, wait_for
+
+Run = Callable[..., tuple[int, str, str]]
+
+MOMENTS = ("yesterday", "2021-13-01", "0001-01-01T00:00+14:00", "")
+LENGTHS = ("x", "0d", "7", "-7d", "99999d", "")
+VERSIONS = ("9", "0", "-1", "one", "1 OR 1=1", "")
+PORTS = ("0", "65536", "http")
+WRONG: dict[str, tuple[str, ...]] = {
+    "--env": ("nope", "base", "../test", ""),
+    "--as-of": MOMENTS,
+    "--since": MOMENTS,
+    "--from": MOMENTS,
+    "--to": MOMENTS,
+    "--version": VERSIONS,
+    "--who": ("", " "),
+    "--why": ("", " "),
+    "--input": ("missing.parquet", "rows.txt", "nowhere://host/database", "conf", ""),
+    "--query": ("SELECT 1",),
+    "--output": ("conf/base.yml/dashboard", "conf/base.yml"),
+    "--port": PORTS,
+    "--every": LENGTHS,
+    "--schedule": LENGTHS,
+    "--host": ("not a host",),
+    "--start": ("no-such-command now",),
+}
+# What a verb cannot do without.
+NEEDED = {"approve": ("--why", "good"), "reject": ("--why", "bad"), "rollback": ("--why", "bad")}
+
+
+def verbs() -> dict[str, Any]:
+    """Every command of the command line."""
+    group: Any = typer.main.get_command(cli.app)
+    return dict(group.commands)
+
+
+def wrong_calls() -> Iterator[tuple[str, ...]]:
+    """Every verb with each of its options, each with every wrong value."""
+    for verb, command in verbs().items():
+        for parameter in command.params:
+            name = parameter.opts[0]
+            for value in () if name == "--help" else WRONG[name]:
+                given = NEEDED.get(verb, ())
+                kept = () if name in given else given
+                env = () if name == "--env" else ("--env", "test")
+                yield (verb, *env, *kept, name, value)
+        yield (verb, "--no-such-option")
+        yield (verb, "surplus")
+
+
+def test_every_option_has_wrong_values() -> None:
+    options = {parameter.opts[0] for command in verbs().values() for parameter in command.params}
+    assert options - {"--help"} == set(WRONG)
+
+
+def test_wrong_arguments_end_in_one_message(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cli.SECRET_VARIABLE, "secret")
+    monkeypatch.setattr(webbrowser, "open", lambda address: True)
+    (project / "rows.txt").write_text("1", encoding="utf-8")
+    bearable = set()
+    for call in wrong_calls():
+        code, _, err = run(*call)
+        assert "Traceback" not in err, call
+        if code == 0:
+            bearable.add(call)
+        else:
+            assert code in (1, 2), call
+            assert code == 2 or err.count("✗") == 1 == err.count("→"), (call, err)
+    assert bearable == set()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+def test_an_interrupted_training_ends_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    # given a verb that is at work
+    folder = copy_project(tmp_path / "my project")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", str(cli.__package__), "run", "--env", "test"]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        journal = folder / ".data" / "test" / "studies.log"
+        assert wait_for(lambda: journal.exists() or process.poll() is not None)
+        # when it is interrupted in its search
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    # then
+    assert process.returncode == 130
+    assert "Traceback" not in err
