@@ -164,6 +164,24 @@ def status(env: Env = "dev") -> None:
     show_status(context_of(env))
 
 
+@app.command(rich_help_panel=_LOOP)
+def doctor(env: Env = "dev") -> None:
+    """Look for what an environment lacks, and say what mends it; exit code 1 where it lacks any."""
+    from rich.markup import escape
+
+    from .doctor import examine
+
+    ill = 0
+    for finding in examine(env):
+        ill += not finding.is_well
+        mark = "[green]✓[/]" if finding.is_well else "[bold red]✗[/]"
+        say(f"{mark} {finding.name:<14} {escape(finding.said)}")
+        if not finding.is_well:
+            say(f"  → {escape(finding.remedy)}")
+    if ill:
+        raise typer.Exit(1)
+
+
 @app.command(name="open", rich_help_panel=_LOOP)
 def open_pages(env: Env = "dev") -> None:
     """Open the page that joins all others in a browser: dashboard, trainings, checks, versions."""

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from {{cookiecutter.package_name}}.store.measurements import BACKTEST, DRIFT, NE
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
 from {{cookiecutter.package_name}}.store.tables import ALERTS, LOG, MEASUREMENTS, RETRAININGS
 
+from tests.browser.picture import HEIGHT, ROOT, WIDTH, take
 from tests.conftest import copy_project, free_port, wait_for
 from tests.parcels import PROBLEM
 
@@ -379,6 +381,17 @@ def test_live_metrics_are_read_by_those_who_collect_them(live: str, home: Path) 
     assert table.height == rows.height
     assert table["value"].drop_nulls().sum() == pytest.approx(rows["value"].drop_nulls().sum())
     assert table["window_end"].max() == rows["window_end"].max()
+
+
+def test_the_readmes_picture_is_of_the_page_as_it_is(home: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "dashboard.png"
+    take(home / DASHBOARD, picture)
+    kept = ROOT / "docs" / "pictures" / "dashboard.png"
+    for path in (picture, kept):
+        head = path.read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        assert struct.unpack(">II", head[16:]) == (WIDTH, HEIGHT)
+        assert path.stat().st_size < 150_000
 
 
 def test_before_anything_was_measured_the_page_is_sound(

@@ -129,14 +129,15 @@ def test_a_run_tells_how_long_it_took_its_trials_and_its_learning_curve(
     context: Context, as_of: datetime
 ) -> None:
     client, version = context.registry.client, context.registry.versions()[0]
-    run = client.get_run(version.run_id)
+    run_id = str(version.run_id)
+    run = client.get_run(run_id)
     assert run.info.run_name.startswith(f"as of {as_of:%Y-%m-%d} (")
     journal = JournalStorage(JournalFileBackend(str(context.settings.state / "studies.log")))
     study = optuna.load_study(study_name=version.tags["training_id"], storage=journal)
     first = min(trial.datetime_start for trial in study.trials if trial.datetime_start)
     assert run.info.start_time / 1000 <= first.timestamp() < run.info.end_time / 1000
-    assert len(client.get_metric_history(version.run_id, "learning_curve")) > 1
-    trials = client.get_metric_history(version.run_id, "trial_loss")
+    assert len(client.get_metric_history(run_id, "learning_curve")) > 1
+    trials = client.get_metric_history(run_id, "trial_loss")
     assert {item.step for item in trials} <= set(range(context.settings.training.trials))
     assert trials
     model = client.get_registered_model(context.registry.settings.model)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from {{cookiecutter.package_name}} import doctor
+
+from tests.conftest import ROOT
+
+
+def found(env: str) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.examine(env)}
+
+
+@pytest.fixture
+def committed(project: Path) -> Path:
+    """A project with its lock, under git, without a remote."""
+    (project / "requirements").mkdir()
+    lock = (ROOT / "requirements" / "run.txt").read_text(encoding="utf-8")
+    (project / "requirements" / "run.txt").write_text(lock, encoding="utf-8")
+    git = ("git", "-C", str(project), "-c", "user.name=test", "-c", "user.email=test@localhost")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "As rendered")):
+        subprocess.run([*git, *command], check=True)
+    return project
+
+
+def test_a_sound_project_lacks_a_remote_only(
+    committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_reachable", lambda context: iter(()))
+    findings = found("test")
+    assert [name for name, finding in findings.items() if not finding.is_well] == ["origin"]
+    assert findings["origin"].remedy.startswith("git remote add origin")
+
+
+def test_packages_that_are_not_as_locked_are_named(committed: Path) -> None:
+    lock = committed / "requirements" / "run.txt"
+    lock.write_text("polars==0.0.1 \\\n    --hash=sha256:00\nnumpy==0 ; python_version < '3'\n")
+    finding = doctor._packages(committed)
+    assert finding.said == "1 of 2 are not as locked (polars)"
+    assert finding.remedy == "python3 bootstrap.py list"
+
+
+def test_without_a_commit_the_commands_are_named(project: Path) -> None:
+    [finding] = doctor._git(project)
+    assert finding.remedy.startswith("git init && git add --all && git commit")
+
+
+def test_a_full_disk_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_FREE_GB", 1e9)
+    assert not doctor._disk(project).is_well
+
+
+def test_a_setting_that_is_wrong_ends_the_examination(committed: Path) -> None:
+    (committed / "conf" / "test.yml").write_text("seed: maybe\n", encoding="utf-8")
+    findings = found("test")
+    assert "seed" in findings["configuration"].said
+    assert "MLflow" not in findings
+
+
+def test_receivers_that_are_not_set_are_named(
+    committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_reachable", lambda context: iter(()))
+    with (committed / "conf" / "test.yml").open("a", encoding="utf-8") as file:
+        file.write("alerts: {receivers: [PAGER_URL]}\n")
+    assert found("test")["receivers"].said == "not set: PAGER_URL"
+    monkeypatch.setenv("PAGER_URL", "json://localhost")
+    assert found("test")["receivers"].is_well
+
+
+def test_a_place_that_cannot_be_written_is_found(
+    committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a file where the state's folder should be, and a store below it
+    (committed / ".data").write_text("", encoding="utf-8")
+    # then
+    findings = found("test")
+    assert not findings["state"].is_well
+    assert findings["state"].remedy == "Check `state` in conf/."
+    assert not findings["MLflow"].is_well
