@@ -169,6 +169,12 @@ def browser(session: nox.Session) -> None:
     in_demo(session, "browser")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the default project's documentation as a site, in demo/; a dead link fails it."""
+    in_demo(session, "docs")
+
+
 @nox.session(venv_backend="none")
 def tag(session: nox.Session) -> None:
     """Tag the versions that the changelog names."""

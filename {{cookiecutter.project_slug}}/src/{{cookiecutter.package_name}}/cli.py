@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 ME = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
-SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 its name, not the secret; pragma: allowlist secret
+SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 # pragma: allowlist secret
 DEBUG_VARIABLE = "DEBUG"
 _LOOP = "The loop"
 _STEPS = "Steps"
