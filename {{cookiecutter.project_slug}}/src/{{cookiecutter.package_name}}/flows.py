@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .monitoring.windows import Window
     from .training.pipeline import Trained
 
+_MICROSECONDS = 1_000_000
 Tell: TypeAlias = Callable[[object], None]
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
@@ -235,7 +236,9 @@ def predict(
         if source is None:
             chunks = batch.due(context, as_of)
         else:
-            chunks = batch.spines(context, inputs.read(context, source, query), as_of)
+            # In the tables, rows without a key must not be taken for those that are there.
+            first = 0 if output else int(as_of.timestamp()) * _MICROSECONDS
+            chunks = batch.spines(context, inputs.read(context, source, query), as_of, first)
         predicted = batch.predict(context, as_of, chunks, output, complete=source is None)
         notes.append(f"version {predicted.version} scored {predicted.rows:,} rows")
     return predicted

@@ -62,7 +62,7 @@ def test_a_leak_is_seen_on_hard_data(name: str, disguise: str) -> None:
     noise = pl.Series(np.random.default_rng(1).normal(0, 0.1, frame.height))
     hints = {
         "as it is": [label.alias("hint")],
-        "as text": [pl.format("<{}>", (label / spread).round()).alias("hint")],
+        "as text": [pl.format("<{}>", (6 * label / spread).round()).alias("hint")],
         "with noise": [(label + spread * noise).alias("hint")],
         "twice": [label.alias("hint"), (-label).alias("hint_again")],
     }

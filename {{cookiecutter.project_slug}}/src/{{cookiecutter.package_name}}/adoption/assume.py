@@ -141,6 +141,9 @@ def assume(asked: Asked, place: str, ask: Ask) -> Assumed:
     if not columns and not time:
         raise UserError("No column is left to predict from.", "Bring a table with inputs.")
     labelled = rows.drop_nulls(label)
+    dates = [column.name for column in columns if column.role == "date"]
+    if dates and not time:
+        notes.append(f"{', '.join(dates)}: times, taken as inputs (when rows were known: --time)")
     windows = _windows(labelled, time, label, classes, notes) if time else None
     if time and windows is None:
         notes.append("the rows are judged as if they had no times: the holdout is drawn among them")

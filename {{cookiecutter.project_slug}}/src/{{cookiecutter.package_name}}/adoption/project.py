@@ -45,7 +45,7 @@ def require_kept(project: Path) -> None:
 
 
 def bring(project: Path, source: str) -> str:
-    """Where a table is, relative to the project; a file from elsewhere is copied to `data/`.
+    """Where a table is, relative to the project; what is elsewhere is copied to `data/`.
 
     Raises:
         UserError: There is no such file or folder.
@@ -58,11 +58,12 @@ def bring(project: Path, source: str) -> str:
     inside = path.resolve()
     if inside.is_relative_to(project.resolve()):
         return inside.relative_to(project.resolve()).as_posix()
-    if path.is_dir():
-        return path.as_posix()
     (project / DATA).mkdir(exist_ok=True)
     copy = project / DATA / path.name
-    if not copy.exists() or copy.read_bytes() != path.read_bytes():
+    if path.is_dir():
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(path, copy)
+    else:
         shutil.copy(path, copy)
     return copy.relative_to(project).as_posix()
 

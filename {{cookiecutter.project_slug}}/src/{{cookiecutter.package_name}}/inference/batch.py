@@ -22,7 +22,6 @@ from ..store.point_in_time import prepared, spine_of
 from ..tracking.stages import require_untouched
 from .score import score
 
-_MICROSECONDS = 1_000_000
 _SINKS: dict[str, Callable[..., object]] = {
     ".parquet": pl.LazyFrame.sink_parquet,
     ".csv": pl.LazyFrame.sink_csv,
@@ -58,10 +57,12 @@ def due(context: Context, as_of: datetime) -> Iterator[Frame]:
         yield rows.filter(time >= start, time < end)
 
 
-def spines(context: Context, inputs: Iterable[pl.DataFrame], as_of: datetime) -> Iterator[Frame]:
-    """Spine rows of scoring inputs that come from outside the lakehouse."""
+def spines(
+    context: Context, inputs: Iterable[pl.DataFrame], as_of: datetime, first: int = 0
+) -> Iterator[Frame]:
+    """Spine rows of scoring inputs from outside the lakehouse; `first` numbers rows without key."""
     model = context.problem.model
-    number = int(as_of.timestamp()) * _MICROSECONDS  # beyond the numbers of rows in the tables
+    number = first
     for given in inputs:
         rows = given
         if ROW in context.problem.scored.prepared and ROW not in given.columns:

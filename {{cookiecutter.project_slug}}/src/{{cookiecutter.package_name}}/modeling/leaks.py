@@ -15,12 +15,16 @@ import polars as pl
 
 from ..core.contract import Array, Target
 
-NEARLY_ALL = 0.8
-"""An input that alone explains so large a share of the outcome is suspected."""
+_NEARLY_ALL = {  # an input that alone explains so large a share of the outcome is suspected
+    "binary_classification": 0.85,
+    "multiclass_classification": 0.85,
+    "regression": 0.95,  # quantities are often nearly proportional to an honest input
+}
 _LITTLE = 0.5  # of what the suspects explain: less from all others together confirms it
 _FEW = 4  # suspects are at most one in so many inputs
-_BINS = 32
-_PRIOR_ROWS = 5.0  # with which the mean of a group is drawn to that of all rows
+_BINS = (8, 32)  # fewest and most
+_ROWS_OF_BIN = 20
+_PRIOR_ROWS = 1.0  # with which the mean of a group is drawn to that of all rows
 _MOST_ROWS = 50_000
 _RIDGE = 1e-3
 
@@ -48,7 +52,8 @@ def leaks(
 
     An input alone is the mean label of its value, or of its bin of equally many rows; the others
     together are a linear regression on what each of them says alone. Explained is the share of the
-    label's variance on rows that were not learned from (of classes the skill of the Brier score).
+    label's variance on rows that were not learned from: of classes the skill of the Brier score, of
+    a quantity the variance of its rank, which no few large values decide.
 
     Args:
         known: Rows to learn from.
@@ -57,10 +62,11 @@ def leaks(
         target: Label and classes.
     """
     known, unseen = _some(known), _some(unseen)
-    learned, wanted = _outcome(known, target), _outcome(unseen, target)
+    learned, wanted = _outcome(known, known, target), _outcome(unseen, known, target)
     told = [_alone(known[name], unseen[name], learned) for name in features]
     alone = np.array([_explained(wanted, learned, said) for _, said in told])
-    suspects = [index for index in np.argsort(-alone) if alone[index] >= NEARLY_ALL]
+    least = _NEARLY_ALL[target.kind]
+    suspects = [index for index in np.argsort(-alone) if alone[index] >= least]
     if not suspects or len(suspects) > max(1, len(features) // _FEW) or len(features) == 1:
         return []
     rest = [said for index, said in enumerate(told) if index not in suspects]
@@ -75,11 +81,15 @@ def _some(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.gather_every(1 + rows.height // _MOST_ROWS)
 
 
-def _outcome(rows: pl.DataFrame, target: Target) -> Array:
-    """Labels, shape (rows, outputs): an indicator of each class, or the quantity."""
+def _outcome(rows: pl.DataFrame, known: pl.DataFrame, target: Target) -> Array:
+    """Labels, shape (rows, outputs): an indicator of each class, or a quantity's rank in [0, 1]."""
     label = rows[target.label].cast(pl.Float64).to_numpy()
-    if target.kind != "multiclass_classification":
+    if target.kind == "binary_classification":
         return label[:, None]
+    if target.kind == "regression":
+        ordered = np.sort(known[target.label].cast(pl.Float64).to_numpy())
+        ranks = np.searchsorted(ordered, label) + np.searchsorted(ordered, label, side="right")
+        return np.asarray(ranks / (2 * len(ordered)))[:, None]
     return np.asarray(np.eye(len(target.classes))[label.astype(np.int64)])
 
 
@@ -100,10 +110,12 @@ def _alone(known: pl.Series, unseen: pl.Series, outcome: Array) -> tuple[Array, 
 def _groups(known: pl.Series, unseen: pl.Series) -> Array:
     """A number for each value, or each bin of equally many rows, of both one after the other."""
     both = pl.concat([known, unseen])
-    if not both.dtype.is_numeric() or known.n_unique() <= _BINS:
+    fewest, most = _BINS
+    bins = max(fewest, min(most, known.len() // _ROWS_OF_BIN))
+    if not both.dtype.is_numeric() or known.n_unique() <= bins:
         return both.rank("dense").fill_null(0).to_numpy().astype(np.int64)
     values = both.cast(pl.Float64).fill_null(np.nan).to_numpy()
-    shares = np.linspace(0, 1, _BINS + 1)[1:-1]
+    shares = np.linspace(0, 1, bins + 1)[1:-1]
     cuts = np.unique(np.nanquantile(values[: known.len()], shares))
     return np.where(np.isnan(values), len(cuts) + 1, np.searchsorted(cuts, values))
 
