@@ -19,9 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 PROMPTS = {name for name in OPTIONS if not name.startswith("_")}
 PROBLEM_TYPES: list[str] = OPTIONS["problem_type"]
-# Other problems that a project is given: one of hours and a quantity, one without a feature table,
-# and the one that the project's documentation shows.
-OTHER_PROBLEMS = ("demand", "churn", "documented")
+# Other problems that a project is given: one of hours and a quantity, and the one that the
+# project's documentation shows.
+OTHER_PROBLEMS = ("demand", "documented")
+# A table without times, which a project adopts by itself.
+ADOPTED = "adopted"
 
 # Ordinary prose that breaks careless quoting in TOML, YAML, Markdown, HTML or Python.
 NASTY = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pytest_cookies.plugin import Cookies
 from support import (
+    ADOPTED,
     NASTY,
     OTHER_PROBLEMS,
     PROBLEM_TYPES,
@@ -48,12 +49,31 @@ ENVIRONMENTS = ROOT / ".nox" / "rendered"
 def rendered(cookies_session: Cookies, template: Path) -> dict[str, Path]:
     """A project of each problem type, and of each kind of name."""
     answers: dict[str, dict[str, str]] = {kind: {"problem_type": kind} for kind in PROBLEM_TYPES}
-    answers |= NAMES | {name: {"project_slug": f"own-{name}"} for name in OTHER_PROBLEMS}
+    others = (*OTHER_PROBLEMS, ADOPTED)
+    answers |= NAMES | {name: {"project_slug": f"own-{name}"} for name in others}
     bake = checked(cookies_session, template)
     projects = {name: bake(**given).project_path for name, given in answers.items()}
     for name in OTHER_PROBLEMS:
         replace_problem(projects[name], name)
+    adopt(projects[ADOPTED])
     return projects
+
+
+def adopt(project: Path) -> None:
+    """Do what somebody does who has a table and types one command."""
+    nox(project, "problem", "--install-only")
+    python = python_of("problem")
+    script = ROOT / "tests" / "problems" / ADOPTED / "table.py"
+    execute(python, script, project / "my wines.csv", cwd=project)
+    command = ("-m", "own_adopted", "adopt", "my wines.csv", "--label", "Cultivar of the wine")
+    execute(python, *command, "--force", cwd=project, PYTHONPATH="src")
+
+
+def python_of(session: str) -> Path:
+    """The interpreter of a session's environment."""
+    folder = ENVIRONMENTS / session
+    (python,) = (*folder.glob("bin/python"), *folder.glob("*/python.exe"))
+    return python
 
 
 def nox(project: Path, session: str, *options: str) -> str:
@@ -63,7 +83,7 @@ def nox(project: Path, session: str, *options: str) -> str:
 
 
 @pytest.mark.parametrize("session", ALL_SESSIONS)
-@pytest.mark.parametrize("name", [PROBLEM_TYPES[0], *OTHER_PROBLEMS])
+@pytest.mark.parametrize("name", [PROBLEM_TYPES[0], *OTHER_PROBLEMS, ADOPTED])
 def test_its_own_checks_pass(rendered: dict[str, Path], name: str, session: str) -> None:
     assert "was successful" in nox(rendered[name], session)
 
@@ -156,7 +176,7 @@ def test_no_slug_hides_what_is_installed(rendered: dict[str, Path]) -> None:
     question = (
         "import importlib.metadata as m, json; print(json.dumps(list(m.packages_distributions())))"
     )
-    (python,) = (*ENVIRONMENTS.glob("types/bin/python"), *ENVIRONMENTS.glob("types/*/python.exe"))
+    python = python_of("types")
     modules = json.loads(execute(python, "-c", question, cwd=ROOT))
     programs = [path.name.removesuffix(".exe") for path in python.parent.iterdir()]
     slugs = {name.lower().replace("_", "-") for name in (*modules, *programs)}

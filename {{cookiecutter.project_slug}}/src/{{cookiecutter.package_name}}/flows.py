@@ -466,7 +466,7 @@ def _moments(first: datetime, last: datetime, every: timedelta) -> list[datetime
 def archived(context: Context, version: str) -> UserError:
     """Why a version cannot be deployed any more."""
     why = context.registry.version(version).tags.get("stage.why", "by hand")
-    remedy = "Correct the causes, or train with a later --as-of."
+    remedy = "Correct the causes in `problem/` or the data, and train again."
     return UserError(f"Version {version} is archived: {why}.", remedy)
 
 

@@ -214,7 +214,7 @@ def _notebook(source: str) -> str:
     cells: list[dict[str, Any]] = []
     for number, part in enumerate(source.split("# %%")[1:]):
         kind, _, body = part.partition("\n")
-        cell: dict[str, Any] = {"id": f"cell-{number}", "metadata": {}}
+        cell: dict[str, Any] = {"id": str(number), "metadata": {}}
         lines = body.strip("\n").splitlines(keepends=True)
         if "markdown" in kind:
             stripped = [line.removeprefix("# ").removeprefix("#") for line in lines]

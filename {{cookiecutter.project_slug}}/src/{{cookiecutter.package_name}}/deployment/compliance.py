@@ -388,8 +388,8 @@ def _evidence(candidate: Candidate) -> str:
 def _plausible(candidate: Candidate) -> str:
     """No input tells the outcome, and no metric is better than it can be."""
     model, parts = candidate.context.problem.model, candidate.parts
-    inputs = [name for name in candidate.inputs if name not in model.trusted]
-    if found := leaks(parts.learned, parts.holdout, inputs, model.target):
+    inputs, trusted = candidate.inputs, model.trusted
+    if found := leaks(parts.learned, parts.holdout, inputs, model.target, trusted):
         return f"{found[0]}: leave it out, or name it in `trusted` of the model if it was known"
     results = candidate.results.rows(named=True)
     for metric, result in zip(model.target.metrics, results, strict=False):

@@ -46,7 +46,11 @@ class Leak:
 
 
 def leaks(
-    known: pl.DataFrame, unseen: pl.DataFrame, features: Sequence[str], target: Target
+    known: pl.DataFrame,
+    unseen: pl.DataFrame,
+    features: Sequence[str],
+    target: Target,
+    trusted: Sequence[str] = (),
 ) -> list[Leak]:
     """Inputs that are suspected of telling the outcome, most telling first.
 
@@ -60,13 +64,15 @@ def leaks(
         unseen: Rows to measure on.
         features: Inputs: numbers, booleans or texts. One input has nothing to be held against.
         target: Label and classes.
+        trusted: Inputs that are no leaks, whatever they tell.
     """
     known, unseen = _some(known), _some(unseen)
     learned, wanted = _outcome(known, known, target), _outcome(unseen, known, target)
     told = [_alone(known[name], unseen[name], learned) for name in features]
     alone = np.array([_explained(wanted, learned, said) for _, said in told])
     least = _NEARLY_ALL[target.kind]
-    suspects = [index for index in np.argsort(-alone) if alone[index] >= least]
+    doubted = [index for index in np.argsort(-alone) if features[index] not in trusted]
+    suspects = [index for index in doubted if alone[index] >= least]
     if not suspects or len(suspects) > max(1, len(features) // _FEW) or len(features) == 1:
         return []
     rest = [said for index, said in enumerate(told) if index not in suspects]
