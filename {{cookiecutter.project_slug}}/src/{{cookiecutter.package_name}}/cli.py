@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 import typer
@@ -109,6 +109,16 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is not commit
 Sample = Annotated[bool, typer.Option("--sample", help="Put the sample back instead.")]
 Listen = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 ListenPort = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes that answer.")]
+TokenName = Annotated[str, typer.Argument(help="Who holds it.")]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", help="What it is for: predict, read. May be given twice."),
+]
+Revoke = Annotated[
+    Literal["all", "older"] | None,
+    typer.Option("--revoke", help="Take back all of them, or all but the newest."),
+]
 Start = Annotated[
     str,
     typer.Option("--start", help="Command instead of `deploy`; the version is its last argument."),
@@ -361,6 +371,30 @@ def predict(
         raise UserError(message, "Name the database: --input postgresql://...")
 
     flows.predict(context_of(env), moment_of(env, as_of), source, query, output)
+
+
+@app.command(rich_help_panel=_PRODUCTION)
+def serve(
+    env: Env = "dev", host: Listen = "127.0.0.1", port: ListenPort = 8000, workers: Workers = 1
+) -> None:
+    """Answer requests for predictions over HTTP, with the champion and the online store."""
+    from .serving.online import serve
+
+    serve(context_of(env), host, port, workers)
+
+
+@app.command(rich_help_panel=_PRODUCTION)
+def token(name: TokenName, env: Env = "dev", scope: Scopes = None, revoke: Revoke = None) -> None:
+    """Give out a token for `serve`, shown this once; or take back those of a name."""
+    from .serving import access
+    from .serving.online import tokens_of
+
+    path = tokens_of(context_of(env))
+    if revoke is None:
+        print(access.grant(path, name, access.scopes_of(scope or ["predict"])))  # noqa: T201 for another program
+        return
+    gone = access.revoke(path, name, but_newest=revoke == "older")
+    say(f"[green]✓[/] {gone} tokens of {name} are revoked.")
 
 
 @app.command(rich_help_panel=_PRODUCTION)

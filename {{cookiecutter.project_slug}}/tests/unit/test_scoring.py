@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER, ENCODING, LightGBM, encode
 
@@ -30,9 +35,8 @@ def predictor() -> LightGBM:
     matrix = encode(rows, ("shop", "amount"), CATEGORIES)
     label = matrix[:, 0] + matrix[:, 1]
     data = lgb.Dataset(matrix, label, categorical_feature=[0])
-    return LightGBM(
-        lgb.train({"verbosity": -1, "num_threads": 1}, data, 20), ("shop", "amount"), CATEGORIES
-    )
+    booster = lgb.train({"verbosity": -1, "num_threads": 1}, data, 20)
+    return LightGBM(booster.model_to_string(), ("shop", "amount"), CATEGORIES)
 
 
 def test_unseen_categories_and_nulls_become_missing() -> None:
@@ -69,3 +73,43 @@ def test_a_saved_predictor_predicts_the_same_and_is_text(
     starts = {path.name: path.read_text(encoding="utf-8")[:1] for path in files}
     assert {BOOSTER: "t", ENCODING: "{"}.items() <= starts.items()
     np.testing.assert_array_equal(LightGBM.load(tmp_path).predict(rows), predictor.predict(rows))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.sampled_from(["a", "b", "", "z"]),
+            st.none() | st.floats(width=64) | st.integers(-(2**53), 2**53) | st.booleans(),
+        ),
+        min_size=1,
+    )
+)
+def test_a_row_alone_is_predicted_as_in_a_batch_to_the_bit(
+    predictor: LightGBM, rows: list[tuple[str | None, float | None]]
+) -> None:
+    # Given
+    frames = [
+        pl.DataFrame({"shop": [shop], "amount": [amount]}, schema_overrides={"shop": pl.String})
+        for shop, amount in rows
+    ]
+    # When
+    one = predictor.predictor()
+    alone = [list(one(row)) for row in rows]
+    # Then
+    assert alone == [predictor.predict(frame).tolist() for frame in frames]
+
+
+def test_what_predicts_single_rows_does_not_import_lightgbm(
+    predictor: LightGBM, tmp_path: Path
+) -> None:
+    predictor.save(tmp_path)
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        f"from {LightGBM.__module__} import LightGBM\n"
+        "LightGBM.load(Path(sys.argv[1])).predictor()(['a', 1.0])\n"
+        "sys.exit('lightgbm' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], env=os.environ, check=False)
+    assert done.returncode == 0

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    runtime_checkable,
+)
 
 import narwhals as nw
 import numpy.typing as npt
@@ -268,6 +277,18 @@ class Estimator(Protocol):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
+
+
+@runtime_checkable
+class SingleRow(Protocol):
+    """An estimator that also predicts single rows fast; others are served by `predict`."""
+
+    def predictor(self) -> Callable[[Sequence[Any]], Sequence[float]]:
+        """A function of a row's values, in the order of `features`: `predict` to the bit.
+
+        It gives a quantity or a probability, shape (1,), or shape (classes,), and is never called
+        by two threads at once.
+        """
 
 
 Learner: TypeAlias = Callable[[Mapping[str, Any], Report], tuple[Estimator, float]]

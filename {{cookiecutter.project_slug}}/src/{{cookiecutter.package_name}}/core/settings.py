@@ -157,6 +157,31 @@ class OnlineSettings(_Section):
     """Hours before the newest build that it answers for."""
 
 
+class ServingSettings(_Section):
+    """How requests are answered online."""
+
+    max_rows: _Count = 1_000
+    """Rows of a request."""
+    max_kb: _Count = 1_024
+    """Size of a request's body."""
+    body_seconds: _Limit = 5
+    """Seconds in which a body must have arrived."""
+    rate: _Limit = 10_000
+    """Requests a second of a token, in each worker."""
+    poll_seconds: _Limit = 0.5
+    """Seconds between two looks at the registry."""
+    sync_seconds: _Limit = 10
+    """Seconds between two looks at the feature tables."""
+    ship_seconds: _Limit = 5
+    """Seconds after which the request log goes to the tables."""
+    log_mb: _Count = 1_024
+    """Size of the request log that may wait; then no more is answered."""
+    challenger_share: Annotated[float, Field(ge=0, le=1)] = 0
+    """Share of the entities, always the same ones, that the challenger scores, too."""
+    challenger_answers: bool = False
+    """Whether these get the challenger's prediction (canary), or the champion's (shadow)."""
+
+
 class MonitoringSettings(_Section):
     """What is measured of production, and when it counts as violated."""
 
@@ -249,6 +274,7 @@ class Settings(BaseSettings):
     deployment: DeploymentSettings = DeploymentSettings()
     inference: InferenceSettings = InferenceSettings()
     online: OnlineSettings = OnlineSettings()
+    serving: ServingSettings = ServingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     alerts: AlertSettings = AlertSettings()
     retraining: RetrainingSettings = RetrainingSettings()

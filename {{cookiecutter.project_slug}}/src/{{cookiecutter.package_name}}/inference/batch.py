@@ -106,6 +106,7 @@ def predict(
         lakehouse.require(tables.features(declared), as_of)
     versions = {table.name: lakehouse.version(table) for table in tables.inputs(problem)}
     made_with = [
+        nw.lit(tables.BATCH).alias("request_id"),
         nw.lit(champion).alias("model_version"),
         nw.lit(json.dumps(versions, sort_keys=True)).alias("feature_versions"),
     ]

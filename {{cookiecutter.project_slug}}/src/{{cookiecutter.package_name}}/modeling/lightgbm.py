@@ -2,22 +2,29 @@
 
 A version carries a copy of this file and scores with that copy. So the file imports nothing of this
 project, and changing it changes the versions of tomorrow, never the champion of today.
+
+LightGBM's Python package takes seconds and 200 MB to import, so it is imported where it is used; to
+predict single rows its C library alone is enough.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import finalize
 
-import lightgbm as lgb
 import narwhals as nw
 import numpy as np
 from narwhals.typing import IntoDataFrame
 
 if TYPE_CHECKING:
+    import lightgbm as lgb
     import polars as pl
 
     from ..core.contract import Learner, Report, Task
@@ -26,6 +33,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 BOOSTER = "booster.txt"
 ENCODING = "encoding.json"
+_MISSING = float("nan")
 _OBJECTIVES = {
     "binary_classification": "binary",
     "multiclass_classification": "multiclass",
@@ -39,13 +47,22 @@ class LightGBM:
 
     packages: ClassVar[tuple[str, ...]] = ("lightgbm", "narwhals", "numpy")
 
-    booster: lgb.Booster
+    text: str  # the booster in LightGBM's own format
     features: Sequence[str]
     categories: Mapping[str, Sequence[str]]
+
+    @cached_property
+    def booster(self) -> lgb.Booster:
+        """The booster, ready to use."""
+        import lightgbm as lgb
+
+        return lgb.Booster(model_str=self.text)
 
     @classmethod
     def learner(cls, train: pl.DataFrame, validation: pl.DataFrame, task: Task) -> Learner:
         """Encode and bin the training rows once, for any number of fits."""
+        import lightgbm as lgb
+
         fixed = _fixed_parameters(task)
         known = _dataset(train, task, fixed)
 
@@ -59,13 +76,21 @@ class LightGBM:
                 callbacks=[lgb.early_stopping(task.patience, verbose=False), _reporting(report)],
             )
             loss = next(iter(booster.best_score["validation"].values()))
-            return cls(booster, task.features, task.categories), float(loss)
+            text = booster.model_to_string(num_iteration=booster.best_iteration)
+            return cls(text, task.features, task.categories), float(loss)
 
         return fit
 
     def predict(self, rows: IntoDataFrame) -> Array:
         """A quantity or a probability, shape (rows,); of several classes shape (rows, classes)."""
         return np.asarray(self.booster.predict(encode(rows, self.features, self.categories)))
+
+    def predictor(self) -> Callable[[Sequence[Any]], Sequence[float]]:
+        """A function that predicts a row as `predict` does, to the bit, thousands of times faster.
+
+        It takes values in the order of `features`, and only one thread may call it at a time.
+        """
+        return _SingleRow(self.text, self.features, self.categories)
 
     def explain(self, rows: IntoDataFrame) -> Array:
         """SHAP values (Lundberg et al. 2020) in units of the raw score.
@@ -82,8 +107,7 @@ class LightGBM:
 
     def save(self, folder: Path) -> None:
         """Write the booster as text and the encoding as JSON."""
-        booster = self.booster
-        booster.save_model(str(folder / BOOSTER), num_iteration=booster.best_iteration)
+        (folder / BOOSTER).write_text(self.text, encoding="utf-8")
         encoding = {"features": list(self.features), "categories": dict(self.categories)}
         (folder / ENCODING).write_text(json.dumps(encoding), encoding="utf-8")
 
@@ -91,8 +115,89 @@ class LightGBM:
     def load(cls, folder: Path) -> LightGBM:
         """Read what `save` wrote."""
         encoding = json.loads((folder / ENCODING).read_text(encoding="utf-8"))
-        booster = lgb.Booster(model_file=str(folder / BOOSTER))
-        return cls(booster, encoding["features"], encoding["categories"])
+        text = (folder / BOOSTER).read_text(encoding="utf-8")
+        return cls(text, encoding["features"], encoding["categories"])
+
+
+class _SingleRow:
+    """A booster of LightGBM's C library, with all that a row needs set up beforehand.
+
+    Source: `LGBM_BoosterPredictForMatSingleRowFast` in LightGBM's C API.
+    """
+
+    _FLOAT32 = 0
+    _PREDICTION = 0
+    _ALL_ITERATIONS = -1
+
+    def __init__(
+        self, text: str, features: Sequence[str], categories: Mapping[str, Sequence[str]]
+    ) -> None:
+        self._library = _c_library()
+        self._codes = [
+            {value: float(code) for code, value in enumerate(categories[name])}
+            if name in categories
+            else None
+            for name in features
+        ]
+        booster, fast, outputs = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
+        self._call(
+            "LoadModelFromString", text.encode(), ctypes.byref(outputs), ctypes.byref(booster)
+        )
+        finalize(self, self._library.LGBM_BoosterFree, booster)
+        self._call("GetNumClasses", booster, ctypes.byref(outputs))
+        self._call(
+            "PredictForMatSingleRowFastInit",
+            booster,
+            self._PREDICTION,
+            0,
+            self._ALL_ITERATIONS,
+            self._FLOAT32,
+            len(features),
+            b"num_threads=1",
+            ctypes.byref(fast),
+        )
+        finalize(self, self._library.LGBM_FastConfigFree, fast)
+        self._row = (ctypes.c_float * len(features))()
+        self._scores = (ctypes.c_double * outputs.value)()
+        self._arguments = (fast, self._row, ctypes.byref(ctypes.c_int64()), self._scores)
+        self._predict = self._library.LGBM_BoosterPredictForMatSingleRowFast
+
+    def __call__(self, values: Sequence[Any]) -> Sequence[float]:
+        """Scores of one row, shape (outputs,)."""
+        self._row[:] = [
+            codes.get(value, _MISSING)
+            if codes is not None
+            else (_MISSING if value is None else value)
+            for value, codes in zip(values, self._codes, strict=True)
+        ]
+        if self._predict(*self._arguments):
+            raise RuntimeError(self._reason())
+        return self._scores[:]
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if getattr(self._library, f"LGBM_Booster{name}")(*arguments):
+            raise RuntimeError(self._reason())
+
+    def _reason(self) -> str:
+        return str(self._library.LGBM_GetLastError().decode())
+
+
+@cache
+def _c_library() -> ctypes.CDLL:
+    """The library inside the Python package, which is found but not imported.
+
+    Raises:
+        ImportError: The package is not installed, or holds no such library.
+    """
+    package = find_spec("lightgbm")
+    folders = package.submodule_search_locations if package else None
+    found = [path for folder in folders or () for path in Path(folder).glob("lib/lib_lightgbm.*")]
+    if not found:
+        message = "There is no LightGBM with its C library."
+        raise ImportError(message)
+    library = ctypes.CDLL(str(found[0]))
+    library.LGBM_GetLastError.restype = ctypes.c_char_p
+    return library
 
 
 def encode(
@@ -147,6 +252,8 @@ def _dataset(
     parameters: Mapping[str, Any],
     reference: lgb.Dataset | None = None,
 ) -> lgb.Dataset:
+    import lightgbm as lgb
+
     dataset = lgb.Dataset(
         encode(rows, task.features, task.categories),
         label=rows[task.label].to_numpy(),

@@ -19,7 +19,7 @@ from ..context import Context
 from ..core.contract import polars_schema
 from ..core.errors import UserError
 from ..core.settings import AlertRule
-from ..store.measurements import MONITORING
+from ..store.measurements import MONITORING, SERVING
 from ..store.tables import ALERTS, LOG, MEASUREMENTS, OPENED, RECOVERED, every
 
 Measured: TypeAlias = dict[str, Any]
@@ -60,7 +60,9 @@ def raise_alerts(context: Context, as_of: datetime) -> list[str]:
         Texts of the new notices.
     """
     rows = context.lakehouse.read(
-        MEASUREMENTS, nw.col("producer") == MONITORING, nw.col("window_end") <= as_of
+        MEASUREMENTS,
+        nw.col("producer").is_in([MONITORING, SERVING]),
+        nw.col("window_end") <= as_of,
     )
     gone = {**_columns_gone(rows), **_undeclared(context, rows)}
     held = rows.filter(~pl.col("slice").is_in(list(gone)))

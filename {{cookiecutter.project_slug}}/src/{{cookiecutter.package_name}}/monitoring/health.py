@@ -25,12 +25,15 @@ def measure_volume(
 ) -> Iterator[Found]:
     """Share of the rows due that were scored, time per row, runs that failed."""
     due = _rows_due(context, window, as_of)
-    share = rows.height / due if due else None
+    scored = rows.n_unique([*context.problem.model.keys, PREDICTION_TIME])
+    share = scored / due if due else None
     yield at_least("scored", share, context.settings.monitoring.min_scored, due)
-    latency = rows["latency_ms"].mean()
-    if isinstance(latency, float):
-        # Of a row within its batch, by the clock: told, not judged.
-        yield {"metric": "batch_latency_ms", "value": latency, "rows": rows.height}
+    in_batches = pl.col("request_id") == tables.BATCH
+    kinds = {"batch_latency_ms": in_batches, "online_latency_ms": ~in_batches}
+    for metric, which in kinds.items():
+        latency = rows.filter(which)["latency_ms"]
+        if len(latency):  # by the clock, in batches of a row's share: told, not judged
+            yield {"metric": metric, "value": latency.mean(), "rows": len(latency)}
     runs = context.lakehouse.read(
         MEASUREMENTS,
         nw.col("producer") == RUN,

@@ -68,4 +68,5 @@ def scored_rows(
     known = lakehouse.read(tables.outcomes(problem), *inside)
     if changed is not None:
         known = pl.concat([changed, known]).unique(keys, keep="first", maintain_order=True)
-    return log.join(known.select(*keys, "label"), on=keys, how="left").sort(keys)
+    labelled = log.join(known.select(*keys, "label"), on=keys, how="left")
+    return labelled.sort(*keys, "request_id")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
-import optuna
 
 from ..core.contract import KNOWN_AT, PREDICTION_TIME, Frame, Frames, Model
 from ..modeling.lightgbm import LightGBM
 from .features import FEATURE_TABLES
 from .sources import FLIGHT
 from .target import TARGET
+
+if TYPE_CHECKING:
+    import optuna
 
 LEAD = "-1h"
 """A prediction is made so long before the scheduled departure."""

@@ -17,15 +17,17 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import narwhals as nw
-import pointblank as pb
 import polars as pl
 from narwhals.typing import IntoDType
 
 from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source, polars_schema
 from ..core.errors import UserError
+
+if TYPE_CHECKING:
+    import pointblank as pb
 
 Lookups: TypeAlias = Mapping[str, pl.DataFrame]
 

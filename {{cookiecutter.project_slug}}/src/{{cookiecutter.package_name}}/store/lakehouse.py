@@ -8,7 +8,7 @@ knows what is done. Which engine computes and commits, nobody above this module 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -174,6 +174,35 @@ class Lakehouse:
                 self.engine.append(self.place(table.name), staged, seen, until)
             return self.rows(staged)
 
+    def append_once(self, table: Table, rows: Rows, writer: str, number: int) -> bool:
+        """Add a batch that a writer numbered, exactly once, whoever else appends meanwhile.
+
+        The commit records the writer's number (an application transaction of Delta), so both are
+        there or neither.
+
+        Args:
+            table: Where to.
+            rows: The batch.
+            writer: Numbers its batches one after the other.
+            number: Of this batch, greater than those before.
+
+        Returns:
+            False where the batch was there already.
+
+        Raises:
+            UserError: As `append`; also a table that others never leave alone.
+        """
+        with self._checked(table, rows) as staged:
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(OvertakenWriteError):
+                    return self._append_batch(table, staged, writer, number)
+            return self._append_batch(table, staged, writer, number)
+
+    def last_batch(self, table: Table, writer: str) -> int:
+        """Number of the newest batch of a writer; 0 before the first."""
+        seen = self._open(table)
+        return self.engine.last_batch(seen, writer) if seen else 0
+
     def append_if_unchanged(self, table: Table, rows: Rows, version: int | None) -> bool:
         """Add rows if the table is still at `version` (None: not there yet).
 
@@ -235,6 +264,15 @@ class Lakehouse:
             self.engine.compact(self.place(table.name))
 
     # -----------------------------------------------------------------------------------------
+
+    def _append_batch(self, table: Table, staged: Frame, writer: str, number: int) -> bool:
+        seen = self._open(table)
+        if seen and self.engine.last_batch(seen, writer) >= number:
+            return False
+        with self._writing(table):
+            place = self.place(table.name)
+            self.engine.append(place, staged, seen, None, {writer: number})
+        return True
 
     def _merge(self, table: Table, rows: Rows, until: datetime | None, *, update: bool) -> int:
         seen = self._open(table)

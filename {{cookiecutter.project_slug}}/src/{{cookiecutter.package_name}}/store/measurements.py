@@ -19,6 +19,7 @@ from .tables import MEASUREMENTS
 # Who measures.
 RUN = "run"
 MONITORING = "monitoring"
+SERVING = "serving"
 BACKTEST = "replay"
 # What is measured where it is no version: production as a whole, and policies of a backtest.
 PRODUCTION = "production"

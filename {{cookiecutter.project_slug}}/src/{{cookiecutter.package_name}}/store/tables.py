@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import narwhals as nw
 
 from ..core.contract import (
@@ -76,6 +78,8 @@ LOG = "log"  # the receiver that always has its notices
 OPENED = "opened"  # kinds of notices
 RECOVERED = "recovered"
 
+BATCH = "batch"  # the request of all rows that batch inference scored
+
 RETRAININGS = Table(
     name="retrainings",
     schema={"at": UTC_TIME, "retrain": nw.Boolean, "why": nw.String, "outcome": nw.String},
@@ -127,14 +131,26 @@ def predictions(problem: Problem) -> Table:
 def inference_log(problem: Problem) -> Table:
     """One row per scored request: its inputs, the prediction, the version, and `latency_ms`.
 
-    That is its share of the milliseconds that its batch took, not what a row alone takes.
+    That is of an online request the time until its answer was ready, of a row in a batch its share
+    of the batch's time. An entity may be asked for several times at the same moment online, never
+    in batches: their rows all have the `request_id` BATCH.
     """
     texts = problem.model.categorical
     inputs: Schema = {
         name: nw.String if name in texts else nw.Float64 for name in problem.model.features
     }
-    how: Schema = {"model_version": nw.String, "latency_ms": nw.Float64}
-    return _scored(problem, "inference_log", {**inputs, **how})
+    how: Schema = {
+        "request_id": nw.String,
+        "model_version": nw.String,
+        "latency_ms": nw.Float64,
+    }
+    table = _scored(problem, "inference_log", {**inputs, **how})
+    return replace(table, keys=(*table.keys, "request_id"))
+
+
+def shadow_log(problem: Problem) -> Table:
+    """One row per request that another version scored, too, without giving the answer."""
+    return replace(inference_log(problem), name="shadow_log")
 
 
 def outcomes(problem: Problem) -> Table:
@@ -153,7 +169,8 @@ def every(problem: Problem) -> list[Table]:
     """All tables that an environment may hold, in the order in which rows pass through them."""
     sources = [table(source) for source in problem.sources for table in (raw, prepared, quarantine)]
     built = [features(item) for item in problem.feature_tables]
-    scored = [predictions(problem), inference_log(problem), outcomes(problem)]
+    logs = [inference_log(problem), shadow_log(problem)]
+    scored = [predictions(problem), *logs, outcomes(problem)]
     return [*sources, *built, *scored, DECLARATIONS, MEASUREMENTS, TRANSITIONS, ALERTS, RETRAININGS]
 
 

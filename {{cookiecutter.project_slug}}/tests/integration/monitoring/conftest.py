@@ -63,6 +63,7 @@ class Production:
         """Write predictions and log as `predict` does."""
         problem, lakehouse = self.context.problem, self.context.lakehouse
         constants = {"model_version": version, "feature_versions": "{}", "latency_ms": 0.5}
+        constants["request_id"] = tables.BATCH
         filled = rows.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
         for table in (tables.inference_log(problem), tables.predictions(problem)):
             kinds = polars_schema(table.schema)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import polars as pl
@@ -80,10 +81,18 @@ class Engine(Protocol):
     def stage(self, rows: Frame) -> AbstractContextManager[Frame]:
         """Compute rows once and keep them for the time of a write."""
 
+    def last_batch(self, snapshot: Snapshot, writer: str) -> int:
+        """Number of the newest batch of a writer that a commit recorded; 0: none."""
+
     def append(
-        self, place: str, staged: Frame, seen: Snapshot | None, until: datetime | None
+        self,
+        place: str,
+        staged: Frame,
+        seen: Snapshot | None,
+        until: datetime | None,
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Add rows."""
+        """Add rows, and record the number of a batch by its writer."""
 
     def replace(
         self, place: str, staged: Frame, seen: Snapshot | None, column: str, interval: Interval

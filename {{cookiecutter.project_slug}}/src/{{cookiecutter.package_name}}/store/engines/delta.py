@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction
@@ -105,12 +106,20 @@ def committing(
         raise kind(reason(error)) from None
 
 
-def commit_properties(until: datetime | None) -> CommitProperties:
+def commit_properties(
+    until: datetime | None, batches: Mapping[str, int] = MappingProxyType({})
+) -> CommitProperties:
     """Of a commit that is refused where somebody else made one meanwhile."""
-    if until is None:
-        return CommitProperties(max_commit_retries=0)
-    done = Transaction(COMPLETE_UNTIL, recorded_as(until))
-    return CommitProperties(max_commit_retries=0, app_transactions=[done])
+    done = [Transaction(writer, number) for writer, number in batches.items()]
+    if until is not None:
+        done.append(Transaction(COMPLETE_UNTIL, recorded_as(until)))
+    return CommitProperties(max_commit_retries=0, app_transactions=done or None)
+
+
+def last_batch(snapshot: Snapshot, writer: str) -> int:
+    """Number of the newest batch of a writer that a commit recorded; 0: none."""
+    table: DeltaTable = snapshot.handle
+    return table.transaction_version(writer) or 0
 
 
 def recorded_as(until: datetime) -> int:

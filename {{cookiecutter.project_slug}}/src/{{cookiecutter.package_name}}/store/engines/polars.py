@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -95,11 +96,20 @@ class PolarsEngine:
             _native(rows).sink_parquet(path)
             yield nw.from_native(pl.scan_parquet(path))
 
+    def last_batch(self, snapshot: Snapshot, writer: str) -> int:
+        """Number of the newest batch of a writer that a commit recorded; 0: none."""
+        return delta.last_batch(snapshot, writer)
+
     def append(
-        self, place: str, staged: Frame, seen: Snapshot | None, until: datetime | None
+        self,
+        place: str,
+        staged: Frame,
+        seen: Snapshot | None,
+        until: datetime | None,
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Add rows."""
-        self._write(place, staged, seen, until, {"mode": "append"})
+        """Add rows, and record the number of a batch by its writer."""
+        self._write(place, staged, seen, until, {"mode": "append"}, batches)
 
     def replace(
         self, place: str, staged: Frame, seen: Snapshot | None, column: str, interval: Interval
@@ -142,6 +152,7 @@ class PolarsEngine:
         seen: Snapshot | None,
         until: datetime | None,
         how: Mapping[str, Any],
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         with delta.committing(place, seen, self.storage_options):
             write_deltalake(
@@ -149,7 +160,7 @@ class PolarsEngine:
                 _native(staged).collect_batches(),
                 **(how if seen else _NEW_TABLE),
                 storage_options=dict(self.storage_options),
-                commit_properties=delta.commit_properties(until),
+                commit_properties=delta.commit_properties(until, batches),
             )
 
 

@@ -178,14 +178,23 @@ class SparkEngine:
             kept = _native(rows).localCheckpoint(eager=True)
         yield _frame(kept)
 
+    def last_batch(self, snapshot: Snapshot, writer: str) -> int:
+        """Number of the newest batch of a writer that a commit recorded; 0: none."""
+        return delta.last_batch(snapshot, writer)
+
     def append(
-        self, place: str, staged: Frame, seen: Snapshot | None, until: datetime | None
+        self,
+        place: str,
+        staged: Frame,
+        seen: Snapshot | None,
+        until: datetime | None,
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Add rows."""
+        """Add rows, and record the number of a batch by its writer."""
         rows = _native(staged)
         with delta.committing(place, seen, self.storage_options, (PySparkException,)):
             added = self._written(place, rows)
-            properties = delta.commit_properties(until)
+            properties = delta.commit_properties(until, batches)
             schema = DeltaSchema.from_arrow(_arrow(_no_rows(staged)).schema)
             if seen:
                 seen.handle.create_write_transaction(

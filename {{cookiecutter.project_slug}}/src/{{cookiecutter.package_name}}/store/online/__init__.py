@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .base import Backend, OnlineError
+from .base import Backend, OnlineError, TooLongAgoError
 from .features import NOT_PUBLISHED, Found, OnlineFeatures, Published
 from .publishing import publish
 
@@ -15,6 +15,7 @@ __all__ = [
     "OnlineError",
     "OnlineFeatures",
     "Published",
+    "TooLongAgoError",
     "open_backend",
     "publish",
 ]

@@ -13,6 +13,10 @@ class OnlineError(UserError):
     """The online store cannot be read or written, or does not hold what is asked for."""
 
 
+class TooLongAgoError(OnlineError):
+    """A moment before what the store goes back to."""
+
+
 class Writing(Protocol):
     """An update under way: it reads what was there before it, and is seen when it is whole."""
 

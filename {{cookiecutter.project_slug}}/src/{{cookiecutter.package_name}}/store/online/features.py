@@ -19,7 +19,7 @@ import msgspec
 import narwhals as nw
 
 from ...core.contract import FeatureTable, Schema
-from .base import Backend, OnlineError
+from .base import Backend, OnlineError, TooLongAgoError
 
 STATE = b"\0state"
 _HEAD = struct.Struct(">qI")  # when a row became available, and its length in bytes
@@ -108,6 +108,7 @@ class OnlineFeatures:
         self._backend = backend
         self._state = b""
         self._published: Mapping[str, Published] = {}
+        self.delta_versions = "{}"  # of the tables behind the newest look-up, as JSON
 
     def published(self) -> Mapping[str, Published]:
         """What the store holds now, by table.
@@ -166,6 +167,8 @@ class OnlineFeatures:
                 message = f"Table {codec.table.name} {what} in the online store."
                 raise OnlineError(message, "Run `features`, or `sync` where they are built.")
         self._state, self._published = state or b"", published
+        versions = {f"features_{name}": item.delta_version for name, item in published.items()}
+        self.delta_versions = msgspec.json.encode(versions, order="sorted").decode()
         return published
 
     def _require_recent(self, published: Mapping[str, Published], moments: Sequence[int]) -> None:
@@ -175,7 +178,7 @@ class OnlineFeatures:
         if min(moments) < since:
             message = f"The online store goes back to {moment_of(since):%Y-%m-%d %H:%M} (UTC)."
             remedy = "Score older rows with `predict`, or raise `online.history_hours`."
-            raise OnlineError(message, remedy)
+            raise TooLongAgoError(message, remedy)
 
 
 def pack(entries: Iterable[Entry]) -> bytes:
