@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import reduce
+from types import MappingProxyType
 from typing import Any
 
 import narwhals as nw

@@ -1,0 +1,389 @@
+"""The server on the loopback: what it answers, whom it follows, and that its log loses nothing."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import polars as pl
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+
+from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}}.context import Context, open_context
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.inference import batch
+from {{cookiecutter.package_name}}.monitoring.alerts import raise_alerts
+from {{cookiecutter.package_name}}.serving.access import grant
+from {{cookiecutter.package_name}}.serving.online import tokens_of
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST, CHAMPION
+from {{cookiecutter.package_name}}.training.pipeline import Trained
+
+from tests.conftest import ROOT, free_port, wait_for
+from tests.parcels import PROBLEM
+
+KEYS = [*PROBLEM.model.keys, PREDICTION_TIME]
+WORKERS = 2
+
+
+@dataclass
+class Server:
+    """A server that runs, and what stands behind it."""
+
+    context: Context
+    home: Context
+    champion: str
+    port: int
+    token: str
+    process: subprocess.Popen[str]
+    answered: list[str] = field(default_factory=list)
+
+    def ask(
+        self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and content of one request."""
+        method = "GET" if body is None else "POST"
+        sent = {"Authorization": f"Bearer {self.token}", **(headers or {})}
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            content = answer.read()
+        if answer.headers.get_content_type() == "text/plain":
+            return answer.status, {"text": content.decode()}
+        return answer.status, json.loads(content)
+
+    def predict(self, rows: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+        """Ask for predictions; what is answered is remembered."""
+        body = json.dumps({"rows": rows}, default=datetime.isoformat).encode()
+        status, content = self.ask("/v1/predict", body)
+        if status == 200:
+            self.answered += [item["request_id"] for item in content["predictions"]]
+        return status, content
+
+    def workers(self) -> set[int]:
+        """Processes that answer, as far as some requests tell."""
+        return {self.ask("/v1/model")[1]["process"] for _ in range(40)}
+
+    def served(self) -> set[str]:
+        """Champions of the workers, as far as some requests tell."""
+        return {self.ask("/v1/model")[1]["champion"] for _ in range(40)}
+
+
+@pytest.fixture(scope="module")
+def rows(trained: tuple[Context, Trained], as_of: datetime) -> list[dict[str, Any]]:
+    """Parcels that were posted within the last hours."""
+    context = trained[0]
+    parcels = context.lakehouse.read(tables.prepared(PROBLEM.scored))
+    recent = parcels.filter(
+        pl.col("posted_at") > as_of - timedelta(hours=12), pl.col("posted_at") <= as_of
+    )
+    return recent.drop(KNOWN_AT).rows(named=True)
+
+
+@pytest.fixture(scope="module")
+def server(
+    trained: tuple[Context, Trained], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server of two workers that reads the trained project's tables and writes its own."""
+    home, done = trained
+    home.registry.point(CHAMPION, str(done.version))
+    folder, port = tmp_path_factory.mktemp("served"), free_port()
+    mounted = [table.name for table in tables.inputs(PROBLEM)]
+    values = {
+        "LAKEHOUSE__ROOT": str(folder / "lake house"),
+        "LAKEHOUSE__MOUNTS": json.dumps(dict.fromkeys(mounted, home.lakehouse.root)),
+        "STATE": str(folder / "state"),
+        "SERVING__SHIP_SECONDS": "0.5",
+        "SERVING__POLL_SECONDS": "0.2",
+        "SERVING__BODY_SECONDS": "1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home.settings.project)
+        for key, value in values.items():
+            patch.setenv(f"{ENV_PREFIX}{key}", value)
+        context = open_context("test")
+        token = grant(tokens_of(context), "tests", ["predict", "read"])
+        python_path = os.pathsep.join((str(ROOT), str(ROOT / "src")))
+        options = ["--env", "test", "--port", str(port), "--workers", str(WORKERS)]
+        with subprocess.Popen(
+            [sys.executable, "-m", cli.__package__ or "", "serve", *options],
+            env={**os.environ, "PYTHONPATH": python_path},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            running = Server(context, home, str(done.version), port, token, process)
+            try:
+                ready = wait_for(lambda: process.poll() is not None or _is_ready(running))
+                assert ready
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                yield running
+            finally:
+                process.terminate()
+                process.wait()
+                home.registry.point(CHAMPION, None)
+
+
+def _is_ready(server: Server) -> bool:
+    try:
+        return server.ask("/ready")[0] == 200
+    except OSError:
+        return False
+
+
+# What it answers
+
+
+def test_an_answer_is_that_of_a_batch_to_the_bit(
+    server: Server, rows: list[dict[str, Any]], as_of: datetime
+) -> None:
+    # Given
+    schema = tables.prepared(PROBLEM.scored).empty().drop(KNOWN_AT).schema
+    frame = pl.DataFrame(rows, schema=schema)
+    spine = next(batch.spines(server.context, [frame], as_of))
+    output = server.context.settings.state / "batch.parquet"
+    batch.predict(server.context, as_of, [spine], output)
+    expected = pl.read_parquet(output).sort(KEYS)["prediction"].to_list()
+    # When
+    status, content = server.predict(rows)
+    # Then
+    assert status == 200
+    in_order = sorted(zip((row["parcel"] for row in rows), content["predictions"], strict=True))
+    assert [item["prediction"] for _, item in in_order] == expected
+    assert {item["model_version"] for item in content["predictions"]} == {server.champion}
+
+
+ROW = (
+    '{"parcel": 1, "depot": "north", "kilograms": 1.5, "express": true,'
+    ' "posted_at": "2030-01-01T00:00:00Z", "region": "cold"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ('{"rows": [' + ROW + "]}", 200),
+        ("", 400),
+        ("{", 400),
+        ('{"rows": []}', 400),
+        ("[" * 100_000, 400),
+        ('{"rows": ' + "[" * 100_000, 400),
+        ('{"rows": [{}]}', 400),
+        ('{"rows": [' + ROW + '], "more": 1}', 400),
+        ('{"rows": [' + ROW.replace("1.5", "NaN") + "]}", 400),
+        ('{"rows": [' + ROW.replace("1.5", "1e999") + "]}", 400),
+        ('{"rows": [' + ROW.replace('"north"', '"\\ud800"') + "]}", 400),
+        ('{"rows": [' + ROW.replace("1,", f"{2**80},", 1) + "]}", 422),
+        ('{"rows": [' + ROW.replace("2030", "0001") + "]}", 422),
+        ('{"rows": [' + ROW.replace("2030", "9999") + "]}", 200),
+        ('{"rows": [' + ", ".join([ROW] * 1_001) + "]}", 400),
+        (" " * (2 * 2**20), 413),
+    ],
+)
+def test_a_hostile_body_is_a_typed_error(server: Server, body: str, status: int) -> None:
+    found, content = server.ask("/v1/predict", body.encode())
+    assert found == status, content
+    if status != 200:
+        assert content["status"] == status
+        assert content["type"].startswith("/problems/")
+        assert "Traceback" not in json.dumps(content)
+
+
+def test_a_body_that_does_not_come_is_given_up(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {server.token}\r\n"
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n ".encode())
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [
+        ("/v1/model", "wrong", 401),
+        ("/metrics", "wrong", 401),
+        ("/v1/predict", None, 405),
+        ("/nowhere", None, 404),
+        ("/health", "wrong", 200),
+        ("/openapi.json", "wrong", 200),
+    ],
+)
+def test_who_may_see_what(server: Server, path: str, token: str | None, status: int) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    assert server.ask(path, headers=headers)[0] == status
+
+
+def test_no_request_of_the_description_makes_it_fail(server: Server) -> None:
+    """Requests by the schema and against it: each answer is one that the description knows."""
+    _, described = server.ask("/openapi.json")
+    schema = schemathesis.openapi.from_dict(described)
+
+    @settings(max_examples=100, suppress_health_check=list(HealthCheck))
+    @given(case=schema["/v1/predict"]["POST"].as_strategy())
+    def answers(case: schemathesis.Case[Any]) -> None:
+        headers = {"Authorization": f"Bearer {server.token}"}
+        base = f"http://127.0.0.1:{server.port}"
+        response = case.call(base_url=base, headers=headers)
+        assert response.status_code < 500, response.content
+        case.validate_response(response, checks=[schemathesis.checks.not_a_server_error])
+
+    answers()
+
+
+# Whom it follows
+
+
+@contextmanager
+def asking(server: Server, rows: list[dict[str, Any]]) -> Iterator[list[int]]:
+    """Requests one after the other, from two callers; the statuses of their answers."""
+    ended, statuses = threading.Event(), []
+
+    def caller() -> None:
+        while not ended.is_set():
+            try:
+                statuses.append(server.predict(rows[:2])[0])
+            except OSError:  # the worker was killed: no answer
+                statuses.append(0)
+
+    callers = [threading.Thread(target=caller) for _ in range(2)]
+    for thread in callers:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        ended.set()
+        for thread in callers:
+            thread.join()
+
+
+@pytest.fixture
+def copied(server: Server) -> Callable[..., str]:
+    """Register the champion's files again, as another version."""
+
+    def version(**tags: str) -> str:
+        registry = server.home.registry
+        champion = registry.version(server.champion)
+        made = registry.client.create_model_version(
+            registry.settings.model, str(champion.source), tags={**champion.tags, **tags}
+        )
+        return str(made.version)
+
+    return version
+
+
+def test_champions_change_under_load_without_a_failed_request(
+    server: Server, rows: list[dict[str, Any]], copied: Callable[..., str]
+) -> None:
+    # Given
+    other = copied()
+    # When
+    with asking(server, rows) as statuses:
+        for number in (other, server.champion, other, server.champion):
+            server.home.registry.point(CHAMPION, number)
+            assert wait_for(partial(_all_serve, server, number))
+    # Then
+    assert set(statuses) == {200}
+
+
+def test_a_version_whose_files_were_changed_is_not_taken_and_alerts(
+    server: Server, copied: Callable[..., str], as_of: datetime
+) -> None:
+    # Given
+    changed = copied(**{ARTIFACT_DIGEST: "0" * 64})
+    # When
+    server.home.registry.point(CHAMPION, changed)
+    refused = wait_for(lambda: _taken(server).get(f"version {changed}") == "violated")
+    served = server.served()
+    notices = raise_alerts(server.context, as_of + timedelta(days=3650))
+    server.home.registry.point(CHAMPION, server.champion)
+    # Then
+    assert refused
+    assert served == {server.champion}
+    assert any("version_taken" in notice for notice in notices)
+
+
+def _all_serve(server: Server, number: str) -> bool:
+    return server.served() == {number}
+
+
+def _taken(server: Server) -> dict[str, str]:
+    found = server.context.lakehouse.read(tables.MEASUREMENTS).filter(metric="version_taken")
+    return dict(found.select("subject", "status").iter_rows())
+
+
+# Its log
+
+
+def logged(server: Server) -> list[str]:
+    return server.context.lakehouse.read(tables.inference_log(PROBLEM))["request_id"].to_list()
+
+
+def test_every_answer_is_logged_once_though_workers_are_killed(
+    server: Server, rows: list[dict[str, Any]]
+) -> None:
+    # When
+    with asking(server, rows):
+        for _ in range(2):
+            victim = min(server.workers())
+            os.kill(victim, signal.SIGKILL)
+            assert wait_for(partial(_others, server, victim))
+    assert wait_for(lambda: set(server.answered) <= set(logged(server)))
+    # Then
+    found = logged(server)
+    assert len(found) == len(set(found))
+
+
+def _others(server: Server, victim: int) -> bool:
+    try:
+        workers = server.workers()
+    except OSError:
+        return False
+    return victim not in workers and len(workers) == WORKERS
+
+
+def test_metrics_of_all_workers_are_told(server: Server) -> None:
+    _, content = server.ask("/metrics")
+    assert 'serving_requests_total{status="200"}' in content["text"]
+
+
+def test_it_stops_when_told_and_ships_what_it_answered(
+    server: Server, rows: list[dict[str, Any]]
+) -> None:
+    # Given
+    server.predict(rows)
+    # When
+    server.process.terminate()
+    code = server.process.wait()
+    # Then
+    assert code == 0
+    assert set(server.answered) <= set(logged(server))
+    assert not list((server.context.settings.state / "serving" / "journal").glob("*.jsonl"))
+    predictions = server.context.lakehouse.read(tables.predictions(PROBLEM))
+    assert set(predictions["model_version"]) <= set(_versions(server))
+
+
+def _versions(server: Server) -> Iterator[str]:
+    return (str(version.version) for version in server.home.registry.versions())
+
+
+def test_a_server_that_others_reach_needs_tokens(server: Server) -> None:
+    from {{cookiecutter.package_name}}.core.errors import UserError
+    from {{cookiecutter.package_name}}.serving.online import serve
+
+    tokens_of(server.context).unlink()
+    with pytest.raises(UserError, match="token"):
+        serve(server.context, "192.0.2.1", 1, 1)

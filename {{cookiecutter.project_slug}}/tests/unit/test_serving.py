@@ -1,0 +1,353 @@
+"""The parts of the server: what is asked, who may ask, and a request log that loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import narwhals as nw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from {{cookiecutter.package_name}}.core.contract import Problem
+from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.serving import access, journal, shipping
+from {{cookiecutter.package_name}}.serving.access import Access
+from {{cookiecutter.package_name}}.serving.api import share_of
+from {{cookiecutter.package_name}}.serving.journal import Journal, JournalFullError
+from {{cookiecutter.package_name}}.serving.records import Records
+from {{cookiecutter.package_name}}.serving.requests import RequestError, body_type, openapi, row_type
+from {{cookiecutter.package_name}}.serving.scoring import Scored
+from {{cookiecutter.package_name}}.serving.online import is_loopback
+from {{cookiecutter.package_name}}.serving.shipping import ship
+from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+
+from tests.conftest import START, within
+
+MEGABYTE = 2**20
+
+
+# What is asked
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"order": 1, "shop": "a"}],
+        [{"order": None, "shop": "a", "amount": 1.0}],
+        [{"order": "1", "shop": "a", "amount": 1.0}],
+        [{"order": 1, "shop": "a", "amount": "NaN"}],
+        [{"order": 1, "shop": "a", "amount": 1.0, "paid": 1.0}],
+        [{"order": 1, "shop": "a" * 1_001, "amount": 1.0}],
+        [{"order": 1, "shop": "a", "amount": 1.0}] * 4,
+    ],
+)
+def test_what_is_not_of_the_schema_is_refused(toy: Problem, rows: list[Any]) -> None:
+    body = body_type(row_type(toy), max_rows=3)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps({"rows": rows}), type=body)
+
+
+def test_null_is_a_value_that_is_not_known(toy: Problem) -> None:
+    row = msgspec.json.decode(b'{"order": 1, "shop": null, "amount": 2}', type=row_type(toy))
+    assert msgspec.structs.astuple(row) == (1, None, 2.0)
+
+
+def test_a_type_without_a_place_in_json_is_named(toy: Problem) -> None:
+    scored = replace(toy.scored, prepared={**toy.scored.prepared, "many": nw.List(nw.Int64)})
+    with pytest.raises(UserError, match="many"):
+        row_type(replace(toy, sources=(scored, *toy.sources[1:])))
+
+
+def test_the_description_names_every_column_that_is_asked_for(toy: Problem) -> None:
+    described = openapi(toy, "toy", max_rows=3)
+    assert list(described["components"]["schemas"]["Row"]["properties"]) == list(
+        toy.scored.prepared
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("192.0.2.1", False)],
+)
+def test_only_the_loopback_needs_no_tokens(host: str, here: bool) -> None:  # noqa: FBT001
+    assert is_loopback(host) is here
+
+
+# Who may ask
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.json"
+
+
+def status(guard: Access, token: str, scope: access.Scope = "predict") -> int:
+    try:
+        guard.check(f"Bearer {token}", scope)
+    except RequestError as error:
+        return error.status
+    return 200
+
+
+def test_a_token_opens_what_it_is_for_and_nothing_else(tokens: Path) -> None:
+    # Given
+    token = access.grant(tokens, "shop", ["predict"])
+    guard = Access(tokens, rate=100)
+    # Then
+    assert status(guard, token) == 200
+    assert status(guard, token, "read") == 403
+    assert status(guard, f"{token}x") == 401
+    assert status(guard, "") == 401
+    assert status(guard, "\udcff") == 401
+    assert token not in tokens.read_text(encoding="utf-8")
+
+
+def test_tokens_are_changed_while_the_server_runs(tokens: Path) -> None:
+    # Given
+    old = access.grant(tokens, "shop", ["predict"])
+    guard = Access(tokens, rate=100)
+    new = access.grant(tokens, "shop", ["predict"])
+    guard.refresh()
+    both = [status(guard, old), status(guard, new)]
+    # When
+    access.revoke(tokens, "shop", but_newest=True)
+    guard.refresh()
+    # Then
+    assert both == [200, 200]
+    assert [status(guard, old), status(guard, new)] == [401, 200]
+
+
+def test_a_file_of_tokens_that_vanishes_lets_nobody_in(tokens: Path) -> None:
+    token = access.grant(tokens, "shop", ["predict"])
+    guard = Access(tokens, rate=100)
+    tokens.unlink()
+    guard.refresh()
+    assert status(guard, token) == 401
+
+
+def test_more_than_the_rate_is_put_off_for_this_token_alone(tokens: Path) -> None:
+    one, other = (access.grant(tokens, name, ["predict"]) for name in ("a", "b"))
+    guard = Access(tokens, rate=1)
+    asked = [status(guard, one) for _ in range(10)]
+    assert asked[0] == 200
+    assert asked[-1] == 429
+    assert status(guard, other) == 200
+
+
+def test_an_unknown_scope_is_refused() -> None:
+    with pytest.raises(UserError, match="predict, read"):
+        access.scopes_of(["admin"])
+
+
+# The request log
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{journal.SUFFIX}"))
+
+
+def test_a_segment_is_complete_when_nobody_holds_it(folder: Path) -> None:
+    # Given
+    writing = Journal(folder, MEGABYTE, 1)
+    writing.write(b"1\n")
+    [segment] = segments(folder)
+    held = journal.is_complete(segment)
+    # When
+    writing.close()
+    # Then
+    assert (held, journal.is_complete(segment)) == (False, True)
+
+
+def test_what_would_be_too_much_is_refused_and_nothing_of_it_stays(folder: Path) -> None:
+    writing = Journal(folder, max_bytes=10, max_seconds=1)
+    writing.write(b"12345\n")
+    with pytest.raises(JournalFullError):
+        writing.write(b"12345\n")
+    assert segments(folder)[0].read_bytes() == b"12345\n"
+
+
+@pytest.mark.parametrize("written", [None, 3])
+def test_a_full_disk_takes_back_what_it_took(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, written: int | None
+) -> None:
+    # Given
+    writing = Journal(folder, MEGABYTE, 1)
+    writing.write(b"before\n")
+    real = os.write
+
+    def full(file: int, content: bytes) -> int:
+        if written is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, content[:written])
+
+    # When
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(JournalFullError):
+            writing.write(b"lost\n")
+    writing.write(b"after\n")
+    # Then
+    assert segments(folder)[0].read_bytes() == b"before\nafter\n"
+
+
+@pytest.fixture
+def scored() -> Scored:
+    return Scored((1,), START, ("a", 2, None), [0.25], [None], 0)
+
+
+def line(problem: Problem, scored: Scored, request_id: str, **options: Any) -> bytes:
+    return Records(problem).line(
+        scored,
+        request_id=request_id,
+        version="1",
+        feature_versions="{}",
+        milliseconds=1.5,
+        **options,
+    )
+
+
+@given(
+    amount=st.none() | st.floats(width=64),
+    last=st.none() | st.floats(width=64) | st.integers(-(2**53), 2**53) | st.booleans(),
+    shop=st.none() | st.text(),
+)
+def test_a_line_is_read_as_it_was_written_to_the_bit(
+    amount: float | None, last: float | None, shop: str | None
+) -> None:
+    # Given
+    from tests.parcels import PROBLEM
+
+    inputs = (shop, shop, amount, last, *(None,) * 4)
+    scored = Scored((7,), START, inputs, [0.1], [None, None], 0)
+    # When
+    rows, bad = Records(PROBLEM).rows([line(PROBLEM, scored, "r").rstrip(b"\n")])
+    # Then
+    found = Records(PROBLEM).log(rows).row(0, named=True)
+    numbers = [found["kilograms"], found["is_express"]]
+    given_numbers = [None if value is None else float(value) for value in (amount, last)]
+    assert not bad
+    assert [value and value.hex() for value in numbers] == [
+        value and value.hex() for value in given_numbers
+    ]
+    assert (found["depot"], found["parcel"], found["request_id"]) == (shop, 7, "r")
+
+
+def shipped(problem: Problem, lakehouse: Lakehouse) -> list[str]:
+    return sorted(lakehouse.read(tables.inference_log(problem))["request_id"])
+
+
+def test_lines_arrive_exactly_once(
+    toy: Problem, lakehouse: Lakehouse, folder: Path, scored: Scored
+) -> None:
+    # Given
+    context = within(lakehouse, toy)
+    writing = Journal(folder, MEGABYTE, 1)
+    writing.write(line(toy, scored, "1") + line(toy, scored, "2"))
+    writing.close()
+    writing.write(line(toy, scored, "3"))  # held open
+    # When
+    counts = [ship(context, folder), ship(context, folder)]
+    writing.close()
+    counts.append(ship(context, folder))
+    # Then
+    assert counts == [2, 0, 1]
+    assert shipped(toy, lakehouse) == ["1", "2", "3"]
+    assert segments(folder) == []
+    assert lakehouse.count(tables.predictions(toy)) == 1
+
+
+@pytest.mark.parametrize("step", ["last_batch", "merge", "append_once"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_lines_arrive_once_though_the_shipper_dies(
+    toy: Problem,
+    lakehouse: Lakehouse,
+    folder: Path,
+    scored: Scored,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    when: str,
+) -> None:
+    # Given
+    context = within(lakehouse, toy)
+    writing = Journal(folder, MEGABYTE, 1)
+    real = getattr(Lakehouse, step)
+
+    def dying(*given: Any) -> Any:
+        if when == "after":
+            real(*given)
+        raise KeyboardInterrupt
+
+    # When
+    writing.write(line(toy, scored, "1"))
+    writing.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Lakehouse, step, dying)
+        with pytest.raises(KeyboardInterrupt):
+            ship(context, folder)
+    writing.write(line(toy, scored, "2"))
+    writing.close()
+    ship(context, folder)
+    # Then
+    assert shipped(toy, lakehouse) == ["1", "2"]
+
+
+def test_a_torn_last_line_is_dropped_and_a_bad_one_put_aside(
+    toy: Problem, lakehouse: Lakehouse, folder: Path, scored: Scored
+) -> None:
+    # Given
+    writing = Journal(folder, MEGABYTE, 1)
+    writing.write(line(toy, scored, "1") + b'{"order": "x"}\n' + line(toy, scored, "2")[:-9])
+    writing.close()
+    # When
+    ship(within(lakehouse, toy), folder)
+    # Then
+    assert shipped(toy, lakehouse) == ["1"]
+    [aside] = (folder / shipping.BAD).iterdir()
+    assert aside.read_bytes() == b'{"order": "x"}\n'
+
+
+def test_what_was_not_given_as_an_answer_is_no_prediction(
+    toy: Problem, lakehouse: Lakehouse, folder: Path, scored: Scored
+) -> None:
+    # Given
+    writing = Journal(folder, MEGABYTE, 1)
+    writing.write(line(toy, scored, "1") + line(toy, scored, "1", shadow=True))
+    writing.close()
+    # When
+    ship(within(lakehouse, toy), folder)
+    # Then
+    assert shipped(toy, lakehouse) == ["1"]
+    assert lakehouse.count(tables.shadow_log(toy)) == 1
+
+
+def test_an_entity_is_always_on_the_same_side_of_a_share() -> None:
+    shares = [share_of((number, "a")) for number in range(2_000)]
+    assert shares == [share_of((number, "a")) for number in range(2_000)]
+    below = sum(share < 0.1 for share in shares)
+    assert 150 < below < 250
+
+
+def test_batches_of_a_writer_are_appended_once(toy: Problem, lakehouse: Lakehouse) -> None:
+    # Given
+    table = tables.prepared(toy.sources[0])
+    rows = table.empty()
+    # When
+    done = [lakehouse.append_once(table, rows, "w", number) for number in (1, 1, 2)]
+    # Then
+    assert done == [True, False, True]
+    assert lakehouse.last_batch(table, "w") == 2
+    assert lakehouse.last_batch(table, "other") == 0
