@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +28,13 @@ from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.inference import batch
+from {{cookiecutter.package_name}}.inference.score import score
 from {{cookiecutter.package_name}}.monitoring.alerts import raise_alerts
 from {{cookiecutter.package_name}}.serving.access import grant
 from {{cookiecutter.package_name}}.serving.online import tokens_of
 from {{cookiecutter.package_name}}.store import tables
-from {{cookiecutter.package_name}}.tracking.registry import ARTIFACT_DIGEST, CHAMPION
+from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
+from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 from tests.conftest import ROOT, free_port, wait_for
@@ -117,6 +120,8 @@ def server(
         for key, value in values.items():
             patch.setenv(f"{ENV_PREFIX}{key}", value)
         context = open_context("test")
+        context.settings.state.mkdir()
+        shutil.copy(home.settings.state / "signing.key", context.settings.state)
         token = grant(tokens_of(context), "tests", ["predict", "read"])
         python_path = os.pathsep.join((str(ROOT), str(ROOT / "src")))
         options = ["--env", "test", "--port", str(port), "--workers", str(WORKERS)]
@@ -155,9 +160,11 @@ def test_an_answer_is_that_of_a_batch_to_the_bit(
     schema = tables.prepared(PROBLEM.scored).empty().drop(KNOWN_AT).schema
     frame = pl.DataFrame(rows, schema=schema)
     spine = next(batch.spines(server.context, [frame], as_of))
-    output = server.context.settings.state / "batch.parquet"
-    batch.predict(server.context, as_of, [spine], output)
-    expected = pl.read_parquet(output).sort(KEYS)["prediction"].to_list()
+    estimator = server.context.registry.load(server.champion)
+    scored = server.context.lakehouse.collect(
+        score(server.context, estimator, spine, as_of, {})
+    )
+    expected = scored.sort(KEYS)["prediction"].to_list()
     # When
     status, content = server.predict(rows)
     # Then
@@ -278,7 +285,10 @@ def copied(server: Server) -> Callable[..., str]:
         registry = server.home.registry
         champion = registry.version(server.champion)
         made = registry.client.create_model_version(
-            registry.settings.model, str(champion.source), tags={**champion.tags, **tags}
+            registry.settings.model,
+            str(champion.source),
+            champion.run_id,
+            tags={**champion.tags, **tags},
         )
         return str(made.version)
 
