@@ -161,9 +161,7 @@ def test_an_answer_is_that_of_a_batch_to_the_bit(
     frame = pl.DataFrame(rows, schema=schema)
     spine = next(batch.spines(server.context, [frame], as_of))
     estimator = server.context.registry.load(server.champion)
-    scored = server.context.lakehouse.collect(
-        score(server.context, estimator, spine, as_of, {})
-    )
+    scored = server.context.lakehouse.collect(score(server.context, estimator, spine, as_of, {}))
     expected = scored.sort(KEYS)["prediction"].to_list()
     # When
     status, content = server.predict(rows)
