@@ -378,6 +378,8 @@ def routes(service: Service) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        with suppress(UserError, OSError):  # said by the upkeep, which tries again
+            await service.follow()
         upkeep = asyncio.create_task(_upkeep(service))
         try:
             yield
