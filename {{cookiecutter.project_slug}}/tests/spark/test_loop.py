@@ -123,8 +123,8 @@ def test_done_again_nothing_changes(both: Both) -> None:
     assert [context.lakehouse.version(table) for table in tables.every(PROBLEM)] == before
 
 
-def things(*numbers: int) -> pl.DataFrame:
-    rows = pl.DataFrame({"id": numbers}).with_columns(pl.lit(TRAINED).alias(KNOWN_AT))
+def things(*numbers: int, at: datetime = TRAINED) -> pl.DataFrame:
+    rows = pl.DataFrame({"id": numbers}).with_columns(pl.lit(at).alias(KNOWN_AT))
     return rows.cast(polars_schema(THINGS.schema))
 
 
@@ -141,11 +141,11 @@ def test_a_write_that_is_cut_off_leaves_the_table_and_comes_again(
     with monkeypatch.context() as patch:
         patch.setattr(delta, "commit_properties", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            lakehouse.append(THINGS, things(2), until)
+            lakehouse.append(THINGS, things(2, at=until), until)
     # then nothing of it is seen, and a rerun adds it once
     assert ids(lakehouse) == [1]
     for _ in range(2):
-        lakehouse.append(THINGS, things(2), until)
+        lakehouse.append(THINGS, things(2, at=until), until)
     assert ids(lakehouse) == [1, 2]
 
 
