@@ -44,11 +44,11 @@ def translated(command: list[str]) -> list[str] | None:
 
 
 def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
-    # given the toy, with the small budget of its tests also where people work
-    small = tmp_path / "conf"
-    shutil.copytree(CONF, small)
-    shutil.copy(small / "test.yml", small / "dev.yml")
-    project = copy_project(tmp_path / "my project", small)
+    # given the toy, and a setting that the reader is going to lower
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "dev.yml").write_text("training: {trials: 2}\n", encoding="utf-8")
+    project = copy_project(tmp_path / "my project", conf)
     settings = project / "conf" / "dev.yml"
     environment = {
         **os.environ,

@@ -46,9 +46,17 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--time": ("no_such_column",),
     "--key": ("no_such_column",),
     "--problem-type": ("cubism",),
+    "--workers": ("0", "257", "many"),
+    "--scope": ("everything", ""),
+    "--revoke": ("some", ""),
 }
 # What a verb cannot do without.
-NEEDED = {"approve": ("--why", "good"), "reject": ("--why", "bad"), "rollback": ("--why", "bad")}
+NEEDED = {
+    "approve": ("--why", "good"),
+    "reject": ("--why", "bad"),
+    "rollback": ("--why", "bad"),
+    "token": ("ann",),
+}
 
 
 def verbs() -> dict[str, Any]:
@@ -68,7 +76,7 @@ def wrong_calls() -> Iterator[tuple[str, ...]]:
                 env = () if name == "--env" or "--env" not in names else ("--env", "test")
                 yield (verb, *env, *kept, name, value)
         yield (verb, "--no-such-option")
-        yield (verb, "surplus")
+        yield (verb, *NEEDED.get(verb, ()), "surplus")
 
 
 def options(command: Any) -> list[str]:
