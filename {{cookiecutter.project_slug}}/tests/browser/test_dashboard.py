@@ -383,9 +383,11 @@ def test_live_metrics_are_read_by_those_who_collect_them(live: str, home: Path) 
     assert table["window_end"].max() == rows["window_end"].max()
 
 
-def test_the_readmes_picture_is_of_the_page_as_it_is(home: Path, tmp_path: Path) -> None:
+def test_the_readmes_picture_is_of_the_page_as_it_is(
+    browser: Browser, home: Path, tmp_path: Path
+) -> None:
     picture = tmp_path / "dashboard.png"
-    take(home / DASHBOARD, picture)
+    take(browser, home / DASHBOARD, picture)
     kept = ROOT / "docs" / "pictures" / "dashboard.png"
     for path in (picture, kept):
         head = path.read_bytes()[:24]
