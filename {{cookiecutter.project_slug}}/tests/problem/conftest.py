@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,9 @@ def as_of() -> datetime:
     training = load_settings("test", ROOT).training
     days = training.train_days + training.validation_days + training.holdout_days + 10
     filled = PROBLEM.begins + timedelta(days=days)
-    return min(filled, PROBLEM.ends or filled)
+    this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    yesterday = this_hour - timedelta(days=1)  # the day after it has passed, too
+    return min(filled, PROBLEM.ends or yesterday)
 
 
 @pytest.fixture(scope="session")

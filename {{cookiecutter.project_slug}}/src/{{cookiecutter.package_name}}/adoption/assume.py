@@ -300,10 +300,10 @@ def _key_types(rows: pl.DataFrame, keys: list[str], time: str, form: Form) -> di
 
 
 def _span(rows: pl.DataFrame, time: str) -> tuple[datetime, datetime | None]:
-    """When the rows begin and end; rows without times are known from yesterday on."""
+    """When the rows begin and end; rows without times are known for some days."""
     if not time:
         today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        return today - timedelta(days=1), None
+        return today - timedelta(days=3), None
     first, last = rows[time].min(), rows[time].max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):
         raise UserError(f"--time {time} is empty.", "Name another column, or none.")
