@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from typing import Any, TypeAlias
@@ -38,6 +38,12 @@ class Lakehouse:
     root: str
     mounts: Mapping[str, str] = field(default_factory=dict)
     engine: Engine = field(default_factory=PolarsEngine)  # computes and commits
+    storage_options: InitVar[Mapping[str, str] | None] = None  # of the engine, if it is polars
+
+    def __post_init__(self, storage_options: Mapping[str, str] | None) -> None:
+        """Hand on what a notebook has from the settings."""
+        if storage_options:
+            object.__setattr__(self, "engine", PolarsEngine(storage_options))
 
     # Places ----------------------------------------------------------------------------------
 
