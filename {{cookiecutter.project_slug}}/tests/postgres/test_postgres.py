@@ -189,7 +189,7 @@ def test_a_query_that_is_none_is_one_message(
     uri: str, asking: Context, feed: pl.DataFrame, query: str
 ) -> None:
     store(uri, feed)
-    with pytest.raises(UserError, match=r"Cannot read the rows to score|has no column") as refusal:
+    with pytest.raises(UserError, match=r"Cannot read the query's rows|has no column") as refusal:
         list(read(asking, uri, query))
     assert PASSWORD not in str(refusal.value)
 

@@ -143,7 +143,7 @@ def query_rows(address: str, query: str, rows: int) -> Iterator[pl.DataFrame]:
     except (OSError, Error) as error:
         reason = str(error).strip().partition("\n")[0]
         message = f"Cannot read the query's rows: {reason}"
-        raise UserError(message, "Mend the address or the query.") from None
+        raise UserError(message, "Correct the address or the query.") from None
 
 
 def as_type(values: pl.Series, kind: pl.DataType, form: Form) -> pl.Series:

@@ -43,7 +43,7 @@ def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"Cannot read the rows to score: {reason}", "Mend the source or the query."
+            f"Cannot read the rows to score: {reason}", "Correct the source or the query."
         ) from None
 
 
