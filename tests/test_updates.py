@@ -155,7 +155,7 @@ def test_cruft_brings_a_later_template_and_keeps_changes(
     filters = extension.read_text(encoding="utf-8")
     own_filter = 'environment.filters["loud"] = str.upper'
     extension.write_text(filters.replace('environment.filters["markdown"] = markdown', own_filter))
-    for path in sources.glob("README.md"):
+    for path in sources.rglob("*.md"):
         path.write_text(path.read_text(encoding="utf-8").replace("| markdown", "| loud"))
     for owned in ("conf/dev.yml", "src/{{cookiecutter.package_name}}/problem/model.py"):
         with (sources / owned).open("a", encoding="utf-8") as theirs:

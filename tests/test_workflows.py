@@ -198,7 +198,7 @@ def test_verbs_that_workflows_call_exist(project: Path) -> None:
     (source,) = (project / "src").glob("*/cli.py")
     verbs = set(
         re.findall(
-            r"^@app\.command\(\)\ndef (\w+)", source.read_text(encoding="utf-8"), re.MULTILINE
+            r"^@app\.command\(.*\)\ndef (\w+)", source.read_text(encoding="utf-8"), re.MULTILINE
         )
     )
     shells = " ".join(step.get("run", "") for _, step in steps(project / ".github"))
