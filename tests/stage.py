@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -21,17 +22,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
 from support import execute
 
 PARTS = Path(__file__).with_name("stage")
 REPOSITORY = "acme/flight-delays"
-RUN = f"(https://github.com/{REPOSITORY}/actions/runs/"
+RUN = f"https://github.com/{REPOSITORY}/actions/runs/"
+CREATED = "2026-01-01T05:06:07Z"  # when every run was started
 TOKEN = "the-token-of-the-job"  # noqa: S105 of the stage's own server
+RELEASES = ("v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0")
+# The suites have tests of their own; here a few of them are enough.
+KEPT = {"unit": {"test_settings.py"}, "problem": set(), "integration": set(), "gates": set()}
 # What of an action's inputs its stand-in reads, and with what it runs.
 STAND_INS: dict[str, tuple[str, dict[str, str]]] = {
     "actions/checkout": (
         "bash -euo pipefail checkout.sh",
-        {"PATH": "path:.", "REF": "ref", "CLEAN": "clean:true"},
+        {"PATH": "path:.", "REF": "ref", "DEPTH": "fetch-depth:1"},
     ),
     "actions/setup-python": ("bash -euo pipefail python.sh", {"VERSION": "python-version"}),
     "actions/cache": ("true", {}),
@@ -65,11 +71,14 @@ STAND_INS: dict[str, tuple[str, dict[str, str]]] = {
 class GitHub:
     """What a repository's interface knows, and what it was asked that it does not understand."""
 
+    origin: Path = Path()
     issues: list[dict[str, Any]] = field(default_factory=list)
     comments: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    runs: list[dict[str, Any]] = field(default_factory=list)
+    pulls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    statuses: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    releases: dict[str, dict[str, Any]] = field(default_factory=dict)
     approvals: list[dict[str, Any]] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    started: list[dict[str, Any]] = field(default_factory=list)
     changes: list[tuple[str, str]] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
@@ -84,9 +93,20 @@ class GitHub:
             ("GET", r"/issues/(\d+)/comments"): lambda number: self.comments.get(int(number), []),
             ("POST", r"/issues/(\d+)/comments"): lambda number: self.comment(int(number), body),
             ("PATCH", r"/issues/comments/(\d+)"): lambda number: self.edit(int(number), body),
-            ("GET", r"/actions/workflows/staging\.yml/runs"): lambda: self.passed(query),
+            ("GET", r"/pulls/(\d+)"): lambda number: self.pulls[int(number)],
             ("GET", r"/actions/runs/(\d+)/approvals"): lambda _: self.approvals,
-            ("POST", r"/dispatches"): lambda: self.dispatch(body),
+            ("GET", r"/actions/runs/(\d+)"): lambda _: {"created_at": CREATED},
+            ("POST", r"/actions/workflows/([\w-]+\.yml)/dispatches"): lambda name: self.dispatch(
+                name, body
+            ),
+            ("GET", r"/tags"): self.tags,
+            ("POST", r"/statuses/([0-9a-f]{40})"): lambda commit: self.record(commit, body),
+            # The newest comes first.
+            ("GET", r"/commits/([0-9a-f]{40})/statuses"): lambda commit: self.statuses.get(
+                commit, []
+            )[::-1],
+            ("POST", r"/releases"): lambda: self.release(body),
+            ("GET", r"/releases/tags/(.+)"): lambda tag: self.releases[tag],
         }
         for (verb, pattern), reply in routes.items():
             if verb == method and (found := re.fullmatch(f"/repos/{REPOSITORY}{pattern}", path)):
@@ -95,11 +115,44 @@ class GitHub:
                 return reply(*found.groups())
         raise KeyError(path)
 
-    def dispatch(self, body: Any) -> None:
-        assert set(body) == {"event_type", "client_payload"}
-        assert len(body["event_type"]) <= 100
-        assert len(body["client_payload"]) <= 10
-        self.events.append({"action": body["event_type"], "client_payload": body["client_payload"]})
+    def dispatch(self, name: str, body: Any) -> None:
+        """Start a workflow as it is on that branch."""
+        assert set(body) == {"ref", "inputs"}
+        branch = f"refs/heads/{body['ref']}"
+        source = execute("git", "show", f"{branch}:.github/workflows/{name}", cwd=self.origin)
+        known = yaml.safe_load(source)[True]["workflow_dispatch"] or {}
+        inputs = known.get("inputs", {})
+        assert set(body["inputs"]) <= set(inputs), "Unexpected inputs provided"
+        for key, declared in inputs.items():
+            given = body["inputs"].get(key, declared.get("default"))
+            assert given is not None or not declared.get("required"), f"{key} is required"
+            assert given in declared.get("options", [given]), f"{key} is not in the list"
+        self.started.append({"workflow": name, **body})
+
+    def tags(self) -> Any:
+        """Tags with the commits that they lead to."""
+        listed = execute(
+            *("git", "for-each-ref", "--format=%(refname:short) %(objectname) %(*objectname)"),
+            "refs/tags",
+            cwd=self.origin,
+        )
+        rows = [line.split() for line in listed.splitlines()]
+        return [{"name": row[0], "commit": {"sha": row[-1]}} for row in rows]
+
+    def record(self, commit: str, body: Any) -> Any:
+        """A status of a commit; none is ever changed or removed."""
+        assert set(body) == {"state", "context", "description"}
+        assert body["state"] in ("error", "failure", "pending", "success")
+        assert len(body["description"]) <= 140
+        status = {**body, "creator": {"login": "github-actions[bot]"}}
+        self.statuses.setdefault(commit, []).append(status)
+        return status
+
+    def release(self, body: Any) -> Any:
+        assert body["tag_name"] in [tag["name"] for tag in self.tags()], "no such tag"
+        assert body["tag_name"] not in self.releases, "a release of this tag exists already"
+        self.releases[body["tag_name"]] = body
+        return body
 
     def open(self, body: Any) -> Any:
         assert set(body) == {"title", "body"}
@@ -128,16 +181,6 @@ class GitHub:
         comment.update(body)
         return comment
 
-    def passed(self, query: dict[str, list[str]]) -> Any:
-        wanted = {
-            "head_sha": query["head_sha"][0],
-            "event": query["event"][0],
-            "conclusion": query["status"][0],
-        }
-        return {
-            "workflow_runs": [run for run in reversed(self.runs) if wanted.items() <= run.items()]
-        }
-
 
 def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
     """Serve it over HTTP; what is not as GitHub wants it is refused and remembered."""
@@ -148,8 +191,6 @@ def handler(github: GitHub) -> type[BaseHTTPRequestHandler]:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
                 assert self.headers["Authorization"] == f"Bearer {TOKEN}", "wrong token"
-                assert self.headers["Accept"] == "application/vnd.github+json", "no media type"
-                assert self.headers["X-GitHub-Api-Version"], "no version"
                 assert (self.command == "GET") == (not content), (
                     "a body for a question, or none for a change"
                 )
@@ -210,7 +251,15 @@ class Stage:
     def build(self, project: Path) -> None:
         """Put the project into a repository, and the stand-ins and the server in place."""
         shutil.copytree(project, self.work, ignore=shutil.ignore_patterns(".git"))
-        execute("git", "init", "--quiet", "--bare", self.folder / "origin.git", cwd=self.folder)
+        self.github.origin = self.folder / "origin.git"
+        execute("git", "init", "--quiet", "--bare", self.github.origin, cwd=self.folder)
+        # As GitHub does: a commit can be fetched by its name alone.
+        anything = ("uploadpack.allowAnySHA1InWant", "true")
+        execute("git", "config", *anything, cwd=self.github.origin)
+        for path in (self.work / ".github" / "workflows").iterdir():
+            # Which act does not know yet, nor does it hold jobs to groups at all.
+            text = path.read_text(encoding="utf-8")
+            path.write_text(re.sub(r"\n +queue: max", "", text), encoding="utf-8")
         self.git("init", "--quiet")
         self.git("remote", "add", "origin", str(self.folder / "origin.git"))
         for action, (command, inputs) in STAND_INS.items():
@@ -220,7 +269,12 @@ class Stage:
                 json.dumps(stand_in(action, command, inputs)), encoding="utf-8"
             )
         (self.folder / "bin").mkdir()
-        shutil.copy(PARTS / "gh", self.folder / "bin" / "gh")
+        # act may lose what a step says right before it fails: it must not end at once.
+        trap = "trap 'code=$?; [ $code = 0 ] || sleep 1; exit $code' EXIT\n"
+        (self.folder / "bash_env").write_text(trap, encoding="utf-8")
+        gh = self.folder / "bin" / "gh"
+        gh.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PARTS / "gh.py"}" "$@"\n')
+        gh.chmod(0o755)
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self.github))
         self.port = server.server_port
         with closing(socket.socket()) as probe:
@@ -265,6 +319,19 @@ class Stage:
         self.git("checkout", "--quiet", "--force", "-B", name, start)
         self.git("push", "--quiet", "--force", "origin", name)
 
+    def merge(self, into: str) -> str:
+        """Stand on what GitHub would test: the branch, merged into the newest of another."""
+        change = self.git("rev-parse", "HEAD")
+        self.git("checkout", "--quiet", "--force", "--detach", f"origin/{into}")
+        self.git("merge", "--quiet", "--no-ff", "--message", "As it would be merged", change)
+        self.git("push", "--quiet", "--force", "origin", "HEAD:refs/pull/7/merge")
+        return change
+
+    def tag(self, name: str) -> None:
+        """Tag the commit that the stage stands on, with a tag of its own object."""
+        self.git("tag", "--annotate", name, "--message", name)
+        self.git("push", "--quiet", "origin", name)
+
     def edit(self, name: str, before: str, after: str) -> None:
         """Replace text that is there once in a file."""
         text = (self.work / name).read_text(encoding="utf-8")
@@ -272,10 +339,27 @@ class Stage:
         (self.work / name).write_text(text.replace(before, after), encoding="utf-8")
 
     def run(
-        self, workflow: str, event: str, payload: Mapping[str, Any], actor: str, *options: str
+        self,
+        workflow: str,
+        event: str,
+        payload: Mapping[str, Any],
+        actor: str,
+        *options: str,
+        inline: bool = False,
     ) -> Run:
-        """Run a workflow of the work folder's commit."""
+        """Run a workflow of the work folder's commit.
+
+        A job of a workflow that another one calls counts as the job that calls it. Where it fails,
+        act, unlike GitHub, runs none of the jobs that come after: `inline` puts the called job into
+        the caller's place.
+        """
         self.count += 1
+        path = self.work / f".github/workflows/{workflow}.yml"
+        source = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(source)
+        callers = {job["name"]: key for key, job in content["jobs"].items()}
+        if inline:
+            path.write_text(json.dumps(inlined(content, path.parent)), encoding="utf-8")
         event_file = self.folder / "event.json"
         event_file.write_text(json.dumps(payload), encoding="utf-8")
         environment = {
@@ -284,6 +368,7 @@ class Stage:
             "GITHUB_RUN_ID": str(self.count),
             "MYPY_CACHE_DIR": str(self.folder / "mypy"),
             "UV_VENV_RELOCATABLE": "1",
+            "BASH_ENV": str(self.folder / "bash_env"),
         }
         pins = {
             found[1]: found[2]
@@ -316,7 +401,9 @@ class Stage:
             ),
             *options,
         ]
-        paths = os.pathsep.join((str(self.folder / "bin"), os.environ["PATH"]))
+        paths = os.pathsep.join(
+            map(str, (self.folder / "bin", self.act.parent, os.environ["PATH"]))
+        )
         done = subprocess.run(
             [str(part) for part in command],
             env=clean() | {"PATH": paths},
@@ -325,6 +412,7 @@ class Stage:
             encoding="utf-8",
             check=False,
         )
+        path.write_text(source, encoding="utf-8")
         jobs: dict[str, str] = {}
         output = []
         for line in done.stdout.splitlines():
@@ -333,13 +421,82 @@ class Stage:
                 f"{entry.get('time', '')} {entry.get('jobID', '')}: {entry.get('msg', '').rstrip()}"
             )
             if result := entry.get("jobResult"):
-                failed = jobs.get(entry["jobID"]) == "failure"  # one of a matrix is enough
-                jobs[entry["jobID"]] = "failure" if failed else result
+                caller, *inner = entry["job"].split("/")
+                job = callers[caller] if len(inner) > 1 else entry["jobID"]
+                failed = jobs.get(job) == "failure"  # one of a matrix is enough
+                jobs[job] = "failure" if failed else result
         text = "\n".join(output) + done.stderr
         (self.folder / f"run-{self.count}-{workflow}.log").write_text(text, encoding="utf-8")
         assert self.github.complaints == [], text
-        assert jobs, text
+        assert done.returncode == 0 or jobs, text
         return Run(self.count, jobs, text)
+
+
+def open_stage(folder: Path, project: Path) -> Stage:
+    """A repository on a stage, whose loop is quick: six weeks of data, the windows of `test`."""
+    made = Stage(folder, Path(os.environ.get("ACT", "act")))
+    made.build(project)
+    passing = "def test_open() -> None:\n    assert 1 + 1 == 2\n"
+    for suite, kept in KEPT.items():
+        for path in (made.work / "tests" / suite).iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (made.work / "tests" / suite / "test_open.py").write_text(passing, encoding="utf-8")
+    shutil.rmtree(made.work / "tests" / "spark")
+    shutil.rmtree(made.work / "notebooks")
+    windows = (
+        (made.work / "conf" / "test.yml").read_text(encoding="utf-8").partition("training:")[2]
+    )
+    for env in ("staging", "prod"):
+        path = made.work / "conf" / f"{env}.yml"
+        before, _, deployment = path.read_text(encoding="utf-8").partition("deployment:\n")
+        states = before.partition("training:")[0]
+        deployment = deployment or "  approval: policy\n"
+        # Days are few and their differences large: only what a test plants may stop a promotion.
+        margins = "  margin: 10\n  slice_margin: 10\n"
+        path.write_text(
+            f"threads: 1\n{states}training:{windows}\ndeployment:\n{deployment}{margins}",
+            encoding="utf-8",
+        )
+    changelog = made.work / "CHANGELOG.md"
+    entries = "".join(f"## [{tag[1:]}]\n\nWhat {tag} brings.\n\n" for tag in RELEASES)
+    changelog.write_text(changelog.read_text(encoding="utf-8") + "\n" + entries, encoding="utf-8")
+    data_end(made, "2013, 2, 15")
+    made.commit("main", "As rendered")
+    return made
+
+
+def data_end(stage: Stage, day: str) -> None:
+    """Let the source know of no later day."""
+    path = stage.work / "src" / "flight_delays" / "problem" / "sources.py"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    changed = [
+        f"DATA_ENDS = datetime({day}, tzinfo=UTC)\n" if it.startswith("DATA_ENDS =") else it
+        for it in lines
+    ]
+    assert changed != lines
+    path.write_text("".join(changed), encoding="utf-8")
+
+
+def inlined(workflow: Mapping[Any, Any], folder: Path) -> dict[str, Any]:
+    """A workflow whose jobs do themselves what the workflows that they call would do."""
+    jobs = {}
+    for key, job in workflow["jobs"].items():
+        if "uses" not in job:
+            jobs[key] = job
+            continue
+        called = yaml.safe_load((folder / Path(job["uses"]).name).read_text(encoding="utf-8"))
+        declared = called[True]["workflow_call"]["inputs"]
+        given = {name: it.get("default", "") for name, it in declared.items()} | job["with"]
+        (body,) = called["jobs"].values()
+        text = json.dumps(body)
+        for name, value in given.items():
+            found = re.fullmatch(r"\$\{\{ (.*) \}\}", value)
+            meant = f"({found[1]})" if found else f"'{value}'"
+            text = re.sub(rf"\binputs\.{name}\b", meant, text)
+        kept = {part: job[part] for part in ("name", "if", "needs", "permissions") if part in job}
+        jobs[key] = json.loads(text) | kept
+    return {**{"on" if part is True else part: it for part, it in workflow.items()}, "jobs": jobs}
 
 
 def clean() -> dict[str, str]:

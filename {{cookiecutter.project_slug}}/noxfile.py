@@ -37,13 +37,14 @@ LOCKS = {
     "docs": ("docs.in",),
     "bootstrap": ("bootstrap.in",),
 }
+UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
 OLDEST_JAVA = 17
 DELTA = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 SCHEMAS = {
-    "github-workflows": "workflows/*.yml",
-    "github-actions": "actions/*/action.yml",
-    "dependabot": "dependabot.yml",
+    "github-workflows": (".github/workflows/*.yml",),
+    "github-actions": (".github/actions/*/action.yml", "docs/login/*/action.yml"),
+    "dependabot": (".github/dependabot.yml",),
 }
 
 
@@ -61,13 +62,17 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
-    session.run("zizmor", "--offline", "--pedantic", "--quiet", "--no-progress", ".github")
-    for schema, pattern in SCHEMAS.items():
-        files = sorted(str(path) for path in (ROOT / ".github").glob(pattern))
+    logins = sorted(str(path) for path in ROOT.glob("docs/login/*/action.yml"))
+    quietly = ("--offline", "--pedantic", "--quiet", "--no-progress")
+    session.run("zizmor", *quietly, "--config=.github/zizmor.yml", ".github", *logins)
+    for schema, patterns in SCHEMAS.items():
+        files = [str(path) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
         session.run("check-jsonschema", "--quiet", "--builtin-schema", f"vendor.{schema}", *files)
     if found := notebooks():
         session.run("nbstripout", "--verify", *found)
-    session.run("detect-secrets-hook", "--no-verify", *secret_bearers())
+    # A workflow that passes its secrets on names none.
+    passed_on = "--exclude-secrets=^inherit$"
+    session.run("detect-secrets-hook", "--no-verify", passed_on, *secret_bearers())
 
 
 @nox.session
@@ -126,10 +131,32 @@ def gates(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the wheel into dist/; the same sources make the same bytes."""
+    """Build the wheel and its bill of materials into dist/; one commit makes the same bytes."""
     prepare(session, "build")
-    shutil.rmtree(ROOT / "dist", ignore_errors=True)
-    session.run("python", "-m", "flit_core.wheel", "--outdir", "dist")
+    dist, sources = ROOT / "dist", Path(session.create_tmp()) / "sources"
+    for folder in (dist, sources):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "src", sources / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "README.md", sources)
+    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    stamped = metadata.replace(f'version = "{UNRELEASED}"', f'version = "{version()}"', 1)
+    (sources / "pyproject.toml").write_text(stamped, encoding="utf-8")
+    session.run("python", "-m", "flit_core.wheel", "--outdir", str(dist), str(sources))
+    session.run(
+        *("cyclonedx-py", "requirements", "requirements/run.txt", "--output-reproducible"),
+        *(f"--pyproject={sources / 'pyproject.toml'}", f"--output-file={dist / 'sbom.cdx.json'}"),
+    )
+
+
+@nox.session(venv_backend="none")
+def image(session: nox.Session) -> None:
+    """Build the container image from the wheel in dist/ (needs podman, buildah or docker)."""
+    builders = ("podman", "buildah", "docker")
+    builder = next(filter(None, map(shutil.which, builders)), None)
+    if builder is None:
+        session.error("A builder of images is needed on the PATH: podman, buildah or docker.")
+    name = f"{PACKAGE.replace('_', '-')}:{version().replace('+', '-')}"
+    session.run(builder, "build", "--file=Containerfile", f"--tag={name}", ".", external=True)
 
 
 @nox.session
@@ -303,6 +330,19 @@ def secret_bearers() -> list[str]:
     names = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
     left_out = re.compile(r"(?:requirements/.*\.txt|tests/.*|.*\.(?:png|svg|ipynb))")
     return [name for name in names if not left_out.fullmatch(name)]
+
+
+def version() -> str:
+    """Version of the commit that is checked out: its tag's (v1.2.0), or one that names it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    tag = git("describe", "--tags", "--exact-match", "--match=v[0-9]*", "--dirty=+dirty")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return tag.removeprefix("v") or (f"{UNRELEASED}+g{commit}" if commit else UNRELEASED)
 
 
 def notebooks() -> list[str]:

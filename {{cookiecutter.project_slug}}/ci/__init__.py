@@ -1,1 +1,1 @@
-"""What workflows do that is neither a session of the noxfile nor a verb of the command line."""
+"""What every forge's workflows call: a task's commands, the report of a merge request, notes."""

@@ -58,6 +58,15 @@ Since = Annotated[
 Version = Annotated[
     str | None, typer.Option("--version", help="Model version. Default: the newest.")
 ]
+New = Annotated[
+    bool, typer.Option("--new", help="All versions that have not been through the gates.")
+]
+Outputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--outputs", help="File to append `version=` and `waiting=` to, for what comes next."
+    ),
+]
 Decided = Annotated[
     str | None, typer.Option("--version", help="Decide on this version only. Default: any.")
 ]
@@ -121,7 +130,7 @@ Revoke = Annotated[
 ]
 Start = Annotated[
     str,
-    typer.Option("--start", help="Command instead of `deploy`; the version is its last argument."),
+    typer.Option("--start", help="Command instead of `deploy`; {version} stands for the version."),
 ]
 
 
@@ -226,6 +235,14 @@ def dashboard(env: Env = "dev", output: Folder = None, port: Port = None) -> Non
 
 
 @app.command(rich_help_panel=_STEPS)
+def init(env: Env = "dev") -> None:
+    """Name the storage of a new environment as conf/ does: from then on no other will do."""
+    from . import flows
+
+    say(f"[green]✓[/] Tables and registry are those of {flows.init(context_of(env))}.")
+
+
+@app.command(rich_help_panel=_STEPS)
 def ingest(env: Env = "dev", as_of: AsOf = None, on_change: OnChange = "stop") -> None:
     """Append to the raw tables what became known until the as-of."""
     from . import flows
@@ -261,24 +278,40 @@ def sync(env: Env = "dev") -> None:
 
 
 @app.command(rich_help_panel=_STEPS)
-def train(env: Env = "dev", as_of: AsOf = None) -> None:
+def train(env: Env = "dev", as_of: AsOf = None, outputs: Outputs = None) -> None:
     """Tune, fit, evaluate and register a model."""
     from . import flows
     from .show import show
 
-    flows.train(context_of(env), moment_of(env, as_of), show)
+    trained = flows.train(context_of(env), moment_of(env, as_of), show)
+    note(outputs, version=trained.version)
 
 
 # Versions -------------------------------------------------------------------------------------
 
 
 @app.command(rich_help_panel=_VERSIONS)
-def deploy(env: Env = "dev", version: Version = None, who: Who = None) -> None:
+def deploy(
+    env: Env = "dev",
+    version: Version = None,
+    who: Who = None,
+    *,
+    new: New = False,
+    outputs: Outputs = None,
+) -> None:
     """Check, compare and request: all gates in one go, for a version that was not through them."""
     from . import flows
     from .show import show
 
-    flows.deploy(context_of(env), version_of(env, version), acting(env, who), show)
+    context, person = context_of(env), acting(env, who)
+    if new:
+        if version is not None:
+            raise UserError("--new and --version exclude each other.", "Choose one of them.")
+        requested = flows.deploy_new(context, person, show)
+    else:
+        requested = [flows.deploy(context, version_of(env, version), person, show)]
+    for waiting in (asked.version for asked in requested if not asked.is_champion):
+        note(outputs, waiting=waiting)
 
 
 @app.command(rich_help_panel=_VERSIONS)
@@ -454,7 +487,7 @@ def webhook(
         raise UserError(message, "Set it to the secret that the registry signs with.")
     module = str(__package__)
     deployment = [sys.executable, "-m", module, "deploy", "--env", env, "--who", "webhook"]
-    command = start.split() or [*deployment, "--version"]
+    command = start.split() or [*deployment, "--version", "{version}"]
     if shutil.which(command[0]) is None:
         message = f"--start: there is no command '{command[0]}'."
         raise UserError(message, "Name one that is on the PATH.")
@@ -464,7 +497,8 @@ def webhook(
     environment = {**os.environ, **({identity: "webhook"} if identity else {})}
 
     def launch(version: str) -> None:
-        subprocess.run([*command, version], env=environment, check=False)
+        filled = [part.replace("{version}", version) for part in command]
+        subprocess.run(filled, env=environment, check=False)
 
     queue = settings.state / "deliveries"
     queue.mkdir(parents=True, exist_ok=True)
@@ -526,6 +560,13 @@ def ask(question: str, answers: Sequence[str]) -> str | None:
     for number, answer in enumerate(answers, start=1):
         say(f"{number:>4}  {answer}")
     return answers[int(typer.prompt(question, type=click.IntRange(1, len(answers)))) - 1]
+
+
+def note(outputs: Path | None, **values: str) -> None:
+    """Append values to a file of lines NAME=VALUE."""
+    if outputs is not None:
+        with outputs.open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in values.items())
 
 
 def parse_moment(text: str) -> datetime:

@@ -27,7 +27,20 @@ class Context:
 
     @cached_property
     def lakehouse(self) -> Lakehouse:
-        """Its tables; whoever only looks up features does without."""
+        """Its tables; whoever only looks up features does without.
+
+        Raises:
+            UserError: They are another environment's, or nobody's.
+        """
+        from .store import identity
+
+        lakehouse = self.any_lakehouse
+        identity.require(lakehouse, self.settings.storage_name)
+        return lakehouse
+
+    @property
+    def any_lakehouse(self) -> Lakehouse:
+        """The tables that conf/ points to, whoever they belong to."""
         from .store.engines import open_engine
         from .store.lakehouse import Lakehouse
 
@@ -55,7 +68,7 @@ class Context:
         from .tracking.signing import Signer
 
         signer = Signer(self.settings.mlflow.signing_key, self.settings.state / "signing.key")
-        return Registry(self.settings.mlflow, signer)
+        return Registry(self.settings.mlflow, signer, self.settings.storage_name)
 
 
 def open_context(env: str) -> Context:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,23 @@ def require_past(as_of: datetime) -> datetime:
 
 
 # Steps ----------------------------------------------------------------------------------------
+
+
+def init(context: Context) -> str:
+    """Give tables and registry the name that conf/ has for the environment; returns it.
+
+    Raises:
+        UserError: conf/ has none, or they carry another.
+    """
+    from .store import identity
+
+    name = context.settings.storage_name
+    if name is None:
+        message = f"The environment {context.settings.env} has no `storage_name` in conf/."
+        raise UserError(message, "Any storage will do for it: there is nothing to name.")
+    identity.give(context.any_lakehouse, name)
+    replace(context.registry, storage_name=None).give(name)
+    return name
 
 
 def ingest(context: Context, as_of: datetime) -> dict[str, int]:
@@ -345,6 +362,32 @@ def deploy(context: Context, version: str, who: str, tell: Tell = nobody) -> Req
         if checked.failed:
             raise archived(context, version)
     return request(context, version, who, tell)
+
+
+def deploy_new(context: Context, who: str, tell: Tell = nobody) -> list[Requested]:
+    """All gates for every version that has not been through them, oldest first.
+
+    Whoever registers a version need not be heard at once: it is found here, also the day after.
+
+    Raises:
+        UserError: A gate refused some; the others were through theirs.
+    """
+    from .tracking.stages import NONE
+
+    unseen = [
+        str(version.version)
+        for version in reversed(context.registry.versions())
+        if version.tags.get("stage", NONE) == NONE
+    ]
+    requested, refused = [], []
+    for version in unseen:
+        try:
+            requested.append(deploy(context, version, who, tell))
+        except UserError as error:
+            refused.append(error.what)
+    if refused:
+        raise UserError(" ".join(refused), "The reports show why; correct the cause.")
+    return requested
 
 
 def request(context: Context, version: str, who: str, tell: Tell = nobody) -> Requested:

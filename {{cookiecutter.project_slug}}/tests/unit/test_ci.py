@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,12 @@ import pytest
 
 from {{cookiecutter.package_name}}.core.contract import Problem
 
-from ci import (
-    alert,
-    approver,
-    comment,
-    dispatch,
-    errors,
-    jobs,
-    model,
-    moment,
-    report,
-    summary,
-    wheel,
-)
+from ci import errors, model, notes, report
+from ci import run as tasks
 from ci.errors import CiError
-from ci.github import GitHub, connect
 
-Answer = Callable[[str, str, Any], Any]
-Sent = list[tuple[str, str, Any]]
 GREEN = {"lint": "success", "unit": "success", "model": "success"}
-TITLE, LINK = "Staging fails at night", "https://ci/run/1"
+LINK = "https://ci/run/1"
 JUNIT = """
 <testsuites><testsuite>
   <testcase classname="tests.unit.test_a" name="test_passes"/>
@@ -43,64 +28,126 @@ JUNIT = """
 """
 
 
-@pytest.fixture
-def github(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], tuple[GitHub, Sent]]:
-    """A repository that answers as told and remembers what it was sent."""
-
-    def make(answer: Answer) -> tuple[GitHub, Sent]:
-        sent: Sent = []
-
-        def request(_: GitHub, method: str, path: str, body: object = None) -> Any:
-            sent.append((method, path, body))
-            return answer(method, path, body)
-
-        monkeypatch.setattr(GitHub, "request", request)
-        return GitHub("http://localhost", "a/b", "token"), sent
-
-    return make
-
-
-def changes(sent: Sent) -> Sent:
-    return [request for request in sent if request[0] != "GET"]
-
-
 def suite(text: str) -> ET.Element:
     return ET.fromstring(text)  # noqa: S314 written above
 
 
-# The comment
+# Tasks
 
 
-def test_the_first_report_is_a_new_comment(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
-    api, sent = github(lambda *_: [])
-    comment.post(api, 7, report.MARKER)
-    assert changes(sent) == [("POST", "/issues/7/comments", {"body": report.MARKER})]
+def python(code: str) -> str:
+    return f"{sys.executable} -c '{code}'"
 
 
-def test_later_reports_replace_it_and_nobody_elses(
-    github: Callable[[Answer], tuple[GitHub, Sent]],
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A contract of its own, and the files that a runner collects."""
+    written = tmp_path / "outputs.txt"
+    lines: dict[str, dict[str, Any]] = {
+        "good": {"run": [python('print("done")')]},
+        "bad": {
+            "run": [python("raise SystemExit(3)"), python("print(1)")],
+            "finally": [python("print(2)")],
+        },
+        "chain": {
+            "run": [
+                python('import sys; open(sys.argv[1], "a").write("version=7")') + " $OUTPUTS",
+                python('import sys; open("said.txt", "w").write(repr(sys.argv[1:]))')
+                + " --version $version --why $WHY",
+            ],
+            "reports": "$FOLDER/reports",
+        },
+    }
+    text = "\n".join(
+        f"[{task}]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in content.items())
+        for task, content in lines.items()
+    )
+    file = tmp_path / "commands.toml"
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(tasks, "COMMANDS", file)
+    monkeypatch.setenv("GITHUB_OUTPUT", str(written))
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    return {"outputs": written, "summary": summary}
+
+
+def test_a_task_runs_its_commands(commands: dict[str, Path]) -> None:
+    tasks.main(["good"])
+    assert "✅ success" in commands["summary"].read_text(encoding="utf-8")
+
+
+def test_a_command_that_fails_stops_those_after_it_but_not_the_last_ones(
+    commands: dict[str, Path],
 ) -> None:
-    # given a person who quotes the report, and the report on the second page
-    quoted = {"id": 1, "body": f"{report.MARKER} mine", "user": {"type": "User"}}
-    first_page = [
-        quoted,
-        *({"id": 2, "body": "Looks good", "user": {"type": "Bot"}} for _ in range(99)),
-    ]
-    second_page = [{"id": 3, "body": f"{report.MARKER}\nold", "user": {"type": "Bot"}}]
-    api, sent = github(lambda _, path, __: second_page if path.endswith("page=2") else first_page)
-    # when
-    comment.post(api, 7, report.MARKER)
-    # then
-    assert changes(sent) == [("PATCH", "/issues/comments/3", {"body": report.MARKER})]
+    with pytest.raises(CiError, match=r"raise SystemExit\(3\)' failed"):
+        tasks.main(["bad"])
+    said = commands["summary"].read_text(encoding="utf-8")
+    assert [said.count(mark) for mark in ("failure", "skipped", "success")] == [1, 1, 1]
 
 
-def test_what_is_no_report_is_not_posted(tmp_path: Path) -> None:
-    (tmp_path / "report.md").write_text("anything")
-    with pytest.raises(CiError, match="does not begin as a report does"):
-        comment.main(["7", str(tmp_path / "report.md")])
-    for wrong in ([], ["7"], ["seven", "report.md"]):
-        with pytest.raises(CiError, match="Usage"):
-            comment.main(wrong)
+def test_what_a_command_writes_is_known_to_the_next_and_to_later_jobs(
+    commands: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WHY", "It's $(odd); `x` $WHY")
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "page.html").touch()
+    monkeypatch.chdir(tmp_path / "scratch")
+    tasks.main(["chain"])
+    # a text that came from somebody is one word, and nothing in it is done
+    expected = ["--version", "7", "--why", "It's $(odd); `x` $WHY"]
+    assert Path("said.txt").read_text(encoding="utf-8") == repr(expected)
+    assert commands["outputs"].read_text(encoding="utf-8") == "version=7\n"
+    assert Path("reports/page.html").is_file()
+
+
+def test_a_variable_that_is_missing_or_empty_fails_the_command(
+    commands: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHY", "")
+    monkeypatch.setenv("FOLDER", "nowhere")
+    with pytest.raises(CiError, match="failed"):
+        tasks.main(["chain"])
+    assert "WHY is not set, or empty" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["none"], ["good", "bad"]])
+def test_a_task_that_is_none_is_refused(commands: dict[str, Path], arguments: list[str]) -> None:
+    with pytest.raises(CiError, match=r"Usage|no task 'none' in commands.toml: good, bad, chain"):
+        tasks.main(arguments)
+
+
+def test_the_contract_names_sessions_and_gives_advice() -> None:
+    root = Path(tasks.__file__).parent.parent
+    contract = tomllib.loads(tasks.COMMANDS.read_text(encoding="utf-8"))
+    advice = contract.pop("advice")
+    noxfile = (root / "noxfile.py").read_text(encoding="utf-8")
+    for task, content in contract.items():
+        for command in (*content["run"], *content.get("finally", ())):
+            python3, script, session, *rest = command.split()
+            assert (python3, script) == ("python3", "bootstrap.py"), task
+            assert f"def {session}(session" in noxfile, command
+            if session == "cli":
+                assert rest[0] in advice, command
+
+
+# Notes of a release
+
+
+def test_the_notes_of_a_release_are_its_entry() -> None:
+    entries = ("[Unreleased]\n\n- new\n", "[1.2.0] - 2026-01-02\n\n- this\n", "[1.1.0]\n")
+    text = "# Changelog\n" + "".join(f"\n## {entry}" for entry in entries)
+    assert notes.notes(text, "1.2.0") == "- this\n"
+    for version in ("1.1.0", "1.3.0"):
+        with pytest.raises(CiError, match=rf"no entry \[{version}\]"):
+            notes.notes(text, version)
+
+
+def test_the_notes_are_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("CHANGELOG.md").write_text("## [2.0.0]\n\nAll new.\n")
+    notes.main(["v2.0.0", "notes.md"])
+    assert Path("notes.md").read_text() == "All new.\n"
 
 
 # The report
@@ -114,7 +161,7 @@ def test_a_green_report_says_so() -> None:
 
 def test_a_red_report_names_the_job_and_what_to_do() -> None:
     text = report.compose(GREEN | {"lint": "failure", "model": "skipped"}, {}, None, "")
-    assert "## ❌ Not ready to merge: lint\n" in text
+    assert "## ❌ Not ready to merge: lint, model\n" in text
     assert "| lint | ❌ failure | `python3 bootstrap.py fix`" in text
     assert "| model | ⏭️ skipped |  |" in text
     assert "No model was compared" in text
@@ -158,7 +205,24 @@ def test_the_report_is_a_file_and_the_summary(
 def test_needs_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("NEEDS", given)
     with pytest.raises(CiError, match="NEEDS is not"):
-        jobs.results("NEEDS")
+        report.needs()
+
+
+def test_only_the_models_gate_can_be_overridden_and_only_with_a_reason() -> None:
+    red = GREEN | {"model": "failure"}
+    assert report.stopping(red, "") == ["model"]
+    assert report.stopping(red, "a leak is gone") == []
+    assert report.stopping(GREEN | {"lint": "failure"}, "a leak is gone") == ["lint"]
+    text = report.compose(red, {}, None, "", "a leak is gone")
+    assert "## ✅ Ready to merge" in text
+    assert "The model's gate was overridden: a leak is gone" in text
+
+
+@pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
+def test_what_did_not_pass_is_not_ready(result: str) -> None:
+    assert report.stopping(GREEN | {"unit": result}, "") == ["unit"]
+    if result != "failure":
+        assert report.stopping(GREEN | {"model": result}, "why") == ["model"]
 
 
 # The models
@@ -210,233 +274,10 @@ def test_what_cannot_be_done_is_said(project: Path, arguments: list[str]) -> Non
         model.main(arguments)
 
 
-# The issue
-
-
-@pytest.mark.parametrize("result", ["failure", "cancelled"])
-def test_an_issue_is_opened_when_it_turns_red(
-    github: Callable[[Answer], tuple[GitHub, Sent]], result: str
-) -> None:
-    others = [{"number": 1, "title": "Other"}, {"number": 2, "title": TITLE, "pull_request": {}}]
-    api, sent = github(lambda *_: others)
-    alert.keep(api, TITLE, {"build": "success", "loop": result}, LINK)
-    ((method, path, body),) = changes(sent)
-    assert (method, path, body["title"]) == ("POST", "/issues", TITLE)
-    assert LINK in body["body"]
-
-
-def test_it_is_commented_while_red_and_closed_when_green(
-    github: Callable[[Answer], tuple[GitHub, Sent]],
-) -> None:
-    api, sent = github(lambda *_: [{"number": 4, "title": TITLE}])
-    alert.keep(api, TITLE, {"loop": "failure"}, LINK)
-    ((method, path, body),) = changes(sent)
-    assert (method, path, body["body"][:9]) == ("POST", "/issues/4/comments", "Still red")
-    sent.clear()
-    alert.keep(api, TITLE, {"loop": "success", "build": "success"}, LINK)
-    assert [(method, path) for method, path, _ in changes(sent)] == [
-        ("POST", "/issues/4/comments"),
-        ("PATCH", "/issues/4"),
-    ]
-    assert sent[-1][2] == {"state": "closed"}
-
-
-def test_green_without_an_issue_changes_nothing(
-    github: Callable[[Answer], tuple[GitHub, Sent]],
-) -> None:
-    api, sent = github(lambda *_: [])
-    alert.keep(api, TITLE, {"loop": "success"}, LINK)
-    assert changes(sent) == []
-
-
-# The wheel and the approval
-
-
-def test_the_wheel_is_that_of_a_green_push(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
-    api, sent = github(lambda *_: {"workflow_runs": [{"id": 9}, {"id": 8}]})
-    assert wheel.tested_by(api, "abc") == 9
-    assert "head_sha=abc&event=push&status=success" in sent[0][1]
-
-
-def test_a_commit_that_staging_has_not_passed_is_refused(
-    github: Callable[[Answer], tuple[GitHub, Sent]],
-) -> None:
-    api, _ = github(lambda *_: {"workflow_runs": []})
-    with pytest.raises(CiError, match="abc has not passed staging: push it to main first"):
-        wheel.tested_by(api, "abc")
-
-
-def review(login: str, environment: str, state: str) -> dict[str, Any]:
-    return {"state": state, "user": {"login": login}, "environments": [{"name": environment}]}
-
-
-def test_who_approved_is_found(github: Callable[[Answer], tuple[GitHub, Sent]]) -> None:
-    reviews = [review("ann", "promotion", "approved"), review("bob", "production", "approved")]
-    api, sent = github(lambda *_: [*reviews, review("eve", "promotion", "rejected")])
-    assert approver.approver(api, "5", "promotion") == "ann"
-    assert sent == [("GET", "/actions/runs/5/approvals", None)]
-
-
-def test_an_environment_without_reviewers_promotes_nothing(
-    github: Callable[[Answer], tuple[GitHub, Sent]],
-) -> None:
-    api, _ = github(lambda *_: [])
-    with pytest.raises(CiError, match="Give it required reviewers"):
-        approver.approver(api, "5", "promotion")
-
-
-# A version that the registry announces
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long would have been waited."""
-    waited: list[float] = []
-    monkeypatch.setattr("time.sleep", waited.append)
-    return waited
-
-
-def test_an_announced_version_is_an_event(
-    github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float]
-) -> None:
-    api, sent = github(lambda *_: None)
-    dispatch.dispatch(api, "7")
-    event = {"event_type": "model-version", "client_payload": {"version": "7"}}
-    assert (sent, pauses) == ([("POST", "/dispatches", event)], [])
-
-
-def test_an_event_that_does_not_arrive_is_sent_again(
-    github: Callable[[Answer], tuple[GitHub, Sent]],
-    pauses: list[float],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def answer(*_: Any) -> Any:
-        if len(sent) < 3:
-            raise CiError("GitHub does not answer.")
-
-    api, sent = github(answer)
-    dispatch.dispatch(api, "7")
-    assert (len(sent), len(pauses)) == (3, 2)
-    assert "GitHub does not answer. Trying again in 2 seconds." in capsys.readouterr().err
-
-
-def test_an_event_that_never_arrives_is_an_error(
-    github: Callable[[Answer], tuple[GitHub, Sent]], pauses: list[float]
-) -> None:
-    def answer(*_: Any) -> Any:
-        raise CiError("GitHub refused.")
-
-    api, sent = github(answer)
-    with pytest.raises(CiError, match="GitHub refused"):
-        dispatch.dispatch(api, "7")
-    assert len(sent) == len(pauses) + 1 == 4
-
-
-@pytest.mark.parametrize("arguments", [[], ["seven"], ["7", "8"], ["-7"], [""]])
-def test_only_a_version_is_announced(arguments: list[str]) -> None:
-    with pytest.raises(CiError, match="Usage"):
-        dispatch.main(arguments)
-
-
-# The summary of a job
-
-
-def test_the_summary_says_what_to_do_about_the_step_that_failed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    outcomes = {"ingest": "success", "check": "failure", "compare": "skipped"}
-    steps = {
-        name: {"outcome": outcome, "conclusion": "success", "outputs": {}}
-        for name, outcome in outcomes.items()
-    }
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.setenv("STEPS", json.dumps(steps))
-    monkeypatch.setenv("REPORTS", "https://ci/artifacts/1")
-    summary.main([])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == [
-        "| step | result | what to do |",
-        "|---|---|---|",
-        "| ingest | ✅ success |  |",
-    ]
-    assert lines[3].startswith(
-        "| check | ❌ failure | the log names the checks that the version failed"
-    )
-    assert lines[4:] == [
-        "| compare | ⏭️ skipped |  |",
-        "",
-        "[Reports of this run](https://ci/artifacts/1)",
-    ]
-
-
-def test_a_job_without_reports_links_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.setenv("STEPS", "{}")
-    monkeypatch.setenv("REPORTS", "")
-    summary.main([])
-    assert "Reports" not in capsys.readouterr().out
-
-
-def test_steps_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STEPS", '{"ingest": "success"}')
-    with pytest.raises(CiError, match=r"STEPS is not what `toJSON\(steps\)` gives"):
-        summary.main([])
-
-
 # How scripts end
 
 
-@pytest.mark.parametrize(
-    ("given", "written"),
-    [
-        (["2013-11-01T06:00"], "AS_OF=2013-11-01T06:00\n"),
-        (["2013-11-01T06:00-05:00"], "AS_OF=2013-11-01T06:00-0500\n"),
-    ],
-)
-def test_one_moment_holds_for_all_steps(
-    given: list[str], written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GITHUB_ENV", str(tmp_path / "env"))
-    moment.main(given)
-    assert (tmp_path / "env").read_text(encoding="utf-8") == written
-
-
-def test_the_moment_is_now_unless_one_is_given(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("GITHUB_ENV", raising=False)
-    moment.main([""])
-    said = datetime.fromisoformat(capsys.readouterr().out.strip().removeprefix("AS_OF="))
-    assert abs(datetime.now(UTC) - said) < timedelta(minutes=2)
-
-
-@pytest.mark.parametrize("given", ["yesterday", "2013-11-01\nPATH=/tmp"])
-def test_what_is_not_a_moment_sets_nothing(
-    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GITHUB_ENV", str(tmp_path / "env"))
-    with pytest.raises(CiError, match="is not a moment"):
-        moment.main([given])
-    assert not (tmp_path / "env").exists()
-
-
-def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GITHUB_API_URL", raising=False)
-    with pytest.raises(CiError, match="GITHUB_API_URL is not set"):
-        connect()
-    for name, value in {
-        "GITHUB_API_URL": "ftp://x",
-        "GITHUB_REPOSITORY": "a/b",
-        "GITHUB_TOKEN": "t",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(CiError, match="no web address"):
-        connect()
-
-
-@pytest.mark.parametrize("script", [alert, approver, comment, dispatch, report, summary, wheel])
+@pytest.mark.parametrize("script", [notes, report, tasks])
 def test_a_script_called_wrongly_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: Any
 ) -> None:
@@ -448,5 +289,9 @@ def test_a_script_called_wrongly_is_one_message(
         assert capsys.readouterr().err.startswith(mark)
 
 
-def test_a_token_is_not_shown() -> None:
-    assert "secret" not in repr(GitHub("http://localhost", "a/b", "secret"))
+def test_without_a_runner_what_it_would_collect_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    errors.append_to("GITHUB_STEP_SUMMARY", "text")
+    assert capsys.readouterr().out == "text\n"

@@ -242,3 +242,15 @@ def test_no_number_is_taken_that_is_beyond_its_bounds(
             continue
         with pytest.raises(UserError, match=f"variable {name}"):
             load_settings("dev")
+
+
+def test_a_machine_may_name_the_folder_of_its_data(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (project / "conf" / "dev.yml").write_text('state: "{data}/{env}"\n')
+    assert load_settings("dev").state == project / ".data" / "dev"
+    monkeypatch.setenv("DATA_FOLDER", str(tmp_path / "elsewhere"))
+    assert load_settings("dev").state == tmp_path / "elsewhere" / "dev"
+    monkeypatch.setenv("DATA_FOLDER", "beside/it")
+    with pytest.raises(UserError, match="DATA_FOLDER: 'beside/it' is not an absolute path"):
+        load_settings("dev")

@@ -28,6 +28,7 @@ from .errors import UserError
 
 PACKAGE = __name__.partition(".")[0]
 ENV_PREFIX = f"{PACKAGE}_".upper()
+DATA_VARIABLE = "DATA_FOLDER"
 _REMEDY = "Correct this setting and run again."
 _NOT_FOR_SETTING = ("env", "project")
 
@@ -261,6 +262,8 @@ class Settings(BaseSettings):
     """Module that declares PROBLEM."""
     state: Path
     """Folder of reports, journals and marks."""
+    storage_name: _Text | None = None
+    """Name that tables and registry must carry, given once by `init`; null: any will do."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of every draw."""
     threads: Annotated[int, Field(ge=0, le=1_024)] = 0
@@ -300,7 +303,7 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
     names = sorted(path.stem for path in folder.glob("*.yml") if path.stem != "base")
     if env not in names:
         raise UserError(f"Unknown environment '{env}'.", f"Use one of: {', '.join(names)}.")
-    filled = {"{project}": project.as_posix(), "{env}": env}
+    filled = {"{project}": project.as_posix(), "{data}": _data_folder(project), "{env}": env}
     files = {
         str(path): plain_yaml.read(path, filled)
         for path in (folder / "base.yml", folder / f"{env}.yml")
@@ -358,6 +361,21 @@ def find_project(start: Path) -> Path:
             return folder
     message = f"No conf/base.yml in {start} or above it."
     raise UserError(message, "Run this from inside the project's folder.")
+
+
+def _data_folder(project: Path) -> str:
+    """Where `{data}` is: a folder that the machine names, outside any checkout, or in the project.
+
+    Raises:
+        UserError: The machine names one that depends on where a command is run.
+    """
+    given = os.environ.get(DATA_VARIABLE)
+    if not given:
+        return (project / ".data").as_posix()
+    if not Path(given).is_absolute():
+        message = f"environment variable {DATA_VARIABLE}: '{given}' is not an absolute path."
+        raise UserError(message, _REMEDY)
+    return Path(given).as_posix()
 
 
 def _variables() -> dict[str, dict[str, Any]]:

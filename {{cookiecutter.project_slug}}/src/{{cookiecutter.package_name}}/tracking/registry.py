@@ -25,11 +25,13 @@ from ..core.contract import Estimator
 from ..core.errors import UserError
 from ..core.settings import MlflowSettings
 from ..modeling import pyfunc, stored
+from ..store.identity import refuse_other
 from .provenance import artifact_digest
 from .signing import ARTIFACT_DIGEST, SIGNATURE, TRAINING_ID, Signer
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+IDENTITY = "environment"
 PROFILE = "profile.parquet"
 HOLDOUT = "holdout.parquet"
 _SQLITE = "sqlite:///"
@@ -48,30 +50,50 @@ class Registry:
 
     settings: MlflowSettings
     signer: Signer
+    storage_name: str | None = None  # what the registered model must carry; None: any will do
 
     @cached_property
     def client(self) -> MlflowClient:
         """A client whose registered model exists.
 
         Raises:
-            UserError: The tracking server does not answer, or its store cannot be written.
+            UserError: The tracking server does not answer, its store cannot be written, or it is
+                another environment's.
         """
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # errors are raised as well
-        uri = self.settings.tracking_uri
+        uri, name = self.settings.tracking_uri, self.settings.model
+        store = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+        if store and self.storage_name and not store.exists():
+            refuse_other(f"Models in {uri}", None, self.storage_name)
         try:
-            if uri.startswith(_SQLITE):
-                _create_store(Path(uri.removeprefix(_SQLITE)))
+            if store:
+                _create_store(store)
             mlflow.set_tracking_uri(uri)
             client = MlflowClient()
-            if not client.search_registered_models(f"name = '{self.settings.model}'"):
-                client.create_registered_model(self.settings.model, description=_DESCRIPTION)
+            found = client.search_registered_models(f"name = '{name}'")
+            if not found and self.storage_name is None:
+                client.create_registered_model(name, description=_DESCRIPTION)
         except Exception as error:  # noqa: BLE001 a file, a server, a cloud: each has its own
             reason = str(error).strip().partition("\n")[0]
             message = f"MLflow at {uri} does not answer: {reason}"
             raise UserError(message, "Check `mlflow` in conf/.") from None
+        if self.storage_name:
+            carried = found[0].tags.get(IDENTITY) if found else None
+            refuse_other(f"Models in {uri}", carried, self.storage_name)
         return client
+
+    def give(self, name: str) -> None:
+        """Name the registered model; doing so again changes nothing.
+
+        Raises:
+            UserError: It carries another name.
+        """
+        model = self.client.get_registered_model(self.settings.model)
+        if carried := model.tags.get(IDENTITY):
+            refuse_other(f"Models in {self.settings.tracking_uri}", carried, name)
+        self.client.set_registered_model_tag(self.settings.model, IDENTITY, name)
 
     @cached_property
     def experiment(self) -> str:

@@ -29,7 +29,7 @@ from ..reporting import pages
 from ..tracking.provenance import data_fingerprint
 from ..tracking.registry import HOLDOUT, PROFILE
 from ..tracking.signing import TRAINING_ID
-from .documents import REPORT, write_documents
+from .documents import MODEL_CARD, REPORT, write_documents
 from .fit import Fitted
 
 _EXAMPLE_ROWS = 3
@@ -76,7 +76,7 @@ def register(context: Context, training: Training, page: Path) -> str:
     Args:
         context: Registry and model.
         training: What was learned, and from what.
-        page: Where the report is written as well.
+        page: Where the report is written as well, with the model card beside it.
 
     Returns:
         The version's number.
@@ -93,6 +93,8 @@ def register(context: Context, training: Training, page: Path) -> str:
         folder = Path(scratch) / "evaluation"
         write_documents(folder, training, context.problem, registry.settings.model)
         pages.write(page, (folder / REPORT).read_text(encoding="utf-8"))
+        card = (folder / MODEL_CARD).read_text(encoding="utf-8")
+        pages.write(page.with_name(MODEL_CARD), card)
         mlflow.log_artifacts(str(folder), folder.name)
         model_uri = registry.log_model(
             _files(Path(scratch), training, model),
