@@ -64,7 +64,9 @@ New = Annotated[
 Outputs = Annotated[
     Path | None,
     typer.Option(
-        "--outputs", help="File to append `version=` and `waiting=` to, for what comes next."
+        "--outputs",
+        dir_okay=False,
+        help="File to append `version=` and `waiting=` to, for what comes next.",
     ),
 ]
 Decided = Annotated[

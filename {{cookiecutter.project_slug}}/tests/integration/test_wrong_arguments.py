@@ -36,6 +36,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--input": ("missing.parquet", "rows.txt", "nowhere://host/database", "conf", ""),
     "--query": ("SELECT 1",),
     "--output": ("conf/base.yml/dashboard", "conf/base.yml"),
+    "--outputs": ("conf",),
     "--port": PORTS,
     "--every": LENGTHS,
     "--schedule": LENGTHS,
