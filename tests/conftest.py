@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import render
 from pytest_cookies.plugin import Cookies
+from stage import Stage, open_stage
 from support import NASTY, PROBLEM_TYPES, Bake, checked
 
 
@@ -45,3 +46,12 @@ def project(request: pytest.FixtureRequest, cookies_session: Cookies, template: 
     result = checked(cookies_session, template)(**answers)
     assert result.exception is None
     return Path(result.project_path)
+
+
+@pytest.fixture(scope="module")
+def stage(
+    cookies_session: Cookies, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Stage:
+    """A repository on a stage of its own."""
+    project = checked(cookies_session, template)().project_path
+    return open_stage(tmp_path_factory.mktemp("stage"), project)

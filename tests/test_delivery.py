@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_cookies.plugin import Cookies
 from stage import (
     CREATED,
     RELEASES,
@@ -28,25 +27,14 @@ from stage import (
     Stage,
     background,
     data_end,
-    open_stage,
     post,
     wait_for,
 )
-from support import checked
 
 pytestmark = pytest.mark.act
 
 COMMANDS = "ci/commands.toml"
 FIRST, SECOND, THIRD, FOURTH = RELEASES
-
-
-@pytest.fixture(scope="module")
-def stage(
-    cookies_session: Cookies, template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Stage:
-    """A repository on a stage of its own."""
-    project = checked(cookies_session, template)().project_path
-    return open_stage(tmp_path_factory.mktemp("stage"), project)
 
 
 # Staging

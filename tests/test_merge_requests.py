@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_cookies.plugin import Cookies
-from stage import REPOSITORY, Run, Stage, open_stage
-from support import checked
+from stage import REPOSITORY, Run, Stage
 
 pytestmark = pytest.mark.act
 
@@ -20,15 +17,6 @@ GREEN = dict.fromkeys(
 )
 NUMBER = 7
 ONE_PYTHON = ("--matrix", "python:3.12")
-
-
-@pytest.fixture(scope="module")
-def stage(
-    cookies_session: Cookies, template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Stage:
-    """A repository on a stage of its own."""
-    project = checked(cookies_session, template)().project_path
-    return open_stage(tmp_path_factory.mktemp("stage"), project)
 
 
 def merge_request(stage: Stage, *options: str, fork: bool = False, body: str = "") -> Run:

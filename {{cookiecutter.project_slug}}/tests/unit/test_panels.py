@@ -156,7 +156,7 @@ def test_both_distributions_of_a_column_hold_all_rows() -> None:
     day = pl.Series("prediction_time", [ENDS] * 100)
     trained = pl.DataFrame([day, pl.Series("depot", [f"d{number % 20}" for number in range(100)])])
     histogram = profile(trained, ["depot"])["depot"]
-    now = histogram.count(pl.Series("depot", ["d1", "d1", "new", None]))
+    now = histogram.count(pl.DataFrame({"depot": ["d1", "d1", "new", None]}), "depot")
     # when
     found = list(bins(histogram, now))
     # then

@@ -31,10 +31,13 @@ class Histogram:
         total = self.days.sum()
         return float(self.days[:, -1].sum() / total) if total else 0.0
 
-    def count(self, column: pl.Series) -> Array:
-        """Rows by bin, shape (bins,)."""
-        bins = _bins(column, self.cuts, self.categories)
-        return np.bincount(bins, minlength=self.days.shape[1]).astype(np.float64)
+    def count(self, rows: pl.DataFrame, name: str) -> Array:
+        """Rows by bin, shape (bins,); none where there is no such column."""
+        bins = self.days.shape[1]
+        if name not in rows.columns:
+            return np.zeros(bins)
+        positions = _bins(rows[name], self.cuts, self.categories)
+        return np.bincount(positions, minlength=bins).astype(np.float64)
 
     def windows(self, length: int) -> Array:
         """Rows by bin in every run of so many days, shape (days, bins).

@@ -53,9 +53,7 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
     level = settings.false_alarms / statistics
     found: list[dict[str, Any]] = []
     for name, histogram in reference.items():
-        now = np.zeros(histogram.days.shape[1])
-        if name in rows.columns:
-            now = histogram.count(rows[name])
+        now = histogram.count(rows, name)
         measured = _column(histogram, now, level, settings)
         found.extend({"slice": f"feature={name}", **statistic} for statistic in measured)
     return pl.DataFrame(found, schema=_MEASURED)

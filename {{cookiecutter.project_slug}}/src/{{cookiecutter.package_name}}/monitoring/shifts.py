@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from ..core.contract import Array
@@ -50,9 +49,7 @@ def write_page(
     columns = []
     for name, histogram in reference.items():
         found = by_column.filter(slice=name).rows(named=True)
-        now = np.zeros(histogram.days.shape[1])
-        if name in rows.columns:
-            now = histogram.count(rows[name])
+        now = histogram.count(rows, name)
         columns.append((name, found, list(bins(histogram, now))))
     columns.sort(key=lambda column: -_farthest(column[1]))
     page = pages.render(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
+from typing import Any
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction
@@ -22,6 +23,43 @@ COMPLETE_UNTIL = "complete_until"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MANY_FILES = 30
+
+
+class DeltaLog:
+    """What every engine reads of Delta's log in the same way."""
+
+    storage_options: Mapping[str, str]
+
+    def open(self, place: str, version: int | None = None) -> Snapshot | None:
+        """A table at a version, by default the newest; None where there is no table."""
+        return open_snapshot(place, version, self.storage_options)
+
+    def only_grew(self, snapshot: Snapshot, version: int, column: str, moment: datetime) -> bool:
+        """Whether all that changed since a version is new rows whose `column` is after a moment.
+
+        False where that cannot be told.
+        """
+        try:
+            before = self.open(snapshot.place, version)
+        except StorageError:  # its log has been cleaned up
+            return False
+        if before is None:
+            return False
+        old, new = (_earliest_by_file(item.handle, column) for item in (before, snapshot))
+        added = [earliest for path, earliest in new.items() if path not in old]
+        return old.keys() <= new.keys() and all(
+            earliest is not None and earliest > moment for earliest in added
+        )
+
+    def last_batch(self, snapshot: Snapshot, writer: str) -> int:
+        """Number of the newest batch of a writer that a commit recorded; 0: none."""
+        table: DeltaTable = snapshot.handle
+        return table.transaction_version(writer) or 0
+
+    def history(self, place: str) -> list[Mapping[str, Any]]:
+        """Commits, newest first: version, timestamp, operation and its metrics."""
+        snapshot = self.open(place)
+        return snapshot.handle.history() if snapshot else []
 
 
 def open_snapshot(
@@ -45,30 +83,6 @@ def open_snapshot(
         columns=[column.name for column in table.schema().fields],
         complete_until=None if recorded is None else _EPOCH + recorded * _MICROSECOND,
         handle=table,
-    )
-
-
-def only_grew(
-    snapshot: Snapshot,
-    version: int,
-    column: str,
-    moment: datetime,
-    storage_options: Mapping[str, str],
-) -> bool:
-    """Whether all that changed since a version is new rows whose `column` is after a moment.
-
-    False where that cannot be told.
-    """
-    try:
-        before = open_snapshot(snapshot.place, version, storage_options)
-    except StorageError:  # its log has been cleaned up
-        return False
-    if before is None:
-        return False
-    old, new = (_earliest_by_file(item.handle, column) for item in (before, snapshot))
-    added = [earliest for path, earliest in new.items() if path not in old]
-    return old.keys() <= new.keys() and all(
-        earliest is not None and earliest > moment for earliest in added
     )
 
 
@@ -114,12 +128,6 @@ def commit_properties(
     if until is not None:
         done.append(Transaction(COMPLETE_UNTIL, recorded_as(until)))
     return CommitProperties(max_commit_retries=0, app_transactions=done or None)
-
-
-def last_batch(snapshot: Snapshot, writer: str) -> int:
-    """Number of the newest batch of a writer that a commit recorded; 0: none."""
-    table: DeltaTable = snapshot.handle
-    return table.transaction_version(writer) or 0
 
 
 def recorded_as(until: datetime) -> int:

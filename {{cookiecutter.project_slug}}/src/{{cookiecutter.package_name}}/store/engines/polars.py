@@ -25,7 +25,7 @@ _NEW_TABLE: dict[str, Any] = {"mode": "error", "configuration": delta.NEW_TABLE}
 
 
 @dataclass(frozen=True)
-class PolarsEngine:
+class PolarsEngine(delta.DeltaLog):
     """Lazy frames of polars over Delta tables; `storage_options` as Delta's library has them."""
 
     storage_options: Mapping[str, str] = field(default_factory=dict)
@@ -69,10 +69,6 @@ class PolarsEngine:
         left = _native(rows).join(other, on=list(on), how="anti", nulls_equal=True)
         return nw.from_native(left)
 
-    def open(self, place: str, version: int | None = None) -> Snapshot | None:
-        """A table at a version, by default the newest; None where there is no table."""
-        return delta.open_snapshot(place, version, self.storage_options)
-
     def scan(self, snapshot: Snapshot, columns: Sequence[str]) -> Frame:
         """Rows of a table."""
         table: DeltaTable = snapshot.handle
@@ -84,10 +80,6 @@ class PolarsEngine:
             rows = pl.scan_delta(table, storage_options=dict(self.storage_options))
         return nw.from_native(rows.select(columns))
 
-    def only_grew(self, snapshot: Snapshot, version: int, column: str, moment: datetime) -> bool:
-        """Whether all that changed since a version is new rows whose `column` is after a moment."""
-        return delta.only_grew(snapshot, version, column, moment, self.storage_options)
-
     @contextmanager
     def stage(self, rows: Frame) -> Iterator[Frame]:
         """Compute rows once and keep them, in a local file, for the time of a write."""
@@ -95,10 +87,6 @@ class PolarsEngine:
             path = Path(folder) / "rows.parquet"
             _native(rows).sink_parquet(path)
             yield nw.from_native(pl.scan_parquet(path))
-
-    def last_batch(self, snapshot: Snapshot, writer: str) -> int:
-        """Number of the newest batch of a writer that a commit recorded; 0: none."""
-        return delta.last_batch(snapshot, writer)
 
     def append(
         self,
@@ -132,11 +120,6 @@ class PolarsEngine:
                 commit_properties=delta.commit_properties(until),
             )
             merging.when_matched_update_all().when_not_matched_insert_all().execute()
-
-    def history(self, place: str) -> list[Mapping[str, Any]]:
-        """Commits, newest first: version, timestamp, operation and its metrics."""
-        snapshot = self.open(place)
-        return snapshot.handle.history() if snapshot else []
 
     def compact(self, place: str) -> None:
         """Join the files that many small commits have left; the rows stay as they are."""

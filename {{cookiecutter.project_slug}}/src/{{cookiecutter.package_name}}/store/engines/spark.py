@@ -80,7 +80,7 @@ def open_session(settings: SparkSettings) -> SparkSession:
 
 
 @dataclass(frozen=True)
-class SparkEngine:
+class SparkEngine(delta.DeltaLog):
     """Data frames of a Spark session over Delta tables.
 
     `storage_options` are for Delta's library, which reads the log; the session has its own.
@@ -159,18 +159,10 @@ class SparkEngine:
         agree = F.expr(" AND ".join(f"l.`{name}` <=> r.`{name}`" for name in on))
         return _frame(left.join(right, agree, "left_anti"))
 
-    def open(self, place: str, version: int | None = None) -> Snapshot | None:
-        """A table at a version, by default the newest; None where there is no table."""
-        return delta.open_snapshot(place, version, self.storage_options)
-
     def scan(self, snapshot: Snapshot, columns: Sequence[str]) -> Frame:
         """Rows of a table."""
         reader = self.session.read.format("delta").option("versionAsOf", snapshot.version)
         return _frame(reader.load(snapshot.place).select(*columns))
-
-    def only_grew(self, snapshot: Snapshot, version: int, column: str, moment: datetime) -> bool:
-        """Whether all that changed since a version is new rows whose `column` is after a moment."""
-        return delta.only_grew(snapshot, version, column, moment, self.storage_options)
 
     @contextmanager
     def stage(self, rows: Frame) -> Iterator[Frame]:
@@ -178,10 +170,6 @@ class SparkEngine:
         with _as_the_user_knows_it():
             kept = _native(rows).localCheckpoint(eager=True)
         yield _frame(kept)
-
-    def last_batch(self, snapshot: Snapshot, writer: str) -> int:
-        """Number of the newest batch of a writer that a commit recorded; 0: none."""
-        return delta.last_batch(snapshot, writer)
 
     def append(
         self,
@@ -235,11 +223,6 @@ class SparkEngine:
                 "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *",
                 staged=_native(staged),
             ).collect()
-
-    def history(self, place: str) -> list[Mapping[str, Any]]:
-        """Commits, newest first: version, timestamp, operation and its metrics."""
-        snapshot = self.open(place)
-        return snapshot.handle.history() if snapshot else []
 
     def compact(self, place: str) -> None:
         """Join the files that many small commits have left; the rows stay as they are."""
