@@ -44,22 +44,23 @@ OTHER_PYTHONS = frozenset(
 # Modules that are called otherwise than the distributions that the locks name.
 MODULES = frozenset(
     """
-    argon2 arro3 attr bs4 databricks dateutil dotenv git go google graphql importlinter
+    argon2 arro3 attr bs4 cpython databricks dateutil dotenv git go google graphql importlinter
     ipykernel_launcher jupyter markdown_it mpl_toolkits mypyc opentelemetry pil pip pkg_resources
     py pylab pythonjsonlogger rpds ruamel setuptools sklearn vl_convert
-    websocket wheel yaml zmq
+    websocket wheel wrapt_stubs yaml yaml_stubs zmq
     """.split()
 )
 # Programs in the environment of a project that are called otherwise than their distributions.
 PROGRAMS = frozenset(
     """
     activate activate-global-python-argcomplete cffi-gen-src cmark deactivate debugpy-adapter dmypy
-    f2py gunicornc identify-cli ipython3 jlpm jupyter-dejavu jupyter-execute jupyter-kernel
-    jupyter-kernelspec jupyter-lab jupyter-labextension jupyter-labhub jupyter-migrate
-    jupyter-nbconvert jupyter-run jupyter-troubleshoot jupyter-trust lint-dependency-groups
-    lint-imports mako-render normalizer numpy-config pb pip-install-dependency-groups pip3 pybabel
-    pyftmerge pyftsubset pygmentize pyjson5 python python3 pythonw register-python-argcomplete
-    sqlformat stubgen stubtest tox-to-nox ttx uvx wsdump
+    f2py gunicornc huey-consumer identify-cli ipython3 jlpm jupyter-dejavu jupyter-execute
+    jupyter-kernel jupyter-kernelspec jupyter-lab jupyter-labextension jupyter-labhub
+    jupyter-migrate jupyter-nbconvert jupyter-run jupyter-troubleshoot jupyter-trust
+    lint-dependency-groups lint-imports mako-render markdown-py normalizer numpy-config pb
+    pip-install-dependency-groups pip3 pybabel pyftmerge pyftsubset pygmentize pyjson5 python
+    python3 pythonw register-python-argcomplete sqlformat st stubgen stubtest tox-to-nox ttx uvx
+    wsdump
     """.split()
 )
 # Prefixes of variables that runners, clouds and shells set; a project reads all of its own prefix.

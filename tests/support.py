@@ -33,7 +33,7 @@ NASTY = {
 }
 
 # What the user of a project changes, among what the template has put there.
-OWN_LINE = "# ours\n"
+OWN_LINE = "\n\n# ours\n"  # as the formatter wants it behind a function
 OWNED = (
     "conf/base.yml",
     "src/flight_delays/problem/features.py",

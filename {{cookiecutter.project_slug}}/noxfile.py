@@ -322,13 +322,14 @@ def compile_lock(session: nox.Session, name: str, sources: tuple[str, ...]) -> N
 def secret_bearers() -> list[str]:
     """Files that git knows or would add.
 
-    Left out are locks, whose hashes look like secrets, tests, whose secrets are made up, pictures
-    and notebooks. Elsewhere a line that is none is marked with `pragma: allowlist secret`.
+    Left out are locks and cruft's note of the template's commit, whose hashes look like secrets,
+    tests, whose secrets are made up, pictures and notebooks. Elsewhere a line that is none is
+    marked with `pragma: allowlist secret`.
     """
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     names = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
-    left_out = re.compile(r"(?:requirements/.*\.txt|tests/.*|.*\.(?:png|svg|ipynb))")
+    left_out = re.compile(r"(?:requirements/.*\.txt|\.cruft\.json|tests/.*|.*\.(?:png|svg|ipynb))")
     return [name for name in names if not left_out.fullmatch(name)]
 
 

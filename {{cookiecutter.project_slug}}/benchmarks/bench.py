@@ -25,14 +25,22 @@ from scipy.stats import ks_2samp
 
 from {{cookiecutter.package_name}}.context import open_context
 from {{cookiecutter.package_name}}.core.console import step, table
-from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, PREDICTION_TIME, Frame
+from {{cookiecutter.package_name}}.core.contract import (
+    AVAILABLE_AT,
+    PREDICTION_TIME,
+    Frame,
+)
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.modeling.lightgbm import encode
 from {{cookiecutter.package_name}}.modeling.profile import profile
 from {{cookiecutter.package_name}}.monitoring import drift
 from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.store import tables as declared
-from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join, prepared, training_set
+from {{cookiecutter.package_name}}.store.point_in_time import (
+    point_in_time_join,
+    prepared,
+    training_set,
+)
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 
 PROJECT = Path(__file__).resolve().parents[1]

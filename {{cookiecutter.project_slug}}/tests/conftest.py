@@ -43,7 +43,11 @@ from {{cookiecutter.package_name}}.core.contract import (
     Source,
     Target,
 )
-from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings, load_settings
+from {{cookiecutter.package_name}}.core.settings import (
+    ENV_PREFIX,
+    Settings,
+    load_settings,
+)
 from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 

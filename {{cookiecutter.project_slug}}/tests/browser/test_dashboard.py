@@ -30,9 +30,21 @@ from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.monitoring.performance import ESTIMATED
 from {{cookiecutter.package_name}}.reporting import pages
-from {{cookiecutter.package_name}}.store.measurements import BACKTEST, DRIFT, NEVER, PRODUCTION, RUN, SCHEDULE
+from {{cookiecutter.package_name}}.store.measurements import (
+    BACKTEST,
+    DRIFT,
+    NEVER,
+    PRODUCTION,
+    RUN,
+    SCHEDULE,
+)
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
-from {{cookiecutter.package_name}}.store.tables import ALERTS, LOG, MEASUREMENTS, RETRAININGS
+from {{cookiecutter.package_name}}.store.tables import (
+    ALERTS,
+    LOG,
+    MEASUREMENTS,
+    RETRAININGS,
+)
 
 from tests.browser.picture import HEIGHT, ROOT, WIDTH, take
 from tests.conftest import copy_project, free_port, wait_for

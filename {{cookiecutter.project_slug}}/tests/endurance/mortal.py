@@ -28,7 +28,12 @@ from {{cookiecutter.package_name}}.data import ingest, prepare
 from {{cookiecutter.package_name}}.deployment import comparison, compliance, transitions
 from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.inference import batch
-from {{cookiecutter.package_name}}.monitoring import alerts, backtest, pipeline, retraining
+from {{cookiecutter.package_name}}.monitoring import (
+    alerts,
+    backtest,
+    pipeline,
+    retraining,
+)
 from {{cookiecutter.package_name}}.serving import dashboard
 from {{cookiecutter.package_name}}.store.engines import PolarsEngine, Snapshot
 from {{cookiecutter.package_name}}.training import pipeline as training

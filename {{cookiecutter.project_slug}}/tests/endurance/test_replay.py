@@ -11,7 +11,11 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME
+from {{cookiecutter.package_name}}.core.contract import (
+    AVAILABLE_AT,
+    KNOWN_AT,
+    PREDICTION_TIME,
+)
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
 from {{cookiecutter.package_name}}.store.tables import ALERTS, MEASUREMENTS, RETRAININGS

@@ -24,7 +24,11 @@ from {{cookiecutter.package_name}}.deployment import transitions
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
 from {{cookiecutter.package_name}}.tracking.provenance import artifact_digest
 from {{cookiecutter.package_name}}.tracking.registry import Registry
-from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST, SIGNATURE, Signer
+from {{cookiecutter.package_name}}.tracking.signing import (
+    ARTIFACT_DIGEST,
+    SIGNATURE,
+    Signer,
+)
 from {{cookiecutter.package_name}}.training import pipeline
 from {{cookiecutter.package_name}}.training.fit import Fitted, fit
 from {{cookiecutter.package_name}}.training.pipeline import Trained, train

@@ -14,7 +14,10 @@ from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.deployment import transitions
-from {{cookiecutter.package_name}}.deployment.comparison import Comparison, compare_versions
+from {{cookiecutter.package_name}}.deployment.comparison import (
+    Comparison,
+    compare_versions,
+)
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION
 from {{cookiecutter.package_name}}.tracking.stages import history

@@ -12,9 +12,17 @@ import narwhals as nw
 import pytest
 
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Frame, Frames
+from {{cookiecutter.package_name}}.core.contract import (
+    KNOWN_AT,
+    PREDICTION_TIME,
+    Frame,
+    Frames,
+)
 from {{cookiecutter.package_name}}.core.errors import UserError
-from {{cookiecutter.package_name}}.store.point_in_time import require_row_by_row, training_set
+from {{cookiecutter.package_name}}.store.point_in_time import (
+    require_row_by_row,
+    training_set,
+)
 from {{cookiecutter.package_name}}.training.pipeline import train
 
 from tests.gates.conftest import LABEL, MODEL

@@ -19,7 +19,12 @@ import yaml
 from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.deployment.compliance import ACTIVE, CHECKS, PASSIVE, RECOMPUTED
+from {{cookiecutter.package_name}}.deployment.compliance import (
+    ACTIVE,
+    CHECKS,
+    PASSIVE,
+    RECOMPUTED,
+)
 from {{cookiecutter.package_name}}.modeling import stored
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER, ENCODING
 from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR

@@ -9,7 +9,11 @@ import pytest
 
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.deployment import transitions
-from {{cookiecutter.package_name}}.tracking.registry import CHALLENGER, CHAMPION, Registry
+from {{cookiecutter.package_name}}.tracking.registry import (
+    CHALLENGER,
+    CHAMPION,
+    Registry,
+)
 from {{cookiecutter.package_name}}.tracking.signing import SIGNATURE
 from {{cookiecutter.package_name}}.tracking.stages import history
 

@@ -24,7 +24,11 @@ from starlette.applications import Starlette
 
 from {{cookiecutter.package_name}}.cli import SECRET_VARIABLE
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, described, load_settings
+from {{cookiecutter.package_name}}.core.settings import (
+    ENV_PREFIX,
+    described,
+    load_settings,
+)
 from {{cookiecutter.package_name}}.serving.dashboard import application
 from {{cookiecutter.package_name}}.serving.webhook import receiver, work_off
 

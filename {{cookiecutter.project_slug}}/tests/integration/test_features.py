@@ -13,7 +13,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from {{cookiecutter.package_name}}.core.contract import AVAILABLE_AT, KNOWN_AT, UTC_TIME, FeatureTable, Source
+from {{cookiecutter.package_name}}.core.contract import (
+    AVAILABLE_AT,
+    KNOWN_AT,
+    UTC_TIME,
+    FeatureTable,
+    Source,
+)
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.features.build import build_features
 from {{cookiecutter.package_name}}.store import tables

@@ -12,7 +12,13 @@ import numpy as np
 import pointblank as pb
 import polars as pl
 
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source
+from {{cookiecutter.package_name}}.core.contract import (
+    KNOWN_AT,
+    UTC_TIME,
+    Frame,
+    Schema,
+    Source,
+)
 
 BEGINS = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = 90

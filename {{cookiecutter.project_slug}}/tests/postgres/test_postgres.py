@@ -19,7 +19,11 @@ from adbc_driver_postgresql import dbapi
 from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME, UTC_TIME, Problem
+from {{cookiecutter.package_name}}.core.contract import (
+    PREDICTION_TIME,
+    UTC_TIME,
+    Problem,
+)
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings
 from {{cookiecutter.package_name}}.deployment import transitions

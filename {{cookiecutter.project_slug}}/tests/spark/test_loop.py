@@ -17,7 +17,12 @@ from pyspark.sql import SparkSession
 
 from {{cookiecutter.package_name}} import flows
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, UTC_TIME, Table, polars_schema
+from {{cookiecutter.package_name}}.core.contract import (
+    KNOWN_AT,
+    UTC_TIME,
+    Table,
+    polars_schema,
+)
 from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare

@@ -22,7 +22,10 @@ from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.features.build import build_features
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
-from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join, training_set
+from {{cookiecutter.package_name}}.store.point_in_time import (
+    point_in_time_join,
+    training_set,
+)
 
 from tests.conftest import within
 

@@ -28,6 +28,7 @@ from {{cookiecutter.package_name}}.store.online import (
     OnlineFeatures,
     open_backend,
     publish,
+    publishing,
 )
 from {{cookiecutter.package_name}}.store.online.features import microseconds
 from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
@@ -218,7 +219,7 @@ def test_an_update_that_fails_is_not_seen(
         yield features.codecs[0].key(["a", 0]), []
         raise OSError
 
-    monkeypatch.setattr("{{cookiecutter.package_name}}.store.online.publishing._by_entity", failing)
+    monkeypatch.setattr(publishing, "_by_entity", failing)
     # When
     with pytest.raises(OSError):
         publish(lakehouse, [TABLE], backend, HISTORY)

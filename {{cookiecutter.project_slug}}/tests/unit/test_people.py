@@ -4,7 +4,11 @@ import pytest
 
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import DeploymentSettings
-from {{cookiecutter.package_name}}.deployment.people import acting, require_name, same_person
+from {{cookiecutter.package_name}}.deployment.people import (
+    acting,
+    require_name,
+    same_person,
+)
 
 AUTHENTICATED = DeploymentSettings(identity="ACTOR")
 

@@ -6,7 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME, Array, Metric, Model, Problem
+from {{cookiecutter.package_name}}.core.contract import (
+    PREDICTION_TIME,
+    Array,
+    Metric,
+    Model,
+    Problem,
+)
 from {{cookiecutter.package_name}}.modeling.metrics import brier, log_loss, mae, roc_auc
 from {{cookiecutter.package_name}}.modeling.reliability import (
     biases,

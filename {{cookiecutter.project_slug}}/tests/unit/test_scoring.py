@@ -12,7 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER, ENCODING, LightGBM, encode
+from {{cookiecutter.package_name}}.modeling.lightgbm import (
+    BOOSTER,
+    ENCODING,
+    LightGBM,
+    encode,
+)
 
 FEATURES = ("shop", "amount", "count", "new")
 CATEGORIES = {"shop": ["a", "b"]}

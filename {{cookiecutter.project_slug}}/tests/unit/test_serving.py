@@ -23,7 +23,12 @@ from {{cookiecutter.package_name}}.serving.api import share_of
 from {{cookiecutter.package_name}}.serving.journal import Journal, JournalFullError
 from {{cookiecutter.package_name}}.serving.online import is_loopback
 from {{cookiecutter.package_name}}.serving.records import Records
-from {{cookiecutter.package_name}}.serving.requests import RequestError, body_type, openapi, row_type
+from {{cookiecutter.package_name}}.serving.requests import (
+    RequestError,
+    body_type,
+    openapi,
+    row_type,
+)
 from {{cookiecutter.package_name}}.serving.scoring import Scored
 from {{cookiecutter.package_name}}.serving.shipping import ship
 from {{cookiecutter.package_name}}.store import tables

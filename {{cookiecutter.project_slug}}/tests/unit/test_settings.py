@@ -8,7 +8,11 @@ import pytest
 import yaml
 
 from {{cookiecutter.package_name}}.core.errors import UserError
-from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, described, load_settings
+from {{cookiecutter.package_name}}.core.settings import (
+    ENV_PREFIX,
+    described,
+    load_settings,
+)
 
 from tests.conftest import ROOT
 

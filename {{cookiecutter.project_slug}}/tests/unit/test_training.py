@@ -12,13 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Problem
+from {{cookiecutter.package_name}}.core.contract import (
+    KNOWN_AT,
+    PREDICTION_TIME,
+    Problem,
+)
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import Settings, TrainingSettings
 from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
 from {{cookiecutter.package_name}}.modeling.split import Windows, split
 from {{cookiecutter.package_name}}.training.fit import fit
-from {{cookiecutter.package_name}}.training.split import require_enough, windows_of, windows_until
+from {{cookiecutter.package_name}}.training.split import (
+    require_enough,
+    windows_of,
+    windows_until,
+)
 
 BUDGET = TrainingSettings(
     train_days=30,

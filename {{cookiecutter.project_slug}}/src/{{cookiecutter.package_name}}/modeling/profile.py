@@ -28,8 +28,8 @@ class Histogram:
     @property
     def missing(self) -> float:
         """Share of the training's rows without a value."""
-        total = self.days.sum()
-        return float(self.days[:, -1].sum() / total) if total else 0.0
+        total = float(self.days.sum())
+        return float(self.days[:, -1].sum()) / total if total else 0.0
 
     def count(self, rows: pl.DataFrame, name: str) -> Array:
         """Rows by bin, shape (bins,); none where there is no such column."""

@@ -109,8 +109,8 @@ def surprises(rows: pl.DataFrame, predicted: Array, model: Model) -> dict[str, f
     surprised = chance_of_label(label, predicted) < _NO_CHANCE
     found = {}
     for name, inside in _everywhere(rows, model):
-        count = surprised[inside].sum()
-        share = float(count / inside.sum())
+        count = int(surprised[inside].sum())
+        share = count / int(inside.sum())
         if count >= _MIN_ROWS and share > _SURPRISES:
             found[name] = share
     return found
@@ -158,7 +158,11 @@ def _surely_apart(apart: Array, day: Array) -> float:
 
 def _everywhere(rows: pl.DataFrame, model: Model) -> list[tuple[str, Array]]:
     everything = np.ones(rows.height, dtype=bool)
-    return [("", everything), *slices(rows, model, lambda inside: inside.sum() >= _MIN_ROWS)]
+    return [("", everything), *slices(rows, model, _is_enough)]
+
+
+def _is_enough(inside: Array) -> bool:
+    return bool(inside.sum() >= _MIN_ROWS)
 
 
 def _columns(label: Array, prediction: Array) -> tuple[Array, Array]:

@@ -13,7 +13,12 @@ import polars as pl
 import pytest
 
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Problem, polars_schema
+from {{cookiecutter.package_name}}.core.contract import (
+    KNOWN_AT,
+    PREDICTION_TIME,
+    Problem,
+    polars_schema,
+)
 from {{cookiecutter.package_name}}.core.settings import Settings
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare

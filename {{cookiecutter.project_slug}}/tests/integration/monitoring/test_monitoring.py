@@ -9,7 +9,12 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}}.context import Context
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME, Table, polars_schema
+from {{cookiecutter.package_name}}.core.contract import (
+    KNOWN_AT,
+    PREDICTION_TIME,
+    Table,
+    polars_schema,
+)
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.monitoring.pipeline import monitor
 from {{cookiecutter.package_name}}.monitoring.windows import Window

@@ -5,7 +5,11 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.monitoring.retraining import conclude, decide, decided_until
+from {{cookiecutter.package_name}}.monitoring.retraining import (
+    conclude,
+    decide,
+    decided_until,
+)
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
 from {{cookiecutter.package_name}}.store.measurements import record
 
