@@ -151,6 +151,12 @@ def postgres(session: nox.Session) -> None:
 
 
 @nox.session
+def storage(session: nox.Session) -> None:
+    """Test the default project's loop on object storage, in demo/ (needs npm)."""
+    in_demo(session, "storage")
+
+
+@nox.session
 def endurance(session: nox.Session) -> None:
     """Test weeks of the default project's production, in demo/: killed, misled, watched by two."""
     in_demo(session, "endurance")

@@ -442,7 +442,8 @@ def open_stage(folder: Path, project: Path) -> Stage:
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (made.work / "tests" / suite / "test_open.py").write_text(passing, encoding="utf-8")
-    shutil.rmtree(made.work / "tests" / "spark")
+    for suite in ("spark", "storage"):
+        shutil.rmtree(made.work / "tests" / suite)
     shutil.rmtree(made.work / "notebooks")
     windows = (
         (made.work / "conf" / "test.yml").read_text(encoding="utf-8").partition("training:")[2]

@@ -32,6 +32,7 @@ LOCKS = {
     "actionlint": ("actionlint.in",),
     "types": (*PROJECT, "test.in", "types.in"),
     "spark": (*PROJECT, "--extra=spark", "test.in"),
+    "storage": (*PROJECT, "--extra=aws", "--extra=azure", "storage.in", "test.in"),
     "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
     "docs": ("docs.in",),
@@ -41,6 +42,7 @@ UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
 OLDEST_JAVA = 17
 DELTA = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
+AZURITE = "azurite@3.37.0"
 SCHEMAS = {
     "github-workflows": (".github/workflows/*.yml",),
     "github-actions": (".github/actions/*/action.yml", "docs/login/*/action.yml"),
@@ -232,6 +234,14 @@ def postgres(session: nox.Session) -> None:
 
 
 @nox.session
+def storage(session: nox.Session) -> None:
+    """Test the loop on what answers as S3 and as Azure, with an MLflow server (needs npm)."""
+    azurite = require_azurite(session)
+    prepare(session, "storage")
+    session.run("pytest", "tests/storage", *session.posargs, env={"AZURITE": azurite})
+
+
+@nox.session
 def endurance(session: nox.Session) -> None:
     """Test weeks of production: killed at every step, with another future, watched by two."""
     prepare(session, "test")
@@ -390,6 +400,21 @@ def delta_jars(session: nox.Session) -> str:
             command = ("mvn", "--quiet", "--batch-mode", "dependency:copy", f"-Dartifact={name}")
             session.run(*command, f"-DoutputDirectory={folder}", external=True)
     return ",".join(map(str, jars))
+
+
+def require_azurite(session: nox.Session) -> str:
+    """The program that answers as Azure's storage, which npm fetches once; stop without npm."""
+    folder = Path(session.cache_dir).resolve() / AZURITE
+    program = folder / "node_modules" / ".bin" / "azurite-blob"
+    if not program.exists():
+        if shutil.which("npm") is None:
+            session.error(
+                "npm is needed to fetch Azurite (Debian and Ubuntu: apt-get install npm); "
+                "no npm was found."
+            )
+        options = ("--silent", "--no-fund", "--no-audit", "--ignore-scripts")
+        session.run("npm", "install", *options, f"--prefix={folder}", AZURITE, external=True)
+    return str(program)
 
 
 def require_postgres(session: nox.Session) -> str:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .context import Context
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+opened = ExitStack()
+"""What ends with the command: an environment keeps its state then."""
 ME = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 # pragma: allowlist secret
 DEBUG_VARIABLE = "DEBUG"
@@ -520,7 +523,9 @@ def context_of(env: str) -> Context:
     # Threads that wait for each other spin briefly: more starves others on the machine, less halves
     # the speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "500")
-    return open_context(env)
+    context = open_context(env)
+    opened.enter_context(context.kept())
+    return context
 
 
 @cache
@@ -645,7 +650,8 @@ def main() -> None:
     if not os.environ.get(DEBUG_VARIABLE):
         os.environ["RUST_BACKTRACE"] = "0"  # hundreds of lines of an engine that stops
     try:
-        app()
+        with opened:
+            app()
     except KeyboardInterrupt:
         sys.exit(130)
     except BaseException as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -46,6 +48,38 @@ class Context:
 
         where = self.settings.lakehouse
         return Lakehouse(where.root, where.mounts, open_engine(self.settings))
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Work on the state that the environment's address keeps, and keep there what changed.
+
+        Nothing happens where it has no address: its folder is kept.
+
+        Raises:
+            UserError: The address cannot be reached, its client is not installed, or each machine
+                would sign registrations with a key of its own.
+        """
+        settings = self.settings
+        if settings.state_address is None:
+            yield
+            return
+        if settings.mlflow.signing_key is None:
+            message = "`state_address` keeps no secrets, and `mlflow.signing_key` is not set."
+            remedy = "Name the environment variable that holds the key of this environment."
+            raise UserError(message, remedy)
+        try:
+            from .store.mirror import Mirror
+        except ModuleNotFoundError as error:
+            message = f"`state_address` needs {error.name}, which is not installed."
+            remedy = "Install the extra of your cloud: aws, azure or gcp."
+            raise UserError(message, remedy) from None
+        options = settings.lakehouse.storage_options
+        mirror = Mirror(settings.state, settings.state_address, options)
+        mirror.fetch()
+        try:
+            yield
+        finally:
+            mirror.keep()
 
     @cached_property
     def online(self) -> Backend:

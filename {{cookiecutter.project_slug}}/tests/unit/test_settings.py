@@ -258,3 +258,21 @@ def test_a_machine_may_name_the_folder_of_its_data(
     monkeypatch.setenv("DATA_FOLDER", "beside/it")
     with pytest.raises(UserError, match="DATA_FOLDER: 'beside/it' is not an absolute path"):
         load_settings("dev")
+
+
+@pytest.mark.parametrize("place", ["s3://lake/my tables", "abfss://lake@häuser/x", "gs://a/b%20c"])
+def test_an_address_that_libraries_escape_each_in_its_own_way_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv(f"{ENV_PREFIX}LAKEHOUSE__ROOT", place)
+    with pytest.raises(UserError, match=r"lakehouse\.root: .*an address takes letters"):
+        load_settings("dev")
+
+
+def test_an_address_has_its_account_and_a_folder_its_spaces(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "abfss://lake@account.dfs.core.windows.net/flights-1/prod_a=b"
+    for place in (address, f"{project}/my häuser"):
+        monkeypatch.setenv(f"{ENV_PREFIX}LAKEHOUSE__ROOT", place)
+        assert load_settings("dev").lakehouse.root == place

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_json
 from pydantic_settings import (
     BaseSettings,
@@ -31,6 +32,8 @@ ENV_PREFIX = f"{PACKAGE}_".upper()
 DATA_VARIABLE = "DATA_FOLDER"
 _REMEDY = "Correct this setting and run again."
 _NOT_FOR_SETTING = ("env", "project")
+
+_PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9./_\-=@:]+")
 
 _Days = Annotated[int, Field(ge=1, le=36_500)]
 _Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -61,6 +64,15 @@ class LakehouseSettings(_Section):
     """Tables of another environment that this one only reads: name pattern to root."""
     storage_options: dict[str, str] = {}
     """Credentials and the like, as Delta's Rust library has them."""
+
+    @field_validator("root", "mounts")
+    @classmethod
+    def _without_escapes(cls, given: str | dict[str, str]) -> str | dict[str, str]:
+        """Refuse addresses that the libraries below escape, each in its own way."""
+        for place in given.values() if isinstance(given, dict) else [given]:
+            if "://" in place and not _PLAIN_ADDRESS.fullmatch(place):
+                raise ValueError(f"an address takes letters, digits and ./_-=@:, not '{place}'")
+        return given
 
 
 class SparkSettings(_Section):
@@ -262,6 +274,8 @@ class Settings(BaseSettings):
     """Module that declares PROBLEM."""
     state: Path
     """Folder of reports, journals and marks."""
+    state_address: _Text | None = None
+    """Address that keeps reports and journals (`s3://...`), for runners that keep nothing."""
     storage_name: _Text | None = None
     """Name that tables and registry must carry, given once by `init`; null: any will do."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -77,7 +77,7 @@ class PolarsEngine(delta.DeltaLog):
         if files and "%" in files[0] and "://" not in files[0]:
             rows = pl.scan_parquet([unquote(file) for file in files], glob=False)
         else:
-            rows = pl.scan_delta(table, storage_options=dict(self.storage_options))
+            rows = pl.scan_delta(table, storage_options=self._options_of_polars)
         return nw.from_native(rows.select(columns))
 
     @contextmanager
@@ -127,6 +127,14 @@ class PolarsEngine(delta.DeltaLog):
         if snapshot and delta.has_many_files(snapshot):
             with suppress(DeltaError):  # somebody writes meanwhile: another time
                 snapshot.handle.optimize.compact()
+
+    @property
+    def _options_of_polars(self) -> dict[str, Any]:
+        """As Delta's library has them, but that a number is one."""
+        options: dict[str, Any] = dict(self.storage_options)
+        if "max_retries" in options:
+            options["max_retries"] = int(options["max_retries"])
+        return options
 
     def _write(
         self,
