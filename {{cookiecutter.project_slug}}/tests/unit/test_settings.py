@@ -272,7 +272,7 @@ def test_an_address_that_libraries_escape_each_in_its_own_way_is_refused(
 def test_an_address_has_its_account_and_a_folder_its_spaces(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = "abfss://lake@account.dfs.core.windows.net/flights-1/prod_a=b"
+    address = "abfss://lake@account.dfs.core.windows.net/lake-1/prod_a=b"
     for place in (address, f"{project}/my häuser"):
         monkeypatch.setenv(f"{ENV_PREFIX}LAKEHOUSE__ROOT", place)
         assert load_settings("dev").lakehouse.root == place
