@@ -308,7 +308,8 @@ def deploy(
     from . import flows
     from .show import show
 
-    context, person = context_of(env), acting(env, who)
+    context = context_of(env)
+    person = acting(env, who)
     if new:
         if version is not None:
             raise UserError("--new and --version exclude each other.", "Choose one of them.")
@@ -324,7 +325,8 @@ def check(env: Env = "dev", version: Version = None, who: Who = None) -> None:
     """Examine a version: it becomes the challenger, or is archived (exit code 1)."""
     from . import flows
 
-    context, number = context_of(env), version_of(env, version)
+    context = context_of(env)
+    number = version_of(env, version)
     if flows.check(context, number, acting(env, who)).failed:
         raise flows.archived(context, number)
 

@@ -379,7 +379,8 @@ def deploy_new(context: Context, who: str, tell: Tell = nobody) -> list[Requeste
         for version in reversed(context.registry.versions())
         if version.tags.get("stage", NONE) == NONE
     ]
-    requested, refused = [], []
+    requested = []
+    refused = []
     for version in unseen:
         try:
             requested.append(deploy(context, version, who, tell))
@@ -401,7 +402,8 @@ def request(context: Context, version: str, who: str, tell: Tell = nobody) -> Re
     comparison = compare(context, version, tell)
     if comparison.objections:
         raise worse(comparison)
-    evidence, champion = comparison.evidence, comparison.champion
+    evidence = comparison.evidence
+    champion = comparison.champion
     is_champion = transitions.request(context, version, who, evidence, champion)
     index(context)
     requested = Requested(version, is_champion)

@@ -18,11 +18,13 @@ DRIVERS = {"postgresql": "adbc_driver_postgresql", "sqlite": "adbc_driver_sqlite
 TEXT_FILES = (".csv", ".tsv", ".txt")
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "\\N", "?")
 """What stands for a missing value in a text file."""
-YES, NO = ("true", "t", "yes", "y"), ("false", "f", "no", "n")
+YES = ("true", "t", "yes", "y")
+NO = ("false", "f", "no", "n")
 EPOCH = "epoch"
 """Instead of a format: seconds since 1970."""
 # The driver quotes parts of an address that it cannot read, and its password may be among them.
-_PART, _VALUE = r"([^:/?@%\s]|%[0-9A-Fa-f]{2})*", r"([^&=@%\s]|%[0-9A-Fa-f]{2})*"
+_PART = r"([^:/?@%\s]|%[0-9A-Fa-f]{2})*"
+_VALUE = r"([^&=@%\s]|%[0-9A-Fa-f]{2})*"
 _ADDRESS = re.compile(rf"\w+://({_PART}(:{_PART})?@)?[^@?%\s]*(\?\w+={_VALUE}(&\w+={_VALUE})*)?")
 # Numbers whose thousands are set apart, by decimal mark.
 _GROUPED = {

@@ -28,7 +28,8 @@ def require_unchanged(context: Context) -> None:
     Raises:
         UserError: Names the sources, and the folder to remove.
     """
-    now, before = _digests(context), _recorded(context)
+    now = _digests(context)
+    before = _recorded(context)
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     if before and not now.keys() & before.keys():
         changed = list(before)
@@ -44,7 +45,8 @@ def require_unchanged(context: Context) -> None:
 
 def remember(context: Context, as_of: datetime) -> None:
     """Record what the sources are like, where that is new."""
-    recorded, now = _recorded(context), _digests(context)
+    recorded = _recorded(context)
+    now = _digests(context)
     new = [(name, digest, as_of) for name, digest in now.items() if recorded.get(name) != digest]
     if new:
         schema = polars_schema(tables.DECLARATIONS.schema)

@@ -61,7 +61,8 @@ def _commit(
     lakehouse = context.lakehouse
     good, bad = _split(shaped, source)
     with lakehouse.staged(bad) as failed:
-        total, rejected = lakehouse.rows(shaped), lakehouse.rows(failed)
+        total = lakehouse.rows(shaped)
+        rejected = lakehouse.rows(failed)
         if rejected:
             name = f"checks_{source.name}_{pages.stamp(as_of)}.html"
             page = context.settings.reports / name

@@ -25,8 +25,11 @@ from pathlib import Path
 from typing import Any
 
 _REPEATS = 20
-_LOOK_S, _IDLE_S = 120, 0.02
-_NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000  # of Linux's unshare(2)
+_LOOK_S = 120
+_IDLE_S = 0.02
+# Flags of Linux's unshare(2).
+_NEW_NETWORK = 0x40000000
+_NEW_USER = 0x10000000
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto")
 _PROGRAMS = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork")

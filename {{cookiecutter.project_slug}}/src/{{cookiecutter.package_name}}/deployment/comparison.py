@@ -64,7 +64,9 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
         UserError: The holdout overlaps with what either has learned from, the champion takes inputs
             that there are no longer, or the registry was changed by hand.
     """
-    registry, settings, model = context.registry, context.settings, context.problem.model
+    registry = context.registry
+    settings = context.settings
+    model = context.problem.model
     champion = require_untouched(context.lakehouse, registry).champion
     mine = lifetime(registry, challenger)
     others = [lifetime(registry, champion)] if champion else []

@@ -226,7 +226,8 @@ def _signature(candidate: Candidate) -> str:
         if given != wanted:
             return f"says that {given.name} is {_typed(given)}; it is {_typed(wanted)}"
     if stored.signature != expected:
-        said, true = stored.signature.outputs or (), expected.outputs
+        said = stored.signature.outputs or ()
+        true = expected.outputs
         return f"says that it gives {_all_typed(said)}; it gives {_all_typed(true)}"
     return ""
 
@@ -272,9 +273,13 @@ def _in_its_time(candidate: Candidate) -> str:
     times = list(candidate.times.values())
     if candidate.context.problem.holdout == "drawn":
         *bounds, as_of = times
-        begins, ends = bounds[::2], bounds[1::2]
-        is_one = len(set(begins)) == len(set(ends)) == 1 and begins[0] <= ends[0] <= as_of
-        return "" if is_one else "its parts are drawn from different rows, or beyond the as-of"
+        begins = bounds[::2]
+        ends = bounds[1::2]
+        is_one = len(set(begins)) == len(set(ends)) == 1
+        is_past = begins[0] <= ends[0] <= as_of
+        if is_one and is_past:
+            return ""
+        return "its parts are drawn from different rows, or beyond the as-of"
     return "" if times == sorted(times) else "windows overlap, or reach beyond the as-of"
 
 
@@ -325,7 +330,8 @@ def _same_data(candidate: Candidate) -> str:
 
 def _same_fit(candidate: Candidate) -> str:
     """A fit as it recorded, on the rows that it recorded, gives the scores that it recorded."""
-    context, model = candidate.context, candidate.context.problem.model
+    context = candidate.context
+    model = candidate.context.problem.model
     recipe = Recipe.from_json(candidate.version.tags["recipe"])
     parts = candidate.parts
     refitted, _ = follow(recipe, model, parts.train, parts.validation, context.settings.threads)
@@ -366,12 +372,14 @@ def _latency(candidate: Candidate) -> str:
 
 def _in_range(candidate: Candidate) -> str:
     """Probabilities are what a classifier gives, everywhere."""
-    target, predicted = candidate.context.problem.model.target, candidate.predicted
+    target = candidate.context.problem.model.target
+    predicted = candidate.predicted
     if not np.isfinite(predicted).all():
         return "scores some rows of its holdout with no finite number"
     if not target.classes:
         return ""
-    lowest, highest = predicted.min(), predicted.max()
+    lowest = predicted.min()
+    highest = predicted.max()
     if lowest < 0 or highest > 1:
         return f"its probabilities reach from {lowest:.3g} to {highest:.3g}"
     if predicted.ndim == 2 and np.abs(predicted.sum(axis=1) - 1).max() > 1e-6:
@@ -387,8 +395,10 @@ def _evidence(candidate: Candidate) -> str:
 
 def _plausible(candidate: Candidate) -> str:
     """No input tells the outcome, and no metric is better than it can be."""
-    model, parts = candidate.context.problem.model, candidate.parts
-    inputs, trusted = candidate.inputs, model.trusted
+    model = candidate.context.problem.model
+    parts = candidate.parts
+    inputs = candidate.inputs
+    trusted = model.trusted
     if found := leaks(parts.learned, parts.holdout, inputs, model.target, trusted):
         return f"{found[0]}: leave it out, or name it in `trusted` of the model if it was known"
     results = candidate.results.rows(named=True)
@@ -418,7 +428,8 @@ def _better_than_baseline(candidate: Candidate) -> str:
 
 def _proper_scores(candidate: Candidate) -> str:
     """By no proper score it is surely worse than the baseline."""
-    target, margin = candidate.context.problem.model.target, candidate.context.settings.deployment
+    target = candidate.context.problem.model.target
+    margin = candidate.context.settings.deployment
     worse = worse_guards(candidate.results, target, margin.margin)
     return f"surely worse than the baseline by {', '.join(worse)}" if worse else ""
 

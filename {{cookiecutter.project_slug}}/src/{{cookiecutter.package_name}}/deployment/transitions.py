@@ -235,7 +235,8 @@ def _append(context: Context, seen: int | None, wanted: Move) -> int:
 
 
 def _carry_out(registry: Registry, entry: Mapping[str, Any]) -> None:
-    version, stage = entry["version"], entry["to_stage"]
+    version = entry["version"]
+    stage = entry["to_stage"]
     record = {
         "stage.who": entry["who"],
         "stage.why": entry["why"],

@@ -27,7 +27,8 @@ _SINKS: dict[str, Callable[..., object]] = {
     ".csv": pl.LazyFrame.sink_csv,
 }
 
-_HOUR, _ROWS = "hour", "rows"
+_HOUR = "hour"
+_ROWS = "rows"
 _PART_ROWS = 100_000
 
 
@@ -41,7 +42,8 @@ class Predicted:
 
 def due(context: Context, as_of: datetime) -> Iterator[Frame]:
     """Spine rows that became due since the last scoring, in chunks of whole hours."""
-    settings, problem = context.settings.inference, context.problem
+    settings = context.settings.inference
+    problem = context.problem
     for source in problem.sources:
         context.lakehouse.require(tables.prepared(source), as_of)
     done = context.lakehouse.complete_until(tables.predictions(problem))
@@ -94,7 +96,8 @@ def predict(
         UserError: No champion, a registry or files that were changed by hand, features that are not
             those of its training, a null key, or features that are not built until `as_of`.
     """
-    lakehouse, problem = context.lakehouse, context.problem
+    lakehouse = context.lakehouse
+    problem = context.problem
     champion = require_untouched(lakehouse, context.registry).champion
     if champion is None:
         remedy = "Promote one: `deploy`, then `approve` where a person decides."
@@ -131,7 +134,8 @@ def _chunks(by_hour: pl.DataFrame, at_most: int) -> Iterator[tuple[datetime, dat
     for moment, rows in by_hour.sort(_HOUR).iter_rows():
         if hours and held + rows > at_most:
             yield hours[0], hours[-1] + hour
-            hours, held = [], 0
+            hours = []
+            held = 0
         hours.append(moment)
         held += rows
     if hours:

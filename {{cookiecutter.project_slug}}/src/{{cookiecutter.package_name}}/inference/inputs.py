@@ -31,7 +31,8 @@ def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
     Raises:
         UserError: An unknown kind of source, not readable, or without the declared columns.
     """
-    asked, rows = context.problem.scored, context.settings.inference.chunk_rows
+    asked = context.problem.scored
+    rows = context.settings.inference.chunk_rows
     database = "://" in source
     chunks = query_rows(source, query, rows) if database else _scan(Path(source), rows, asked.form)
     try:
@@ -62,7 +63,9 @@ def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
             "It needs the columns of the prepared table.",
         )
     for name, kind in wanted.items():
-        column, given, values = pl.col(name), rows.schema[name], rows[name]
+        column = pl.col(name)
+        given = rows.schema[name]
+        values = rows[name]
         if values.null_count() == rows.height:  # such a column may have lost its type
             column = pl.lit(None).alias(name)
         elif given == pl.String and kind in _PARSE:

@@ -38,7 +38,8 @@ def score(
     Raises:
         UserError: Inputs that are not there as they were in training.
     """
-    lakehouse, problem = context.lakehouse, context.problem
+    lakehouse = context.lakehouse
+    problem = context.problem
     keys = [*problem.model.keys, PREDICTION_TIME]
     joined = with_features(lakehouse, problem, spine, as_of, versions)
     _require_inputs(estimator, joined.collect_schema())

@@ -116,7 +116,8 @@ def estimate(holdout: pl.DataFrame, predicted: Array, model: Model) -> tuple[flo
     Returns:
         Value, lower and upper bound (95 %, of the holdout's days).
     """
-    metric, known = model.target.metrics[0], scores_of(holdout, model.target)
+    metric = model.target.metrics[0]
+    known = scores_of(holdout, model.target)
     weights = _importance(known, predicted)
     cluster = clusters(holdout[PREDICTION_TIME])
     label = holdout[model.target.label].to_numpy()
@@ -229,8 +230,11 @@ def _measure(
 def _t(cluster: Array, weights: Array) -> float:
     """Student's quantile for as many clusters of equal size as these are worth; NaN below two."""
     sizes = np.bincount(cluster, weights)
-    effective = sizes.sum() ** 2 / max((sizes**2).sum(), _SMALLEST)
-    return float(stdtrit(effective - 1, _UPPER_TAIL)) if effective >= 2 else np.nan
+    squares = max((sizes**2).sum(), _SMALLEST)
+    effective = sizes.sum() ** 2 / squares
+    if effective < 2:
+        return np.nan
+    return float(stdtrit(effective - 1, _UPPER_TAIL))
 
 
 def _interval(values: Array, t: float) -> tuple[float, float]:
@@ -238,8 +242,9 @@ def _interval(values: Array, t: float) -> tuple[float, float]:
     left_out = values[1:]
     count = len(left_out)
     deviations = left_out - left_out.mean()
-    error = np.sqrt((count - 1) / count * (deviations**2).sum())
-    return float(values[0] - t * error), float(values[0] + t * error)
+    variance = (count - 1) / count * (deviations**2).sum()
+    margin = t * np.sqrt(variance)
+    return float(values[0] - margin), float(values[0] + margin)
 
 
 def _interval_of_value(metric: Metric, values: Array, t: float) -> tuple[float, float]:
@@ -267,18 +272,22 @@ def _importance(known: Array, new: Array) -> Array:
     """
     if known.ndim == 2:
         weights = np.zeros(len(known))
-        winners, winners_new = known.argmax(axis=1), new.argmax(axis=1)
+        winners = known.argmax(axis=1)
+        winners_new = new.argmax(axis=1)
         for code in range(known.shape[1]):
             mine = winners == code
             if mine.any():
                 theirs = winners_new == code
                 weights[mine] = _importance(known[mine, code], new[theirs, code])
         return weights
-    cuts = np.unique(np.quantile(known, np.linspace(0, 1, 2 * _BINS + 1)[1:-1]))
+    shares = np.linspace(0, 1, 2 * _BINS + 1)[1:-1]
+    cuts = np.unique(np.quantile(known, shares))
     bins = np.searchsorted(cuts, known)
     counts = np.bincount(bins, minlength=len(cuts) + 1)
-    wanted = np.bincount(np.searchsorted(cuts, new), minlength=len(cuts) + 1)
-    return np.asarray((wanted / np.maximum(counts, 1))[bins])
+    bins_new = np.searchsorted(cuts, new)
+    wanted = np.bincount(bins_new, minlength=len(cuts) + 1)
+    weights = wanted / np.maximum(counts, 1)
+    return np.asarray(weights[bins])
 
 
 def _calibration(label: Array, predicted: Array, name: str) -> pl.DataFrame:

@@ -66,8 +66,10 @@ def leaks(
         target: Label and classes.
         trusted: Inputs that are no leaks, whatever they tell.
     """
-    known, unseen = _some(known), _some(unseen)
-    learned, wanted = _outcome(known, known, target), _outcome(unseen, known, target)
+    known = _some(known)
+    unseen = _some(unseen)
+    learned = _outcome(known, known, target)
+    wanted = _outcome(unseen, known, target)
     told = [_alone(known[name], unseen[name], learned) for name in features]
     alone = np.array([_explained(wanted, learned, said) for _, said in told])
     least = _NEARLY_ALL[target.kind]
@@ -102,14 +104,17 @@ def _outcome(rows: pl.DataFrame, known: pl.DataFrame, target: Target) -> Array:
 def _alone(known: pl.Series, unseen: pl.Series, outcome: Array) -> tuple[Array, Array]:
     """What an input says of the rows it has learned from, and of others; (rows, outputs) each."""
     groups = _groups(known, unseen)
-    first, count = groups[: known.len()], int(groups.max()) + 1
+    first = groups[: known.len()]
+    count = int(groups.max()) + 1
     rows = np.bincount(first, minlength=count)[:, None]
     overall = outcome.mean(axis=0)
     sums = np.zeros((count, outcome.shape[1]))
     np.add.at(sums, first, outcome)
     means = (sums + _PRIOR_ROWS * overall) / (rows + _PRIOR_ROWS)
     # Of a row that is learned from, the mean of the others: its own label must not count.
-    left_out = (sums[first] - outcome + _PRIOR_ROWS * overall) / (rows[first] - 1 + _PRIOR_ROWS)
+    sums_of_others = sums[first] - outcome
+    others = rows[first] - 1
+    left_out = (sums_of_others + _PRIOR_ROWS * overall) / (others + _PRIOR_ROWS)
     return left_out, means[groups[known.len() :]]
 
 
@@ -132,10 +137,14 @@ def _together(said: Sequence[tuple[Array, Array]], outcome: Array) -> Array:
         return np.zeros((0, outcome.shape[1]))
     known, unseen = (np.hstack(part) for part in zip(*said, strict=True))
     center = known.mean(axis=0)
-    known, unseen = known - center, unseen - center
-    penalty = _RIDGE * len(known) * np.eye(known.shape[1]) * known.var()
+    known = known - center
+    unseen = unseen - center
     mean = outcome.mean(axis=0)
-    weights = np.linalg.lstsq(known.T @ known + penalty, known.T @ (outcome - mean), rcond=None)[0]
+    strength = _RIDGE * len(known) * known.var()
+    penalty = strength * np.eye(known.shape[1])
+    squares = known.T @ known + penalty
+    products = known.T @ (outcome - mean)
+    weights, *_ = np.linalg.lstsq(squares, products, rcond=None)
     return np.asarray(unseen @ weights + mean)
 
 

@@ -139,7 +139,9 @@ class _SingleRow:
             else None
             for name in features
         ]
-        booster, fast, outputs = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
+        booster = ctypes.c_void_p()
+        fast = ctypes.c_void_p()
+        outputs = ctypes.c_int()
         self._call(
             "LoadModelFromString", text.encode(), ctypes.byref(outputs), ctypes.byref(booster)
         )

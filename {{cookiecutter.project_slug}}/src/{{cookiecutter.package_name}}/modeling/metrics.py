@@ -22,14 +22,16 @@ def roc_auc(label: Array, prediction: Array, weights: Array) -> Array:
     positive, negative = _cumulated(label, prediction, weights)
     below = negative - np.diff(negative, prepend=0) / 2
     ranked = (np.diff(positive, prepend=0) * below).sum(-1)
-    return np.asarray(ranked / (positive[..., -1] * negative[..., -1]))
+    pairs = positive[..., -1] * negative[..., -1]
+    return np.asarray(ranked / pairs)
 
 
 def average_precision(label: Array, prediction: Array, weights: Array) -> Array:
     """Mean precision at the thresholds of the positives; guessing gives their share."""
     found, wrong = _cumulated(label, -prediction, weights)
     precision = found / np.maximum(found + wrong, 1e-12)
-    return np.asarray((np.diff(found, prepend=0) * precision).sum(-1) / found[..., -1])
+    summed = (np.diff(found, prepend=0) * precision).sum(-1)
+    return np.asarray(summed / found[..., -1])
 
 
 @proper
@@ -82,7 +84,8 @@ def mae(label: Array, prediction: Array, weights: Array) -> Array:
 def r2(label: Array, prediction: Array, weights: Array) -> Array:
     """Share of the variance explained; 0 is what predicting the mean gives."""
     variance = _mean(label**2, weights) - _mean(label, weights) ** 2
-    return np.asarray(1 - _mean((prediction - label) ** 2, weights) / variance)
+    unexplained = _mean((prediction - label) ** 2, weights)
+    return np.asarray(1 - unexplained / variance)
 
 
 def _mean(values: Array, weights: Array) -> Array:
@@ -108,7 +111,8 @@ def _cumulated(label: Array, score: Array, weights: Array) -> tuple[Array, Array
         Two arrays of shape (..., distinct scores).
     """
     order = np.argsort(score, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
+    changes = np.flatnonzero(np.diff(score[order]))
+    last_of_ties = np.append(changes, len(order) - 1)
     ordered = weights[..., order]
     positive = np.cumsum(ordered * label[order], axis=-1)
     negative = np.cumsum(ordered * (1 - label[order]), axis=-1)

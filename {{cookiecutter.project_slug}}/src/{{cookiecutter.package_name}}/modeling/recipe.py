@@ -89,8 +89,9 @@ def distance(scores: Array, others: Array) -> float:
     Returns:
         0: equal; 1: as far as rows are from their mean. Infinite where only one side is constant.
     """
+    centred = others - others.mean(axis=0)
     apart = float(np.sqrt(np.mean((scores - others) ** 2)))
-    spread = float(np.sqrt(np.mean((others - others.mean(axis=0)) ** 2)))
+    spread = float(np.sqrt(np.mean(centred**2)))
     if apart == 0:
         return 0.0
     return apart / spread if spread else float("inf")

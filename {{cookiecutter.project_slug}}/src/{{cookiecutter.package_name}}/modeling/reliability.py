@@ -21,6 +21,7 @@ _CERTAINTY = 0.999  # one-sided; many slices are looked at
 _MIN_ROWS = 5  # of a slice; what is smaller is pooled
 _MIN_DAYS = 3
 _NO_CHANCE = 0.01
+_SMALLEST_SPREAD = 1e-12
 _SURPRISES = 0.1
 
 
@@ -37,8 +38,10 @@ def slope(label: Array, prediction: Array, weights: Array) -> Array:
     """
     outcome, score = _columns(label, prediction)
     share = weights / weights.sum(-1, keepdims=True)
-    outcome, score = outcome - outcome.mean(axis=0), score - score.mean(axis=0)
-    mean_outcome, mean_score = share @ outcome, share @ score
+    outcome = outcome - outcome.mean(axis=0)
+    score = score - score.mean(axis=0)
+    mean_outcome = share @ outcome
+    mean_score = share @ score
     together = share @ (outcome * score) - mean_outcome * mean_score
     alone = share @ score**2 - mean_score**2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,7 +55,8 @@ def bias(label: Array, prediction: Array, weights: Array) -> Array:
     """
     outcome, score = _columns(label, prediction)
     share = weights / weights.sum(-1, keepdims=True)
-    apart = np.abs(share @ (score - outcome)) / np.maximum(outcome.std(axis=0), 1e-12)
+    spread = np.maximum(outcome.std(axis=0), _SMALLEST_SPREAD)
+    apart = np.abs(share @ (score - outcome)) / spread
     return np.asarray(apart.max(-1))
 
 
@@ -131,8 +135,10 @@ def biases(rows: pl.DataFrame, predicted: Array, model: Model) -> dict[str, floa
         Slice (empty: all rows) to its distance, in spreads of the label.
     """
     outcome, score = _columns(rows[model.target.label].to_numpy(), predicted)
-    apart = (score - outcome) / np.maximum(outcome.std(axis=0), 1e-12)
-    _, day = np.unique(rows[PREDICTION_TIME].dt.truncate("1d").to_numpy(), return_inverse=True)
+    spread = np.maximum(outcome.std(axis=0), _SMALLEST_SPREAD)
+    apart = (score - outcome) / spread
+    days = rows[PREDICTION_TIME].dt.truncate("1d").to_numpy()
+    _, day = np.unique(days, return_inverse=True)
     if not day.any():  # rows of one day, or without times: each stands for itself
         day = np.arange(rows.height)
     found = {}
@@ -151,9 +157,13 @@ def _surely_apart(apart: Array, day: Array) -> float:
     days = len(counts)
     if days < _MIN_DAYS:
         return 0.0
-    mean = sums.sum() / counts.sum()
-    error = np.sqrt(days / (days - 1) * ((sums - mean * counts) ** 2).sum()) / counts.sum()
-    return float(max(abs(mean) - t.ppf(_CERTAINTY, days - 1) * error, 0))
+    rows = counts.sum()
+    mean = sums.sum() / rows
+    residuals = sums - mean * counts
+    variance = days / (days - 1) * (residuals**2).sum()
+    error = np.sqrt(variance) / rows
+    margin = t.ppf(_CERTAINTY, days - 1) * error
+    return float(max(abs(mean) - margin, 0))
 
 
 def _everywhere(rows: pl.DataFrame, model: Model) -> list[tuple[str, Array]]:
@@ -169,4 +179,5 @@ def _columns(label: Array, prediction: Array) -> tuple[Array, Array]:
     """Outcomes and scores, both of shape (rows, scores)."""
     if prediction.ndim == 1:
         return label[:, None].astype(np.float64), prediction[:, None]
-    return np.eye(prediction.shape[1])[label.astype(np.int64)], prediction
+    indicators = np.eye(prediction.shape[1])
+    return indicators[label.astype(np.int64)], prediction

@@ -32,7 +32,8 @@ def measure_policies(
         subject, window_start, window_end, value, lower, upper, and gain over never; a row per
         policy and window.
     """
-    registry, settings = context.registry, context.settings
+    registry = context.registry
+    settings = context.settings
     target = context.problem.model.target
     first_only = replace(target, metrics=target.metrics[:1])
     model = replace(context.problem.model, slices=(), target=first_only)

@@ -57,7 +57,8 @@ def measure_quality(context: Context, window: Window) -> Iterator[Found]:
 
 def measure_freshness(context: Context, as_of: datetime) -> Iterator[Found]:
     """Hours since a feed gave its newest row, and since a pipeline completed a table."""
-    lakehouse, problem = context.lakehouse, context.problem
+    lakehouse = context.lakehouse
+    problem = context.problem
     for source in problem.sources:
         if source.max_age:
             known = lakehouse.scan(tables.prepared(source)).filter(nw.col(KNOWN_AT) <= as_of)

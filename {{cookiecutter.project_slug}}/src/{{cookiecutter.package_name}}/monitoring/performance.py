@@ -55,7 +55,8 @@ def measure_performance(
 
 def _measured(context: Context, rows: pl.DataFrame) -> list[Found]:
     """All metrics on the labelled rows; of too few, how many there are."""
-    settings, model = context.settings, context.problem.model
+    settings = context.settings
+    model = context.problem.model
     first = model.target.metrics[0]
     labelled = rows.drop_nulls("label").rename({"label": model.target.label})
     label = labelled[model.target.label].to_numpy()
@@ -71,7 +72,8 @@ def _measured(context: Context, rows: pl.DataFrame) -> list[Found]:
 
 def _estimated(context: Context, rows: pl.DataFrame, folder: Path) -> Found:
     """The first metric as it may be on all rows, labelled or not."""
-    settings, model = context.settings, context.problem.model
+    settings = context.settings
+    model = context.problem.model
     found: Found = {
         "metric": _name_of_estimate(model.target.metrics[0]),
         "rows": rows.height,

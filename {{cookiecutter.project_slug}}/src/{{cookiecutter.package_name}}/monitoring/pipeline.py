@@ -35,7 +35,8 @@ def monitor(context: Context, as_of: datetime) -> list[Window]:
         UserError: Prepared tables are not complete until `as_of`, or the files of a version are
             lost.
     """
-    lakehouse, problem = context.lakehouse, context.problem
+    lakehouse = context.lakehouse
+    problem = context.problem
     for source in problem.sources:
         lakehouse.require(tables.prepared(source), as_of)
     outcomes = tables.outcomes(problem)
@@ -63,7 +64,8 @@ def monitor(context: Context, as_of: datetime) -> list[Window]:
 
 def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> pl.DataFrame:
     """Predictions with labels that became known, or were corrected, and are not in `outcomes`."""
-    lakehouse, problem = context.lakehouse, context.problem
+    lakehouse = context.lakehouse
+    problem = context.problem
     model = problem.model
     outcomes = tables.outcomes(problem)
     patience = timedelta(days=context.settings.monitoring.label_days)

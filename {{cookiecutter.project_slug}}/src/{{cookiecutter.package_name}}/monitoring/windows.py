@@ -60,7 +60,8 @@ def scored_rows(
     Returns:
         The inference log's columns and `label` (null: not known), ordered by keys.
     """
-    lakehouse, problem = context.lakehouse, context.problem
+    lakehouse = context.lakehouse
+    problem = context.problem
     keys = [*problem.model.keys, PREDICTION_TIME]
     time = nw.col(PREDICTION_TIME)
     inside = (time >= window.start, time < window.end)

@@ -17,7 +17,9 @@ from markupsafe import Markup
 
 INDEX = "index.html"
 _MARKS_OWN_NAMES = re.compile(r' (?:role="graphics-|aria-label="|aria-roledescription=")[^"]*"')
-WIDE, NARROW = 720, 250  # pixels of a chart's plot, on a desk and on a phone
+# Pixels of a chart's plot, on a desk and on a phone.
+WIDE = 720
+NARROW = 250
 
 
 def render(template: str, **context: Any) -> str:

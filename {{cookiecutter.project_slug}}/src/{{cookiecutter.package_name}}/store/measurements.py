@@ -118,7 +118,8 @@ def mean_gains(measured: pl.DataFrame) -> list[tuple[str, float, float, float, f
             continue
         value = float(rows["value"].to_numpy().mean())
         gains = rows["gain"].to_numpy()
-        gain, spread = float(gains.mean()), np.nan
+        gain = float(gains.mean())
+        spread = np.nan
         if len(gains) > 1:
             spread = stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / np.sqrt(len(gains))
         results.append((policy, value, gain, float(gain - spread), float(gain + spread)))

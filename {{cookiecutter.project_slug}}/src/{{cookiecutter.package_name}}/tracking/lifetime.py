@@ -58,7 +58,8 @@ def parts_of(
         UserError: As `point_in_time.training_set`.
     """
     first, *_, last = version.windows
-    start, end = first.start, last.end
+    start = first.start
+    end = last.end
     rows = training_set(lakehouse, problem, start, end, version.versions, extra)
     return split(rows, version.windows, problem)
 

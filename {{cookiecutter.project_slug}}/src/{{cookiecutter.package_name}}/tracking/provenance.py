@@ -94,7 +94,8 @@ def _code_reached(function: Callable[..., object]) -> list[str]:
     file = inspect.getsourcefile(function)
     tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
     statements = {name: node for node in tree.body for name in _defined(node)}
-    waiting, found = [function.__qualname__.partition(".")[0]], {}
+    waiting = [function.__qualname__.partition(".")[0]]
+    found = {}
     while waiting:
         name = waiting.pop()
         if name in statements and name not in found:

@@ -63,7 +63,8 @@ class Registry:
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # errors are raised as well
-        uri, name = self.settings.tracking_uri, self.settings.model
+        uri = self.settings.tracking_uri
+        name = self.settings.model
         store = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
         if store and self.storage_name and not store.exists():
             refuse_other(f"Models in {uri}", None, self.storage_name)

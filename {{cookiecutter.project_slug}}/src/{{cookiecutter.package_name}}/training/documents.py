@@ -25,7 +25,8 @@ _CONTRIBUTION = "mean absolute contribution"
 
 def write_documents(folder: Path, training: Training, problem: Problem, name: str) -> None:
     """Write all of it to a new folder; `name` is that of the registered model."""
-    model, holdout = problem.model, training.holdout
+    model = problem.model
+    holdout = training.holdout
     predicted = training.estimator.predict(holdout)
     calibrated = calibration(holdout[model.target.label].to_numpy(), predicted, model.target)
     contributions = _contributions(training.estimator, holdout, training.recipe.seed)

@@ -44,7 +44,8 @@ def train(context: Context, as_of: datetime) -> Trained:
             not computed row by row.
     """
     started = datetime.now(UTC)
-    settings, model = context.settings, context.problem.model
+    settings = context.settings
+    model = context.problem.model
     versions = _input_versions(context, as_of)
     code = provenance(settings.project)
     training_id = _identity(context, as_of, versions, code)

@@ -81,7 +81,8 @@ def register(context: Context, training: Training, page: Path) -> str:
     Returns:
         The version's number.
     """
-    registry, model = context.registry, context.problem.model
+    registry = context.registry
+    model = context.problem.model
     tags = _tags(training, model)
     name = f"as of {training.as_of:%Y-%m-%d} ({training.training_id})"
     with (
@@ -108,7 +109,8 @@ def register(context: Context, training: Training, page: Path) -> str:
 
 def _tags(training: Training, model: Model) -> dict[str, str]:
     """What a version says of its origin."""
-    bounds, fingerprints = {}, {}
+    bounds = {}
+    fingerprints = {}
     for window in training.windows:
         fingerprints[window.name] = data_fingerprint(getattr(training.parts, window.name), model)
         bounds[f"{window.name}_start"] = window.start.isoformat()

@@ -91,7 +91,8 @@ def _update(
     lakehouse: Lakehouse, table: FeatureTable, held: Published, found: Published, writing: Writing
 ) -> int:
     """Write what changed of a table; returns the rows."""
-    target, codec = tables.features(table), Codec(table)
+    target = tables.features(table)
+    codec = Codec(table)
     rows = lakehouse.scan(target, found.delta_version)
     available = nw.col(AVAILABLE_AT)
     done = moment_of(held.complete_until)
