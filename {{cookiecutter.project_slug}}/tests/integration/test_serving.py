@@ -27,6 +27,7 @@ from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.deployment.transitions import move
 from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.inference.score import score
 from {{cookiecutter.package_name}}.monitoring.alerts import raise_alerts
@@ -35,6 +36,7 @@ from {{cookiecutter.package_name}}.serving.online import tokens_of
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST
+from {{cookiecutter.package_name}}.tracking.stages import NONE
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 from tests.conftest import ROOT, free_port, wait_for
@@ -104,7 +106,6 @@ def server(
 ) -> Iterator[Server]:
     """A server of two workers that reads the trained project's tables and writes its own."""
     home, done = trained
-    home.registry.point(CHAMPION, str(done.version))
     folder, port = tmp_path_factory.mktemp("served"), free_port()
     mounted = [table.name for table in tables.inputs(PROBLEM)]
     values = {
@@ -122,6 +123,7 @@ def server(
         context = open_context("test")
         context.settings.state.mkdir()
         shutil.copy(home.settings.state / "signing.key", context.settings.state)
+        move(context, "approve", str(done.version), "tests", "to be served")
         token = grant(tokens_of(context), "tests", ["predict", "read"])
         python_path = os.pathsep.join((str(ROOT), str(ROOT / "src")))
         options = ["--env", "test", "--port", str(port), "--workers", str(WORKERS)]
@@ -141,6 +143,8 @@ def server(
                 process.terminate()
                 process.wait()
                 home.registry.point(CHAMPION, None)
+                for version in home.registry.versions():
+                    home.registry.annotate(str(version.version), {"stage": NONE})
 
 
 def _is_ready(server: Server) -> bool:
@@ -286,7 +290,7 @@ def copied(server: Server) -> Callable[..., str]:
             registry.settings.model,
             str(champion.source),
             champion.run_id,
-            tags={**champion.tags, **tags},
+            tags={**champion.tags, "stage": NONE, **tags},
         )
         return str(made.version)
 
@@ -301,7 +305,7 @@ def test_champions_change_under_load_without_a_failed_request(
     # When
     with asking(server, rows) as statuses:
         for number in (other, server.champion, other, server.champion):
-            server.home.registry.point(CHAMPION, number)
+            move(server.context, "approve", number, "tests", "to be served")
             assert wait_for(partial(_all_serve, server, number))
     # Then
     assert set(statuses) == {200}
@@ -313,15 +317,35 @@ def test_a_version_whose_files_were_changed_is_not_taken_and_alerts(
     # Given
     changed = copied(**{ARTIFACT_DIGEST: "0" * 64})
     # When
-    server.home.registry.point(CHAMPION, changed)
+    move(server.context, "approve", changed, "tests", "to be refused")
     refused = wait_for(lambda: _taken(server).get(f"version {changed}") == "violated")
     served = server.served()
     notices = raise_alerts(server.context, as_of + timedelta(days=3650))
-    server.home.registry.point(CHAMPION, server.champion)
+    move(server.context, "approve", server.champion, "tests", "to be served")
     # Then
     assert refused
     assert served == {server.champion}
     assert any("version_taken" in notice for notice in notices)
+
+
+def test_a_champion_that_somebody_set_by_hand_is_not_taken(
+    server: Server, copied: Callable[..., str]
+) -> None:
+    # Given a version that is sound, and was never promoted
+    other = copied()
+    # When
+    server.home.registry.point(CHAMPION, other)
+    refused = wait_for(lambda: _taken(server).get(f"version {other}") == "violated")
+    served = server.served()
+    server.home.registry.point(CHAMPION, server.champion)
+    # Then
+    assert refused
+    assert served == {server.champion}
+    # And promoted as it should be, it is
+    move(server.context, "approve", other, "tests", "to be served")
+    assert wait_for(partial(_all_serve, server, other))
+    move(server.context, "approve", server.champion, "tests", "to be served")
+    assert wait_for(partial(_all_serve, server, server.champion))
 
 
 def _all_serve(server: Server, number: str) -> bool:

@@ -19,6 +19,7 @@ from ..store.online import OnlineFeatures
 from ..store.online.features import moment_of
 from ..store.point_in_time import prepared, with_features
 from ..tracking.registry import CHALLENGER, CHAMPION
+from ..tracking.stages import EditedError, require_untouched
 from .pointer import (
     VERSIONS,
     Pointed,
@@ -49,23 +50,31 @@ class Follower:
         self._context = context
         self._folder = folder
         self._refused: dict[str, str] = {}
+        self._named: tuple[str | None, str | None] | None = None  # borne out by the log
 
     def follow(self) -> Pointer:
         """Look at the registry, and point to what it names where that changed.
 
-        A version that fails its test is not taken: the others go on, and a measurement says so,
-        which alerts.
+        A version that fails its test is not taken, nor one that the registry names and the log of
+        transitions does not: the others go on, and a measurement says so, which alerts.
 
         Raises:
             UserError: The registry does not answer, or there is no version that can be taken.
         """
-        registry, share = self._context.registry, self._context.settings.serving.challenger_share
+        share = self._context.settings.serving.challenger_share
         old = read_pointer(self._folder)
-        champion = self._taken(registry.aliased(CHAMPION), old.champion if old else None)
+        try:
+            promoted, examined = self._names()
+        except EditedError as error:
+            if old is None:
+                raise
+            self._refuse(error.version, error.what)
+            return old
+        champion = self._taken(promoted, old.champion if old else None)
         if champion is None:
             remedy = "Promote one: `deploy`, then `approve` where a person decides."
             raise UserError("There is no champion yet.", remedy)
-        number = registry.aliased(CHALLENGER) if share else None
+        number = examined if share else None
         challenger = self._taken(number, None) if number and number != champion.number else None
         if old and (old.champion, old.challenger) == (champion, challenger):
             return old
@@ -73,6 +82,28 @@ class Follower:
         write_pointer(self._folder, pointer)
         self._forget_all_but(pointer, old)
         return pointer
+
+    def _names(self) -> tuple[str | None, str | None]:
+        """Champion and challenger as the registry names them, and the log of transitions, too.
+
+        What was refused before is tried again once others are named.
+
+        Raises:
+            EditedError: The registry was changed by hand.
+        """
+        registry = self._context.registry
+        named = (registry.aliased(CHAMPION), registry.aliased(CHALLENGER))
+        if named != self._named:
+            require_untouched(self._context.lakehouse, registry)
+            self._named = named
+            self._refused.clear()
+        return named
+
+    def _refuse(self, number: str, why: str) -> None:
+        """Tell once why a version is not taken."""
+        if self._refused.get(number) != why:
+            self._refused[number] = why
+            self._tell(number, why)
 
     def _taken(self, number: str | None, instead: Pointed | None) -> Pointed | None:
         """A version with its files in place; where it fails, the one that answers now."""
@@ -85,14 +116,13 @@ class Follower:
         try:
             placed = self._place(number)
         except UserError as error:
-            self._refused[number] = error.what
-            self._tell(number, error.what)
+            self._refuse(number, error.what)
             return self._or_refuse(number, instead)
         self._tell(number, "")
         return placed
 
     def _or_refuse(self, number: str, instead: Pointed | None) -> Pointed | None:
-        if instead is None and number == self._context.registry.aliased(CHAMPION):
+        if instead is None and self._named and number == self._named[0]:
             remedy = "Roll back, or promote another version."
             raise UserError(f"Version {number} cannot answer: {self._refused[number]}", remedy)
         return instead

@@ -22,6 +22,19 @@ PRODUCTION = CHAMPIONS_STAGE
 ARCHIVED = "Archived"
 
 
+class EditedError(UserError):
+    """The registry says of a version what the log of transitions does not."""
+
+    def __init__(self, version: str, found: str, logged: str) -> None:
+        """Say what was found and what is logged."""
+        super().__init__(
+            f"The registry was changed by hand: {found}; the log of transitions says {logged}.",
+            "Put it back as the log has it (`history`), then use check, request, approve or "
+            "rollback.",
+        )
+        self.version = version
+
+
 @dataclass(frozen=True)
 class Stages:
     """Who is champion and challenger, and the stage of every version that was ever moved."""
@@ -64,7 +77,7 @@ def require_untouched(lakehouse: Lakehouse, registry: Registry) -> Stages:
     The last transition may be recorded and not yet carried out: a process was killed in between.
 
     Raises:
-        UserError: An alias or a stage was set by hand.
+        EditedError: An alias or a stage was set by hand.
     """
     entries = history(lakehouse).rows(named=True)
     now = replay(entries)
@@ -75,14 +88,16 @@ def require_untouched(lakehouse: Lakehouse, registry: Registry) -> Stages:
     }.items():
         found = registry.aliased(alias)
         if found not in allowed:
-            raise _edited(f"@{alias} points to {_named(found)}", _named(_one_of(now, alias)))
+            logged = _one_of(now, alias)
+            said = f"@{alias} points to {_named(found)}"
+            raise EditedError(found or logged or "", said, _named(logged))
     for version in registry.versions():
         number = str(version.version)
         stages = {state.of_version.get(number, NONE) for state in (now, before)}
         found_stage = version.tags.get("stage", NONE)
         if found_stage not in stages:
             wanted = now.of_version.get(number, NONE)
-            raise _edited(f"Version {number} is said to be in {found_stage}", wanted)
+            raise EditedError(number, f"Version {number} is said to be in {found_stage}", wanted)
     return now
 
 
@@ -92,10 +107,3 @@ def _one_of(stages: Stages, alias: str) -> str | None:
 
 def _named(number: str | None) -> str:
     return f"version {number}" if number else "no version"
-
-
-def _edited(found: str, logged: str) -> UserError:
-    return UserError(
-        f"The registry was changed by hand: {found}; the log of transitions says {logged}.",
-        "Put it back as the log has it (`history`), then use check, request, approve or rollback.",
-    )
