@@ -52,8 +52,10 @@ def statuses(
 def test_each_column_has_its_statistics(monitoring: MonitoringSettings) -> None:
     found = statuses(sample(7, 1), monitoring)
     texts = {("shop", name) for name in ("drift", "missing", "unseen")}
-    numbers = {(column, name) for column in ("amount", "rare") for name in ("drift", "missing")}
-    assert found == dict.fromkeys(texts | numbers, "ok")
+    of_numbers = ("drift", "missing", "out_of_range", "constant")
+    numbers = {(column, name) for column in ("amount", "rare") for name in of_numbers}
+    others = {("rare", "new_values"), ("shop", "constant")}
+    assert found == dict.fromkeys(texts | numbers | others, "ok")
 
 
 @pytest.mark.parametrize(
@@ -91,9 +93,10 @@ def test_what_cannot_be_known_is_not_called_fine(monitoring: MonitoringSettings)
     week = sample(7, 1)
     assert set(statuses(week.head(1), monitoring).values()) == {"unknown"}
     assert set(statuses(week.head(0), monitoring).values()) == {"unknown"}
-    assert set(statuses(week, monitoring, days=20).values()) == {
-        "unknown"
-    }  # fewer than three windows
+    few_windows = statuses(week, monitoring, days=20)
+    of_weeks = {key for key in few_windows if key[1] in {"drift", "missing", "unseen"}}
+    assert {few_windows[key] for key in of_weeks} == {"unknown"}
+    assert {few_windows[key] for key in few_windows.keys() - of_weeks} == {"ok"}
     vanished = statuses(week.drop("amount"), monitoring)
     assert {status for (column, _), status in vanished.items() if column == "amount"} == {"unknown"}
     assert {status for (column, _), status in vanished.items() if column != "amount"} == {"ok"}
@@ -124,6 +127,78 @@ def test_a_limit_that_nothing_can_exceed_is_not_called_fine(monitoring: Monitori
     [found] = measured.filter(slice="feature=amount", metric="drift").rows(named=True)
     assert found["threshold"] >= 1
     assert found["status"] == "unknown"
+
+
+# What no week of the source can be
+
+
+def related(days: int, seed: int) -> pl.DataFrame:
+    """Days of weather: what is felt follows from heat and wind."""
+    rng = np.random.default_rng(seed)
+    rows = sample(days, seed)
+    heat = rng.normal(70, 10, rows.height)
+    wind = rng.choice([0.0, 3.5, 4.6, 5.8, 8.1, 11.5], rows.height)
+    felt = heat - 0.7 * wind + rng.normal(0, 1, rows.height)
+    return rows.with_columns(heat=heat.round(1), wind=wind, felt=felt)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("heat", (pl.col("heat") - 32) * 5 / 9, {"relation"}),
+        ("wind", pl.col("wind") * 0.447, {"new_values"}),
+        ("heat", pl.col("heat") * 30, {"out_of_range", "relation"}),
+        ("heat", pl.lit(70.0), {"constant"}),
+        ("heat", pl.lit(-500.0), {"out_of_range", "constant"}),
+        ("heat", pl.col("heat").shuffle(seed=0), {"relation"}),
+    ],
+    ids=["Celsius", "metres a second", "another unit", "stuck", "impossible", "other rows"],
+)
+def test_what_no_week_explains_is_told_whatever_the_weeks_are_like(
+    name: str, change: pl.Expr, said: set[str], monitoring: MonitoringSettings
+) -> None:
+    # given a training whose weeks have nothing in common but how the columns are related
+    columns = ("heat", "wind", "felt")
+    reference = profile(related(70, 0), columns)
+    week = related(7, 1)
+    assert "violated" not in measure(reference, week, monitoring)["status"].to_list()
+    # when
+    measured = measure(reference, week.with_columns(change.alias(name)), monitoring)
+    # then
+    violated = measured.filter(status="violated", slice=f"feature={name}")
+    assert said <= set(violated["metric"])
+
+
+def test_columns_that_tell_nothing_of_each_other_are_not_held_against_each_other(
+    monitoring: MonitoringSettings,
+) -> None:
+    measured = measure(profile(sample(70, 0), COLUMNS), sample(7, 1), monitoring)
+    assert measured.filter(metric="relation").is_empty()
+
+
+def test_values_that_come_and_go_with_the_weeks_are_nothing_new(
+    monitoring: MonitoringSettings,
+) -> None:
+    # given a column that counts the weeks
+    week_number = (pl.col(PREDICTION_TIME).dt.epoch("d") // 7).cast(pl.Float64).alias("rare")
+    reference = profile(sample(70, 0).with_columns(week_number), COLUMNS)
+    later = pl.col(PREDICTION_TIME) + timedelta(days=70)
+    week = sample(7, 1).with_columns(later).with_columns(week_number)
+    # then its limits are beyond what can be, and unknown
+    found = measure(reference, week, monitoring).filter(slice="feature=rare")
+    told = dict(found.select("metric", "status").iter_rows())
+    assert told["new_values"] == "unknown"
+    assert told["out_of_range"] == "ok"
+
+
+def test_a_profile_of_an_earlier_version_tells_what_it_can(
+    tmp_path: Path, monitoring: MonitoringSettings
+) -> None:
+    path = tmp_path / "profile.parquet"
+    save(profile(sample(70, 0), COLUMNS), path)
+    pl.read_parquet(path).select("column", "cuts", "categories", "days").write_parquet(path)
+    measured = measure(load(path), sample(7, 1), monitoring)
+    assert set(measured["metric"]) == {"drift", "missing", "unseen"}
 
 
 def test_few_rows_are_not_taken_for_drift(monitoring: MonitoringSettings) -> None:

@@ -206,7 +206,7 @@ class MonitoringSettings(_Section):
     """With fewer, the status is unknown."""
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.001
     """Chance that any column of a window alarms although nothing has changed."""
-    beyond: Annotated[float, Field(ge=1, le=1_000)] = 1.5
+    beyond: Annotated[float, Field(ge=1, le=1_000)] = 2
     """Drift counts from so many times the farthest window of the training."""
     min_shift: _Share = 0.05
     """Smaller distances and shares never count."""

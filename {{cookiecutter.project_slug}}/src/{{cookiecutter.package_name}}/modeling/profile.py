@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from ..core.contract import PREDICTION_TIME, Array
+from .relations import Relation, relations
 
 _BINS = 20
 _CATEGORIES = 200
 _DEALT_DAYS = 56
+_FEW_VALUES = 200
+_ROWS_OF_VALUE = 5
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values that the training knows, and what they tell of others."""
+
+    low: float | None = None  # of numbers
+    high: float | None = None
+    fullest: float = 1.0  # share of rows with the most frequent value
+    few: Sequence[float] = ()  # numbers, where they are few
+    # The largest share of rows of a run of days that the days before did not tell of:
+    farthest: float = 1.0  # beyond their range, as `widened`
+    newest: float = 1.0  # none of their values
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,8 @@ class Histogram:
     cuts: Sequence[float]  # numbers: bounds between bins
     categories: Sequence[str]  # texts: a bin each, and the one before the last for all others
     days: Array  # shape (days, bins)
+    values: Values = Values()
+    relation: Relation | None = None  # to the other columns; None: there is none
 
     @property
     def missing(self) -> float:
@@ -39,22 +57,25 @@ class Histogram:
         positions = _bins(rows[name], self.cuts, self.categories)
         return np.bincount(positions, minlength=bins).astype(np.float64)
 
-    def windows(self, length: int) -> Array:
-        """Rows by bin in every run of so many days, shape (days, bins).
+    def runs(self, length: int) -> tuple[Array, Array]:
+        """Rows by bin in runs of so many days, and in all days before each.
 
-        The last day is followed by the first.
+        As many days as a run has come before the first: a window comes after its training, too.
+
+        Returns:
+            Twice shape (runs, bins).
         """
         nothing = np.zeros_like(self.days[:1])
-        around = self.days[: length - 1]
-        total = np.cumsum(np.vstack([nothing, self.days, around]), axis=0)
-        return np.asarray(total[length:] - total[:-length])
+        total = np.cumsum(np.vstack([nothing, self.days]), axis=0)
+        before = total[length:-length]
+        return total[2 * length :] - before, before
 
 
 Profile: TypeAlias = Mapping[str, Histogram]
 
 
-def profile(rows: pl.DataFrame, columns: Sequence[str]) -> Profile:
-    """Histograms of columns.
+def profile(rows: pl.DataFrame, columns: Sequence[str], length: int = 7) -> Profile:
+    """Histograms of columns, what values they have, and how numbers follow from each other.
 
     Rows without times are dealt out over 56 days, so that windows of some days are random samples.
     Numbers fall into up to 20 bins of equally many rows, texts into their 200 most frequent values.
@@ -62,12 +83,16 @@ def profile(rows: pl.DataFrame, columns: Sequence[str]) -> Profile:
     Args:
         rows: Prediction time and the columns.
         columns: Numbers or strings.
+        length: Days of the runs in which days are looked at.
     """
     day = rows[PREDICTION_TIME].dt.epoch("d").to_numpy()
     day = day - day.min()
     if not day.any():  # rows without times are dealt out as they come: windows differ by chance
         day = np.random.default_rng(0).permutation(rows.height) % _DEALT_DAYS
-    return {name: _histogram(rows[name], day) for name in columns}
+    found = {name: _histogram(rows[name], day, length) for name in columns}
+    numbers = [name for name in columns if rows.schema[name] != pl.String]
+    related = relations(rows, day, numbers, length)
+    return {name: replace(each, relation=related.get(name)) for name, each in found.items()}
 
 
 def save(given: Profile, path: Path) -> None:
@@ -78,28 +103,75 @@ def save(given: Profile, path: Path) -> None:
             "cuts": histogram.cuts,
             "categories": histogram.categories,
             "days": histogram.days.tolist(),
+            **_of_values(histogram.values),
+            **_of_relation(histogram.relation),
         }
         for name, histogram in given.items()
     ]
-    numbers = pl.List(pl.Float64)
-    schema = {
-        "column": pl.String(),
-        "cuts": numbers,
-        "categories": pl.List(pl.String),
-        "days": pl.List(numbers),
-    }
-    pl.DataFrame(rows, schema=schema).write_parquet(path)
+    pl.DataFrame(rows, schema=_FILE).write_parquet(path)
 
 
 def load(path: Path) -> Profile:
-    """Read what `save` wrote."""
+    """Read what `save` wrote; a version of earlier code has histograms alone."""
     found = {}
-    for name, cuts, categories, days in pl.read_parquet(path).iter_rows():
-        found[name] = Histogram(cuts, categories, np.asarray(days))
+    for row in pl.read_parquet(path).iter_rows(named=True):
+        histogram = Histogram(row["cuts"], row["categories"], np.asarray(row["days"]))
+        if "fullest" in row:
+            values = Values(*(row[name] for name in _of_values(Values())))
+            histogram = replace(histogram, values=values, relation=_relation(row))
+        found[str(row["column"])] = histogram
     return found
 
 
-def _histogram(column: pl.Series, day: Array) -> Histogram:
+_NUMBERS = pl.List(pl.Float64)
+_FILE = {
+    "column": pl.String(),
+    "cuts": _NUMBERS,
+    "categories": pl.List(pl.String),
+    "days": pl.List(_NUMBERS),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "fullest": pl.Float64(),
+    "few": _NUMBERS,
+    "farthest": pl.Float64(),
+    "newest": pl.Float64(),
+    "center": pl.Float64(),
+    "spread": pl.Float64(),
+    "weights": _NUMBERS,
+    "seen": _NUMBERS,
+}
+
+
+def _of_values(values: Values) -> dict[str, Any]:
+    return {
+        "low": values.low,
+        "high": values.high,
+        "fullest": values.fullest,
+        "few": values.few,
+        "farthest": values.farthest,
+        "newest": values.newest,
+    }
+
+
+def _of_relation(relation: Relation | None) -> dict[str, Any]:
+    if relation is None:
+        return {}
+    return {
+        "center": relation.center,
+        "spread": relation.spread,
+        "weights": relation.weights.tolist(),
+        "seen": relation.seen.tolist(),
+    }
+
+
+def _relation(row: Mapping[str, Any]) -> Relation | None:
+    if row["weights"] is None:
+        return None
+    weights = np.asarray(row["weights"])
+    return Relation(row["center"], row["spread"], weights, np.asarray(row["seen"]))
+
+
+def _histogram(column: pl.Series, day: Array, length: int) -> Histogram:
     cuts: list[float] = []
     categories: list[str] = []
     known = column.drop_nulls()
@@ -112,7 +184,49 @@ def _histogram(column: pl.Series, day: Array) -> Histogram:
     bins = _bins(column, cuts, categories)
     count = len(cuts or categories) + 2
     by_day = np.bincount(day * count + bins, minlength=(day.max() + 1) * count)
-    return Histogram(cuts, categories, by_day.reshape(-1, count).astype(np.float64))
+    by_day = by_day.reshape(-1, count).astype(np.float64)
+    return Histogram(cuts, categories, by_day, _values(column, day, length))
+
+
+def _values(column: pl.Series, day: Array, length: int) -> Values:
+    known = column.is_not_null().to_numpy()
+    present = column.drop_nulls()
+    if present.is_empty():
+        return Values()
+    fullest = float(present.value_counts()["count"].max()) / column.len()  # type: ignore[arg-type]
+    if present.dtype == pl.String:
+        return Values(fullest=fullest)
+    numbers = present.cast(pl.Float64).to_numpy()
+    low = float(numbers.min())
+    high = float(numbers.max())
+    few, codes = np.unique(numbers, return_inverse=True)
+    if len(few) > min(_FEW_VALUES, len(numbers) // _ROWS_OF_VALUE):
+        few = few[:0]
+    first = np.full(codes.max() + 1, day.max())
+    np.minimum.at(first, codes, day[known])
+    farthest = [0.0]
+    newest = [0.0]
+    for before, run in _runs(day[known], length):
+        lowest, highest = widened(numbers[before].min(), numbers[before].max())
+        values = numbers[run]
+        farthest.append(float(((values < lowest) | (values > highest)).mean()))
+        newest.append(float((first[codes[run]] >= day[known][run].min()).mean()))
+    return Values(low, high, fullest, few.tolist(), max(farthest), max(newest))
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """A range with its width again on either side, which no week of a source leaves as a rule."""
+    width = high - low
+    return low - width, high + width
+
+
+def _runs(day: Array, length: int) -> Iterator[tuple[Array, Array]]:
+    """Rows before a run of days, and those of the run, as masks of shape (rows,)."""
+    for start in range(length, day.max() + 2 - length):
+        before = day < start
+        run = (day >= start) & (day < start + length)
+        if before.any() and run.any():
+            yield before, run
 
 
 def _bins(column: pl.Series, cuts: Sequence[float], categories: Sequence[str]) -> Array:

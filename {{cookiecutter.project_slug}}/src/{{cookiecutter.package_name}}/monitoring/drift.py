@@ -11,13 +11,21 @@ from scipy.special import chdtri, ndtri, stdtrit
 
 from ..core.contract import Array
 from ..core.settings import MonitoringSettings
-from ..modeling.profile import Histogram, Profile
+from ..modeling.profile import Histogram, Profile, Values, widened
+from ..modeling.relations import Relation, residuals
 
 _MIN_WINDOWS = 3
 _FARTHEST = 3
 _FARTHEST_POSSIBLE = 1.0  # of distances and of shares
 _MISSING = -1  # positions of bins
 _UNSEEN = -2
+# What data of the training's source cannot be, whatever the weeks are like: shares of rows.
+_OUT_OF_RANGE = 0.3
+_NEW_VALUES = 0.6
+_CONSTANT = 0.98
+_VARIED = 0.5
+_BROKEN = 2.5  # times the farthest run of the training
+_FORETOLD = 0.5  # spreads; a column that others foretell no better is not held against them
 _MEASURED = {
     "slice": pl.String,
     "metric": pl.String,
@@ -33,11 +41,16 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
 
     Each column gives `drift` (as `distance`), `missing` (share of nulls) and, if it holds texts,
     `unseen` (share of values that the training did not list). The same is taken of every window of
-    that length inside the training, against its other days: a day's rows are alike, so that no test
-    for independent rows holds. A value is violated beyond the one-sided prediction interval for one
-    more such window (Hahn & Meeker 1991, section 4.7), at a level that is divided by the number of
-    statistics (Bonferroni); also beyond `beyond` times the farthest window of the training and
-    `min_shift`, and by more than chance allows so few rows.
+    that length inside the training, against the days before it: a day's rows are alike, so that no
+    test for independent rows holds, and the next week is farther off than one in between. A value
+    is violated beyond the one-sided prediction interval for one more such window (Hahn & Meeker
+    1991, section 4.7), at a level that is divided by the number of statistics (Bonferroni); also
+    beyond `beyond` times the farthest window of the training and `min_shift`, and by more than
+    chance allows so few rows.
+
+    What no week explains is told by itself: `out_of_range` and `new_values` (other units, values
+    that cannot be), `constant` (a feed that is stuck), and `relation`, how far a column is from
+    what the others foretell (values of other rows).
 
     Args:
         reference: Of the model that scored the rows.
@@ -52,9 +65,15 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
     statistics = sum(3 if histogram.categories else 2 for histogram in reference.values())
     level = settings.false_alarms / statistics
     found: list[dict[str, Any]] = []
+    related = {name: each.relation for name, each in reference.items() if each.relation}
+    apart = residuals(related, rows)
     for name, histogram in reference.items():
         now = histogram.count(rows, name)
-        measured = _column(histogram, now, level, settings)
+        measured = list(_column(histogram, now, level, settings))
+        if name in rows.columns and rows.height:
+            measured += _impossible(histogram.values, rows[name], settings)
+        if name in apart and _is_foretold(related[name]):
+            measured.append(_related(apart[name], related[name], now, settings))
         found.extend({"slice": f"feature={name}", **statistic} for statistic in measured)
     return pl.DataFrame(found, schema=_MEASURED)
 
@@ -83,15 +102,15 @@ def _column(
     histogram: Histogram, now: Array, level: float, settings: MonitoringSettings
 ) -> Iterator[dict[str, Any]]:
     """Statistics of one column, each with its limit and status."""
-    windows = histogram.windows(settings.window_days)
+    runs, before = histogram.runs(settings.window_days)
     total = histogram.days.sum(axis=0)
     days = float(histogram.days.any(axis=1).sum())
     length = days / settings.window_days
 
-    seen = {"drift": distance(windows, total - windows), "missing": _share(windows, _MISSING)}
+    seen = {"drift": distance(runs, before), "missing": _share(runs, _MISSING)}
     values = {"drift": distance(now, total), "missing": _share(now, _MISSING)}
     if histogram.categories:
-        seen["unseen"] = _share(windows, _UNSEEN)
+        seen["unseen"] = _share(runs, _UNSEEN)
         values["unseen"] = _share(now, _UNSEEN)
 
     is_known = now.sum() >= settings.min_rows and length >= _MIN_WINDOWS
@@ -107,6 +126,53 @@ def _column(
             "status": _status(float(value), limit),
             "rows": int(now.sum()),
         }
+
+
+def _impossible(
+    known: Values, column: pl.Series, settings: MonitoringSettings
+) -> Iterator[dict[str, Any]]:
+    """Shares of rows with values that data like those of the training do not have."""
+    present = column.drop_nulls()
+    shares: dict[str, tuple[float, float]] = {}
+    if not present.is_empty():
+        if known.low is not None and known.high is not None:
+            low, high = widened(known.low, known.high)
+            inside = present.cast(pl.Float64).is_between(low, high)
+            limit = max(_OUT_OF_RANGE, settings.beyond * known.farthest)
+            shares["out_of_range"] = (1 - float(inside.mean()), limit)  # type: ignore[arg-type]
+        if known.few:
+            is_known = present.cast(pl.Float64).is_in(list(known.few))
+            limit = max(_NEW_VALUES, settings.beyond * known.newest)
+            shares["new_values"] = (1 - float(is_known.mean()), limit)  # type: ignore[arg-type]
+        if known.fullest < _VARIED:
+            fullest = float(present.value_counts()["count"].max())  # type: ignore[arg-type]
+            shares["constant"] = (fullest / present.len(), _CONSTANT)
+    for metric, (share, limit) in shares.items():
+        is_enough = present.len() >= settings.min_rows
+        yield _judged(metric, share, limit if is_enough else None, present.len())
+
+
+def _is_foretold(relation: Relation) -> bool:
+    return len(relation.seen) > 0 and float(relation.seen.max()) <= _FORETOLD
+
+
+def _related(
+    apart: float, relation: Relation, now: Array, settings: MonitoringSettings
+) -> dict[str, Any]:
+    """How far a column is from what the others foretell."""
+    rows = int(now.sum())
+    limit = max(_BROKEN * float(relation.seen.max()), settings.min_shift)
+    return _judged("relation", apart, limit if rows >= settings.min_rows else None, rows)
+
+
+def _judged(metric: str, value: float, limit: float | None, rows: int) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "value": value,
+        "threshold": limit,
+        "status": _status(value, limit),
+        "rows": rows,
+    }
 
 
 def _status(value: float, limit: float | None) -> str:

@@ -98,7 +98,7 @@ def register(context: Context, training: Training, page: Path) -> str:
         pages.write(page.with_name(MODEL_CARD), card)
         mlflow.log_artifacts(str(folder), folder.name)
         model_uri = registry.log_model(
-            _files(Path(scratch), training, model),
+            _files(Path(scratch), training, model, context.settings.monitoring.window_days),
             packages=training.estimator.packages,
             example=_example(training, model),
             signature=signature(model),
@@ -151,7 +151,7 @@ def _log_inputs(context: Context, training: Training) -> None:
         mlflow.log_input(dataset, context="training")
 
 
-def _files(scratch: Path, training: Training, model: Model) -> dict[str, str]:
+def _files(scratch: Path, training: Training, model: Model, window_days: int) -> dict[str, str]:
     """Files of the version: the estimator with its code, and what monitoring compares with.
 
     Of the inputs, how they were distributed; of the rows that the estimator has not learned from,
@@ -163,8 +163,8 @@ def _files(scratch: Path, training: Training, model: Model) -> dict[str, str]:
     parts = training.parts
     unlearned = pl.concat([parts.validation, parts.holdout])
     scored = with_scores(unlearned, training.estimator.predict(unlearned), model.target)
-    inputs = profile(pl.concat([parts.train, unlearned]), model.features)
-    scores = profile(scored, model.target.scores)
+    inputs = profile(pl.concat([parts.train, unlearned]), model.features, window_days)
+    scores = profile(scored, model.target.scores, window_days)
     reference = scratch / PROFILE
     save({**inputs, **scores}, reference)
 
