@@ -260,7 +260,7 @@ def test_every_import_is_a_declared_dependency(project: Path) -> None:
     for source in package.rglob("*.py"):
         extra = optional.get(source.relative_to(package).as_posix(), [])
         lines = (*metadata["dependencies"], *extra)
-        declared = {re.split("[<>=]", line)[0] for line in lines}
+        declared = {re.split(r"[\[<>=]", line)[0] for line in lines}
         tree = ast.parse(source.read_text(encoding="utf-8"))
         modules = (name for node in ast.walk(tree) for name in imports_of(node))
         third_party = {name.split(".")[0] for name in modules} - sys.stdlib_module_names

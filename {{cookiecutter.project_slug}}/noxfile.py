@@ -223,6 +223,13 @@ def spark(session: nox.Session) -> None:
         f"{PACKAGE.upper()}_SPARK__OPTIONS": json.dumps(options),
     }
     session.run("pytest", "tests/spark", *session.posargs, env=env)
+    if not session.posargs:
+        # A Spark Connect server on this machine, and workers that find the project.
+        remote = {
+            f"{PACKAGE.upper()}_SPARK__REMOTE": "local[2]",
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
+        }
+        session.run("pytest", "tests/spark/test_engine.py", env=env | remote)
 
 
 @nox.session
@@ -295,6 +302,12 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure speed, memory and size, in `.venv`, and print a table."""
     session.run(project_python(session), "benchmarks/bench.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def scale(session: nox.Session) -> None:
+    """Measure how features and scoring grow with rows, in `.venv`: `scale 1 10 100`."""
+    session.run(project_python(session), "-m", "benchmarks.scale", *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")

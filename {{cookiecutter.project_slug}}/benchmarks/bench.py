@@ -76,7 +76,7 @@ class Call:
 
 def bench_help() -> Iterator[Row]:
     """Time to the command line's help."""
-    taken = min(_call("--help").seconds for _ in range(REPEATS))
+    taken = min(call("--help").seconds for _ in range(REPEATS))
     yield Row(f"--help, best of {REPEATS}", taken, 0.5, "s")
 
 
@@ -96,8 +96,8 @@ def bench_size() -> Iterator[Row]:
 
 def bench_loop() -> Iterator[Row]:
     """The loop on all data; warm: modules are in the file cache, MLflow's database is made."""
-    _call("status")
-    run = _call("run")
+    call("status")
+    run = call("run")
     yield Row(f"run on all data ({run.processor:.0f} s CPU)", run.seconds, 60, "s")
     yield Row("  its largest process", run.peak / 1e9, 3.0, "GB")
 
@@ -151,7 +151,7 @@ def bench_memory() -> Iterator[Row]:
         for rows in SCORED_ROWS:
             copies = [requests.lazy()] * (rows // requests.height + 1)
             pl.concat(copies).head(rows).sink_parquet(source)
-            peaks.append(_call("predict", "--input", str(source), "--output", str(scored)).peak)
+            peaks.append(call("predict", "--input", str(source), "--output", str(scored)).peak)
     few, many = (f"{rows / 1e6:g} M" for rows in SCORED_ROWS)
     yield Row(f"peak memory, {many} / {few} rows", peaks[1] / peaks[0], 1.2, "x")
 
@@ -176,7 +176,7 @@ def bench_drift() -> Iterator[Row]:
 def bench_replay() -> Iterator[Row]:
     """The past, week by week, with monitoring and retraining, in an environment of its own."""
     with own_environment():
-        run = _call("replay")
+        run = call("replay")
     yield Row(f"weekly replay of the past ({run.processor:.0f} s CPU)", run.seconds, 360, "s")
     yield Row("  its largest process", run.peak / 1e9, 4.0, "GB")
 
@@ -226,7 +226,7 @@ def main() -> None:
     )
 
 
-def _call(*arguments: str) -> Call:
+def call(*arguments: str) -> Call:
     """Run the command line; memory and processor time are 0 on Windows, which keeps neither."""
     started, processor, peak = time.perf_counter(), 0.0, 0.0
     with tempfile.TemporaryFile() as said:

@@ -23,6 +23,7 @@ from {{cookiecutter.package_name}}.core.contract import (
     Table,
     polars_schema,
 )
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare
@@ -39,6 +40,7 @@ from tests.conftest import copy_project
 from tests.parcels import PROBLEM
 
 TRAINED = PROBLEM.begins + timedelta(days=38)
+LATER = TRAINED + timedelta(days=1)
 # Which engine does what in the project that is compared with polars alone.
 DAYS = {TRAINED + timedelta(days=1): "polars", TRAINED + timedelta(days=8): "spark"}
 UNCOMPARED = {"latency_ms", "feature_versions", "subject", "at"}  # clocks, numbers of commits, ids
@@ -152,6 +154,20 @@ def test_a_write_that_is_cut_off_leaves_the_table_and_comes_again(
     for _ in range(2):
         lakehouse.append(THINGS, things(2, at=until), until)
     assert ids(lakehouse) == [1, 2]
+
+
+def test_what_the_other_engine_wrote_can_be_mounted_and_only_read(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    # given a table that polars wrote elsewhere
+    Lakehouse(str(tmp_path / "prod")).append(THINGS, things(1, 2), TRAINED)
+    mounts = {"things": str(tmp_path / "prod")}
+    development = Lakehouse(str(tmp_path / "dev"), mounts, SparkEngine(spark))
+    # then Spark reads it, and may not write it
+    assert ids(development) == [1, 2]
+    with pytest.raises(UserError, match="things"):
+        development.append(THINGS, things(3, at=LATER), LATER)
+    assert ids(development) == [1, 2]
 
 
 def test_of_two_writers_one_is_first(lakehouse: Lakehouse) -> None:

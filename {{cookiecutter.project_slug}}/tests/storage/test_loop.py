@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+import boto3
 import narwhals as nw
 import polars as pl
 import pytest
+from moto import settings as moto_settings
 from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}}.core.contract import (
@@ -31,9 +34,9 @@ from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.engines import PolarsEngine
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
-from tests.conftest import PATIENCE, copy_project
+from tests.conftest import PATIENCE, ROOT, copy_project
 from tests.parcels import PROBLEM
-from tests.storage.conftest import KEY, Gone, Server, Storage, write_conf
+from tests.storage.conftest import KEY, REGION, Gone, Server, Storage, write_conf
 
 Run = Callable[..., tuple[int, str, str]]
 Verb = Callable[..., str]
@@ -286,6 +289,47 @@ def test_a_bucket_that_disappears_is_one_line_and_what_was_written_is_kept(
     # and once it is back, a rerun completes
     assert run("prepare", "--env", "test", "--as-of", AT)[0] == 0
     assert run("features", "--env", "test", "--as-of", AT)[0] == 0
+
+
+def test_the_policy_in_the_documentation_lets_development_read_production_and_no_more(
+    s3: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given production's tables, and somebody who has the policy that the page on storage shows
+    page = (ROOT / "docs" / "storage.md").read_text(encoding="utf-8")
+    (policy,) = re.findall(r"^```json\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tables_of_prod,) = re.findall(r'"arn:aws:s3:::(\S+/prod/lakehouse)/\*"', policy)
+    bucket, _, prod = tables_of_prod.partition("/")
+    s3.client.create_bucket(Bucket=bucket)
+    everybody = PolarsEngine(s3.options)
+    Lakehouse(f"s3://{bucket}/{prod}", engine=everybody).append(THINGS, things(1), TRAINED)
+    developer = PolarsEngine({**s3.options, **keys_of_a_user(s3, policy)})
+    root = f"s3://{bucket}/{prod.replace('/prod/', '/dev/')}"
+    own = Lakehouse(root, {"things": f"s3://{bucket}/{prod}"}, developer)
+    # when whoever has no right is refused
+    monkeypatch.setattr(moto_settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
+    # then production can be read through the mount, and only one's own written
+    assert ids(own) == [1]
+    other = replace(THINGS, name="others")
+    own.append(other, things(2), TRAINED)
+    assert own.read(other)["id"].to_list() == [2]
+    production = Lakehouse(f"s3://{bucket}/{prod}", engine=developer)
+    with pytest.raises(UserError, match=r"^Cannot write s3://.*/prod/"):
+        production.append(THINGS, things(3, at=NEXT), NEXT)
+    assert ids(own) == [1]
+
+
+def keys_of_a_user(s3: Storage, policy: str) -> dict[str, str]:
+    """Keys of somebody to whom a policy is given."""
+    endpoint = s3.options["aws_endpoint_url"]
+    names = {name: s3.options[name] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    iam = boto3.client("iam", endpoint_url=endpoint, region_name=REGION, **names)
+    iam.create_user(UserName="developer")
+    iam.put_user_policy(UserName="developer", PolicyName="data", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="developer")["AccessKey"]
+    return {
+        "aws_access_key_id": key["AccessKeyId"],
+        "aws_secret_access_key": key["SecretAccessKey"],
+    }
 
 
 def test_a_state_at_an_address_needs_a_key_of_the_environment(

@@ -24,6 +24,7 @@ from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.point_in_time import (
     point_in_time_join,
+    seen_between,
     training_set,
 )
 
@@ -39,29 +40,41 @@ values = st.tuples(st.none() | st.integers(-9, 9), st.none() | st.sampled_from("
 features = st.dictionaries(st.tuples(keys, st.integers(0, 9)), values, max_size=12)
 
 
-def join(spine: list[tuple[Key, int, int]], known: Known) -> pl.DataFrame:
-    epoch = pl.lit(datetime(2020, 1, 1, tzinfo=UTC)).cast(MOMENT)
-    left = pl.LazyFrame(
-        [(key, at, number % 2**31) for key, at, number in spine],
-        schema={"key": pl.String, "at": pl.Int64, "number": pl.Int64},
-        orient="row",
-    ).with_columns((epoch + pl.duration(minutes="at")).alias(PREDICTION_TIME))
-    right = pl.LazyFrame(
-        [(key, at, at, *pair) for (key, at), pair in known.items()],
-        schema={
-            "key": pl.String,
-            "at": pl.Int64,
-            "since": pl.Int64,
-            "value": pl.Int64,
-            "text": pl.String,
-        },
-        orient="row",
-    ).select(
-        "key", (epoch + pl.duration(minutes="at")).alias(AVAILABLE_AT), "since", "value", "text"
-    )
-    joined = point_in_time_join(
-        nw.from_native(left), nw.from_native(right), ["key"], ["since", "value", "text"]
-    )
+EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def moment(minutes: int) -> datetime:
+    return EPOCH + timedelta(minutes=minutes)
+
+
+def spine_of(spine: list[tuple[Key, int, int]]) -> Frame:
+    schema = {"key": pl.String, "at": pl.Int64, "number": pl.Int64}
+    rows = [(key, at, number % 2**31) for key, at, number in spine]
+    time = (pl.lit(EPOCH).cast(MOMENT) + pl.duration(minutes="at")).alias(PREDICTION_TIME)
+    return nw.from_native(pl.LazyFrame(rows, schema=schema, orient="row").with_columns(time))
+
+
+def features_of(known: Known) -> Frame:
+    schema = {
+        "key": pl.String,
+        "at": pl.Int64,
+        "since": pl.Int64,
+        "value": pl.Int64,
+        "text": pl.String,
+    }
+    rows = [(key, at, at, *pair) for (key, at), pair in known.items()]
+    time = (pl.lit(EPOCH).cast(MOMENT) + pl.duration(minutes="at")).alias(AVAILABLE_AT)
+    native = pl.LazyFrame(rows, schema=schema, orient="row")
+    return nw.from_native(native.select("key", time, "since", "value", "text"))
+
+
+def join(
+    spine: list[tuple[Key, int, int]], known: Known, asked: tuple[int, int] | None = None
+) -> pl.DataFrame:
+    features = features_of(known)
+    if asked:
+        features = seen_between(features, ["key"], *map(moment, asked))
+    joined = point_in_time_join(spine_of(spine), features, ["key"], ["since", "value", "text"])
     return pl.DataFrame(joined.collect("polars").to_native())
 
 
@@ -86,6 +99,21 @@ def test_join_keeps_the_spine_and_never_sees_the_future(
     assert joined.height == len(spine)
     assert joined.filter(pl.col("since") > pl.col("at")).is_empty()
     assert joined.filter(pl.col("key").is_null() & pl.col("since").is_not_null()).is_empty()
+
+
+@given(spines, features)
+def test_the_part_that_is_seen_gives_what_the_whole_gives(
+    spine: list[tuple[Key, int, int]], known: Known
+) -> None:
+    moments = [at for _, at, _ in spine] or [0]
+    part = join(spine, known, (min(moments), max(moments)))
+    assert sorted(part.rows(), key=repr) == sorted(join(spine, known).rows(), key=repr)
+
+
+def test_of_what_came_before_only_the_newest_row_of_each_entity_is_read() -> None:
+    known: Known = {("a", 1): (1, "x"), ("a", 3): (3, "x"), ("b", 2): (2, "y"), ("a", 9): (9, "")}
+    seen = seen_between(features_of(known), ["key"], moment(4), moment(8))
+    assert sorted(pl.DataFrame(seen.collect("polars").to_native())["value"]) == [2, 3]
 
 
 def test_a_null_in_the_newest_row_stays_null() -> None:

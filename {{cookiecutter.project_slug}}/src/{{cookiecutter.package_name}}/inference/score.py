@@ -14,6 +14,7 @@ from ..context import Context
 from ..core.contract import PREDICTION_TIME, Estimator, Frame, Schema, Target
 from ..core.errors import UserError
 from ..modeling.scores import with_scores
+from ..store.lakehouse import Lakehouse
 from ..store.point_in_time import Versions, with_features
 
 LATENCY = "latency_ms"
@@ -41,13 +42,22 @@ def score(
     lakehouse = context.lakehouse
     problem = context.problem
     keys = [*problem.model.keys, PREDICTION_TIME]
-    joined = with_features(lakehouse, problem, spine, as_of, versions)
+    asked = _asked(lakehouse, spine)
+    joined = with_features(lakehouse, problem, spine, as_of, versions, asked)
     _require_inputs(estimator, joined.collect_schema())
     inputs = joined.select(*dict.fromkeys([*keys, *estimator.features]))
     predict = partial(_predicted, estimator=estimator, target=problem.model.target, keys=keys)
     said = problem.model.target.said
     schema: Schema = {**inputs.collect_schema(), **said, LATENCY: nw.Float64}
     return lakehouse.map_batches(inputs, predict, schema)
+
+
+def _asked(lakehouse: Lakehouse, spine: Frame) -> tuple[datetime, datetime] | None:
+    """Earliest and latest prediction time of a spine; None where it has no rows."""
+    time = nw.col(PREDICTION_TIME)
+    bounds = spine.select(time.min().alias("first"), time.max().alias("last"))
+    first, last = lakehouse.collect(bounds).row(0)
+    return None if first is None else (first, last)
 
 
 def _predicted(

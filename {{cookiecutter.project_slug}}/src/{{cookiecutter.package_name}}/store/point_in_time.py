@@ -59,6 +59,26 @@ def point_in_time_join(
     )
 
 
+def seen_between(features: Frame, keys: Sequence[str], first: datetime, last: datetime) -> Frame:
+    """Feature rows that a prediction time between two moments can see.
+
+    Those that became available in between, and of the earlier ones the newest of each entity: a
+    part of a long table that is as large as the interval and the number of entities.
+
+    Args:
+        features: Columns `keys`, `available_at` (UTC) and others; unique in keys and time.
+        keys: Entity columns.
+        first: Earliest prediction time.
+        last: Latest prediction time.
+    """
+    available = nw.col(AVAILABLE_AT)
+    earlier = features.filter(available <= first)
+    newest = earlier.group_by(*keys).agg(available.max())
+    held = earlier.join(newest, on=[*keys, AVAILABLE_AT], how="semi")
+    between = features.filter(available > first, available <= last)
+    return nw.concat([held, between], how="vertical")
+
+
 def only_finite(rows: Frame, names: Iterable[str]) -> Frame:
     """Rows whose named columns hold null where they held NaN or an infinite number."""
     schema = rows.collect_schema()
@@ -88,7 +108,12 @@ def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: 
 
 
 def with_features(
-    lakehouse: Lakehouse, problem: Problem, spine: Frame, as_of: datetime, versions: Versions
+    lakehouse: Lakehouse,
+    problem: Problem,
+    spine: Frame,
+    as_of: datetime,
+    versions: Versions,
+    asked: tuple[datetime, datetime] | None = None,
 ) -> Frame:
     """Join every feature table to the spine and add what is computed from the row itself.
 
@@ -100,11 +125,14 @@ def with_features(
         spine: Keys, prediction time, and what the row itself tells.
         as_of: Features that became available later are left out.
         versions: Delta version to read of each table, else the newest.
+        asked: Earliest and latest prediction time, where the spine asks of a part of the past.
     """
     for declared in problem.feature_tables:
         table = tables.features(declared)
         features = lakehouse.scan(table, versions.get(table.name))
         known = features.filter(nw.col(AVAILABLE_AT) <= as_of)
+        if asked:
+            known = seen_between(known, tuple(declared.keys), *asked)
         spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
     present = spine.collect_schema().names()
     telling = [name for name in problem.model.forbidden if name in present]

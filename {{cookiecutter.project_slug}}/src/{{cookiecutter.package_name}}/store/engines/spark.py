@@ -32,6 +32,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import types as T  # noqa: N812
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from ...core.contract import Frame, Schema, polars_schema
 from ...core.errors import UserError
@@ -68,10 +69,10 @@ def open_session(settings: SparkSettings) -> SparkSession:
         if active := SparkSession.getActiveSession():
             return active
         builder = SparkSession.builder.config(map={**_DELTA, **settings.options})
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of workers of this machine
         if settings.remote:
             builder = builder.remote(settings.remote)
         elif settings.master:
-            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of workers, too
             builder = builder.master(settings.master)
         return builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
@@ -96,18 +97,22 @@ class SparkEngine(delta.DeltaLog):
 
     def frame(self, rows: pl.DataFrame) -> Frame:
         """Rows in memory as a frame."""
-        return _frame(self.session.createDataFrame(_arrow(rows)))
+        return _frame(self._sent(rows))
 
     def adopt(self, frame: Frame) -> Frame:
         """A frame that a source gave; one of polars is sent to the cluster, some rows at a time."""
         rows = frame.to_native()
         if isinstance(rows, DataFrame):
             return frame
-        sent = [
-            self.session.createDataFrame(_arrow(batch))
-            for batch in _LOCAL.batches(frame, _ROWS_SENT)
-        ]
+        sent = [self._sent(batch) for batch in _LOCAL.batches(frame, _ROWS_SENT)]
         return _frame(reduce(DataFrame.unionAll, sent or [_native(self.frame(_no_rows(frame)))]))
+
+    def _sent(self, rows: pl.DataFrame) -> DataFrame:
+        """Rows as the session's; where there are none, Spark Connect must be told their types."""
+        table = _arrow(rows)
+        if table.num_rows:
+            return self.session.createDataFrame(table)
+        return self.session.createDataFrame([], from_arrow_schema(table.schema))
 
     def collect(self, frame: Frame) -> pl.DataFrame:
         """What is small by nature, in memory."""
@@ -134,7 +139,7 @@ class SparkEngine(delta.DeltaLog):
     ) -> Frame:
         """Apply a function to the rows of a frame, some at a time; it must treat each row alone."""
         empty = _arrow(pl.DataFrame(schema=polars_schema(schema)))
-        of_spark = self.session.createDataFrame(empty).schema
+        of_spark = from_arrow_schema(empty.schema)
 
         def mapped(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
