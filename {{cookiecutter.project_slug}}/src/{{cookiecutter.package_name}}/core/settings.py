@@ -253,8 +253,8 @@ class RetrainingSettings(_Section):
     """Retrainings ..."""
     per_days: _Days = 180
     """... in so many days."""
-    every_days: _Days | None = None
-    """By schedule: so many days after the last training."""
+    every_days: _Days | None = 90
+    """Trained again so many days after the last training, whatever is violated; null: never."""
 
 
 class Settings(BaseSettings):
