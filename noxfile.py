@@ -102,7 +102,14 @@ def unit(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Render every variant and run its own checks: lint, format, types, unit, integration."""
     prepare(session, "test")
-    session.run("pytest", "-m", "run", *session.posargs)
+    session.run("pytest", "-m", "run and not swapped", *session.posargs)
+
+
+@nox.session
+def swapped(session: nox.Session) -> None:
+    """Put other problems into rendered projects and run what else they have: an hour or more."""
+    prepare(session, "test")
+    session.run("pytest", "-m", "swapped", *session.posargs)
 
 
 @nox.session

@@ -44,6 +44,7 @@ jobs:
 SESSIONS = ("lint", "types", "unit", "problem")
 # Many minutes, on a toy of their own: with the sample, and with a table that brings no times.
 LONG_SESSIONS = ("integration", "gates")
+LONGER_SESSIONS = ("hostile", "endurance", "docs", "browser")
 ENVIRONMENTS = ROOT / ".nox" / "rendered"
 
 
@@ -93,6 +94,15 @@ def test_its_own_checks_pass(rendered: dict[str, Path], name: str, session: str)
 @pytest.mark.parametrize("session", LONG_SESSIONS)
 @pytest.mark.parametrize("name", [PROBLEM_TYPES[0], ADOPTED])
 def test_its_own_long_checks_pass(rendered: dict[str, Path], name: str, session: str) -> None:
+    assert "was successful" in nox(rendered[name], session)
+
+
+@pytest.mark.swapped
+@pytest.mark.parametrize("session", [*LONG_SESSIONS, *LONGER_SESSIONS])
+@pytest.mark.parametrize("name", OTHER_PROBLEMS)
+def test_all_else_passes_with_another_problem(
+    rendered: dict[str, Path], name: str, session: str
+) -> None:
     assert "was successful" in nox(rendered[name], session)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rules import ACTIONS, RULES, STRICT, Rendered
 from support import ROOT, execute
 
@@ -243,3 +244,13 @@ def lint(github: Path) -> None:
     files = sorted((github / "workflows").glob("*.yml"))
     schema = ("--builtin-schema", "vendor.github-workflows")
     execute(BIN / "check-jsonschema", *schema, *files, cwd=github.parent)
+
+
+def test_the_forge_runs_what_is_run_before_a_change_is_kept() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^  for session in (.+); do$", script, re.MULTILINE)
+    path = ROOT / ".github" / "workflows" / "ci.yml"
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (job,) = (job for job in workflow["jobs"].values() if "strategy" in job)
+    in_tests = {"lint", "types", "unit", "integration"}
+    assert set(job["strategy"]["matrix"]["session"]) == {*in_tests, *listed.split()}

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import narwhals as nw
 import polars as pl
 
-from ..core.contract import UTC_TIME, Table, polars_schema
+from ..core.contract import polars_schema
 from ..core.errors import UserError
 from .lakehouse import Lakehouse
-
-IDENTITY = Table("environment", {"name": nw.String, "at": UTC_TIME}, ("name",), "at")
-"""A row: what the environment is called, and since when."""
+from .tables import ENVIRONMENT
 
 
 def require(lakehouse: Lakehouse, wanted: str | None) -> None:
@@ -31,7 +28,7 @@ def require(lakehouse: Lakehouse, wanted: str | None) -> None:
 
 def carried(lakehouse: Lakehouse) -> str | None:
     """The name that the tables carry."""
-    for name in lakehouse.read(IDENTITY)["name"]:
+    for name in lakehouse.read(ENVIRONMENT)["name"]:
         return str(name)
     return None
 
@@ -47,9 +44,9 @@ def give(lakehouse: Lakehouse, name: str) -> None:
         refuse_other(f"The tables in {lakehouse.root}", found, name)
         return
     row = pl.DataFrame(
-        [{"name": name, "at": datetime.now(UTC)}], schema=polars_schema(IDENTITY.schema)
+        [{"name": name, "at": datetime.now(UTC)}], schema=polars_schema(ENVIRONMENT.schema)
     )
-    if not lakehouse.append_if_unchanged(IDENTITY, row, None):
+    if not lakehouse.append_if_unchanged(ENVIRONMENT, row, None):
         refuse_other(f"The tables in {lakehouse.root}", carried(lakehouse), name)
 
 

@@ -97,6 +97,9 @@ DECLARATIONS = Table(
 )
 """What each source was like when its rows were loaded: see `data/changes.py`."""
 
+ENVIRONMENT = Table("environment", {"name": nw.String, "at": UTC_TIME}, ("name",), "at")
+"""One row: what the environment is called, and since when."""
+
 
 def raw(source: Source) -> Table:
     """Rows as the source gave them, appended once."""
