@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -15,13 +16,17 @@ from pathlib import Path
 
 from .context import Context, open_context
 from .core.errors import UserError
-from .core.settings import find_project
+from .core.settings import Settings, find_project
 from .store import tables
 
 _LOCK = Path("requirements", "run.txt")
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)\s*(;[^\\]*)?", re.MULTILINE)
 _OLDEST_PYTHON = (3, 11)
 _FREE_GB = 2.0
+_OLDEST_JAVA = 17
+_PATIENCE_S = 30
+_JAVA = re.compile(r'version "(?:1\.)?(\d+)')
+_ASK_INDEX = ("-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed")
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,16 @@ def examine(env: str) -> Iterator[Finding]:
     yield _python()
     yield _disk(project)
     yield _packages(project)
+    yield from _index()
     yield from _git(project)
+    yield from _github(project)
     try:
         context = open_context(env)
     except UserError as error:
         yield Finding("configuration", error.what, error.remedy)
         return
     yield Finding("configuration", f"conf/{env}.yml is valid")
+    yield from _java(context.settings)
     yield from _reachable(context)
     yield _receivers(context)
 
@@ -91,6 +99,60 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _index() -> Iterator[Finding]:
+    """Whether packages can be had, asked as pip asks; left out where there is no pip."""
+    if importlib.util.find_spec("pip") is None:
+        return
+    if _said(sys.executable, *_ASK_INDEX, "pip") is not None:
+        yield Finding("package index", "answers")
+        return
+    remedy = "Check the network, a proxy, and pip's configuration: `python -m pip config list`."
+    yield Finding("package index", "does not answer", remedy)
+
+
+def _java(settings: Settings) -> Iterator[Finding]:
+    """Whether Spark can start here; a server that is asked over the network has its own."""
+    if settings.engine != "spark" or settings.spark.remote:
+        return
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=str(Path(home, "bin")) if home else None)
+    remedy = f"Install Java {_OLDEST_JAVA} or later, or name it by JAVA_HOME."
+    version_said = _JAVA.search(_said(java, "-version") or "") if java else None
+    if version_said is None:
+        yield Finding("Java", "not found", remedy)
+    elif int(version_said[1]) < _OLDEST_JAVA:
+        yield Finding("Java", f"{version_said[1]} is too old", remedy)
+    else:
+        yield Finding("Java", version_said[1])
+
+
+def _github(project: Path) -> Iterator[Finding]:
+    """Whether GitHub's command line can set up the repository there."""
+    if "github." not in (_asked(project, "remote", "get-url", "origin") or ""):
+        return
+    if shutil.which("gh") is None:
+        remedy = "Install it (gh): docs/ci.md has the commands that set up the repository."
+        yield Finding("GitHub", "its command line is not installed", remedy)
+    elif _said("gh", "auth", "status") is None:
+        yield Finding("GitHub", "its command line is not logged in", "gh auth login")
+    elif (names := _said("gh", "variable", "list", "--json", "name")) is None:
+        yield Finding("GitHub", "the repository does not answer", "gh repo view")
+    else:
+        is_on = '"PRODUCTION"' in names
+        yield Finding("GitHub", f"set up, production is {'on' if is_on else 'off'}")
+
+
+def _said(*command: str) -> str | None:
+    """What a program writes; None where it fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout + done.stderr
 
 
 def _git(project: Path) -> Iterator[Finding]:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from {{cookiecutter.package_name}} import doctor
+from {{cookiecutter.package_name}}.core.settings import Settings
 
 from tests.conftest import ROOT
 
@@ -41,6 +45,64 @@ def test_packages_that_are_not_as_locked_are_named(committed: Path) -> None:
     finding = doctor._packages(committed)
     assert finding.said == "1 of 2 are not as locked (polars)"
     assert finding.remedy == "python3 bootstrap.py list"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a program on the PATH, as a script of the shell."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+
+    def put(name: str, script: str) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    return put
+
+
+@pytest.mark.skipif(os.name == "nt", reason="programs are scripts of a shell")
+def test_java_is_looked_for_where_spark_computes(
+    settings: Settings, programs: Callable[[str, str], None]
+) -> None:
+    on_spark = settings.model_copy(update={"engine": "spark"})
+    assert list(doctor._java(settings)) == []
+    programs("java", """echo 'openjdk version "11.0.2"' >&2""")
+    [old] = doctor._java(on_spark)
+    assert old.said == "11 is too old"
+    assert "Java 17" in old.remedy
+    programs("java", """echo 'openjdk version "21.0.1"' >&2""")
+    [found_java] = doctor._java(on_spark)
+    assert found_java.is_well
+    programs("java", "exit 1")
+    [none] = doctor._java(on_spark)
+    assert none.said == "not found"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="programs are scripts of a shell")
+def test_github_is_looked_at_where_the_repository_is_there(
+    committed: Path, programs: Callable[[str, str], None]
+) -> None:
+    assert list(doctor._github(committed)) == []
+    remote = "https://github.com/company/project"
+    subprocess.run(["git", "-C", str(committed), "remote", "add", "origin", remote], check=True)
+    programs("gh", "exit 1")
+    [out] = doctor._github(committed)
+    assert out.remedy == "gh auth login"
+    programs("gh", """echo '[{"name":"PRODUCTION"}]'""")
+    [on] = doctor._github(committed)
+    assert on.is_well
+    assert on.said == "set up, production is on"
+
+
+def test_an_index_that_does_not_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    for answer, is_well in (("", True), (None, False)):
+        monkeypatch.setattr(doctor, "_said", lambda *_, answer=answer: answer)
+        [finding] = doctor._index()
+        assert finding.is_well is is_well
 
 
 def test_without_a_commit_the_commands_are_named(project: Path) -> None:
