@@ -169,6 +169,24 @@ def test_what_no_week_explains_is_told_whatever_the_weeks_are_like(
     assert said <= set(violated["metric"])
 
 
+def test_a_loose_relation_is_held_to_its_limit_though_that_is_more_than_1(
+    monitoring: MonitoringSettings,
+) -> None:
+    # given a column that the others foretell to within 0.45 spreads
+    def noisy(days: int, seed: int) -> pl.DataFrame:
+        noise = np.random.default_rng(seed + 2).normal(0, 4, 300 * days)
+        return related(days, seed).with_columns(pl.col("felt") + pl.Series(noise))
+
+    columns = ("heat", "felt")
+    reference = profile(noisy(70, 0), columns)
+    mixed = noisy(7, 1).with_columns(pl.col("heat").shuffle(seed=0))
+    # when
+    found = measure(reference, mixed, monitoring).filter(metric="relation")
+    # then
+    assert (found["threshold"] > 1).any()
+    assert set(found["status"]) == {"violated"}
+
+
 def test_columns_that_tell_nothing_of_each_other_are_not_held_against_each_other(
     monitoring: MonitoringSettings,
 ) -> None:

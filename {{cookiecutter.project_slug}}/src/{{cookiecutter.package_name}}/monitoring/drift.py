@@ -162,7 +162,10 @@ def _related(
     """How far a column is from what the others foretell."""
     rows = int(now.sum())
     limit = max(_BROKEN * float(relation.seen.max()), settings.min_shift)
-    return _judged("relation", apart, limit if rows >= settings.min_rows else None, rows)
+    if rows < settings.min_rows:
+        return _judged("relation", apart, None, rows)
+    status = "violated" if apart > limit else "ok"  # unlike a share it may be more than 1
+    return {**_judged("relation", apart, limit, rows), "status": status}
 
 
 def _judged(metric: str, value: float, limit: float | None, rows: int) -> dict[str, Any]:
