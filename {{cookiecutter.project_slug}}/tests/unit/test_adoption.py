@@ -251,6 +251,15 @@ def test_what_cannot_be_is_said(project: Path, said: dict[str, Any], message: st
         looked_at(project, table, **said)
 
 
+def test_a_password_is_not_written_to_a_file() -> None:
+    place = "postgresql://asker:hush%203@localhost:5432/orders"
+    asked = Asked(place, "y", query="SELECT 1")
+    with pytest.raises(UserError, match="holds a password") as refused:
+        assume(asked, place, lambda *_: None)
+    assert "hush" not in str(refused.value)
+    assert "postgresql://asker@localhost:5432/orders" in refused.value.remedy
+
+
 # The project
 
 

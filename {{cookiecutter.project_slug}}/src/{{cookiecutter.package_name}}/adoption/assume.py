@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import cast, get_args
+from urllib.parse import urlsplit
 
 import narwhals as nw
 import polars as pl
@@ -111,8 +112,9 @@ def assume(asked: Asked, place: str, ask: Ask) -> Assumed:
         ask: For what cannot be found out.
 
     Raises:
-        UserError: There is no such column, or nothing to learn.
+        UserError: There is no such column, nothing to learn, or an address that holds a secret.
     """
+    _require_no_secret(place)
     rows, form = _table(place, asked.query)
     notes: list[str] = []
     label = _column(asked.label, rows, form, "--label", ask)
@@ -189,6 +191,15 @@ def kind_of(name: str) -> Kind | None:
 
 
 # The table --------------------------------------------------------------------------------------
+
+
+def _require_no_secret(place: str) -> None:
+    """Refuse an address with a password: it would be written to a file that git keeps."""
+    if "://" in place and urlsplit(place).password:
+        shown = place.replace(f":{urlsplit(place).password}@", "@")
+        message = "The address holds a password, which would stand in problem/sources.py."
+        remedy = f"Use {shown}; the database's client has it from PGPASSWORD or a password file."
+        raise UserError(message, remedy)
 
 
 def _table(place: str, query: str) -> tuple[pl.DataFrame, Form]:
