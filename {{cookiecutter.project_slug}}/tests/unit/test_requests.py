@@ -130,6 +130,12 @@ def test_values_that_the_declared_type_does_not_hold_are_refused(column: str, gi
     assert column in str(refusal.value) or repr(given[0]).strip("'") in str(refusal.value)
 
 
+def test_all_columns_that_are_wrong_are_named_at_once() -> None:
+    frame = pl.DataFrame({**ROW, "count": [1.5], "at": ["soon"], "name": [1]})
+    with pytest.raises(UserError, match=r"requests\.csv: count .*; at .*; name is Int64, decl"):
+        conform(frame, SCHEMA, "requests.csv")
+
+
 def test_missing_columns_are_named_and_others_left_out() -> None:
     frame = pl.DataFrame(ROW)
     assert conform(frame.with_columns(more=1), SCHEMA, "it").columns == list(SCHEMA)

@@ -62,27 +62,39 @@ def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
             f"{where} has no column {', '.join(missing)}.",
             "It needs the columns of the prepared table.",
         )
+    columns = []
+    faults = []
     for name, kind in wanted.items():
-        column = pl.col(name)
-        given = rows.schema[name]
         values = rows[name]
-        if values.null_count() == rows.height:  # such a column may have lost its type
-            column = pl.lit(None).alias(name)
-        elif given == pl.String and kind in _PARSE:
-            column = _PARSE[kind](column.str)
-        elif given != pl.String and (_family(given) != _family(kind) or _loses(values, kind)):
-            raise UserError(
-                f"{where}: {name} is {given}, declared {kind}.", "Restore the column's type."
-            )
-        elif isinstance(given, pl.Datetime) and given.time_zone is None:
-            column = column.dt.replace_time_zone("UTC")
         try:
-            rows = rows.with_columns(column.cast(kind))
+            columns.append(_typed(values, kind))
+        except _UnfitError:
+            faults.append(f"{name} is {values.dtype}, declared {kind}")
         except pl.exceptions.PolarsError as error:
             reason = str(error).partition("\n")[0]
-            message = f"{where} does not hold the declared types: {name} is to be {kind}: {reason}"
-            raise UserError(message, "Restore the column's type.") from None
-    return rows.select(*wanted)
+            faults.append(f"{name} does not hold the declared types: it is to be {kind}: {reason}")
+    if faults:
+        raise UserError(f"{where}: {'; '.join(faults)}.", "Restore the types of these columns.")
+    return pl.DataFrame(columns)
+
+
+class _UnfitError(Exception):
+    """A column of another type than declared, in which something would be lost."""
+
+
+def _typed(values: pl.Series, kind: pl.DataType) -> pl.Series:
+    """Values of the declared type."""
+    given = values.dtype
+    if values.null_count() == len(values):  # such a column may have lost its type
+        return pl.Series(values.name, [None] * len(values), dtype=kind)
+    if given == pl.String and kind in _PARSE:
+        parsed = values.to_frame().select(_PARSE[kind](pl.col(values.name).str))
+        return parsed.to_series().cast(kind)
+    if given != pl.String and (_family(given) != _family(kind) or _loses(values, kind)):
+        raise _UnfitError
+    if isinstance(given, pl.Datetime) and given.time_zone is None:
+        return values.dt.replace_time_zone("UTC").cast(kind)
+    return values.cast(kind)
 
 
 def _family(kind: pl.DataType) -> str:
