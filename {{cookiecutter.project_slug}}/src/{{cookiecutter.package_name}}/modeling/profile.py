@@ -74,7 +74,9 @@ class Histogram:
 Profile: TypeAlias = Mapping[str, Histogram]
 
 
-def profile(rows: pl.DataFrame, columns: Sequence[str], length: int = 7) -> Profile:
+def profile(
+    rows: pl.DataFrame, columns: Sequence[str], length: int = 7, *, related: bool = True
+) -> Profile:
     """Histograms of columns, what values they have, and how numbers follow from each other.
 
     Rows without times are dealt out over 56 days, so that windows of some days are random samples.
@@ -84,15 +86,18 @@ def profile(rows: pl.DataFrame, columns: Sequence[str], length: int = 7) -> Prof
         rows: Prediction time and the columns.
         columns: Numbers or strings.
         length: Days of the runs in which days are looked at.
+        related: Whether numbers are held against each other.
     """
     day = rows[PREDICTION_TIME].dt.epoch("d").to_numpy()
     day = day - day.min()
     if not day.any():  # rows without times are dealt out as they come: windows differ by chance
         day = np.random.default_rng(0).permutation(rows.height) % _DEALT_DAYS
     found = {name: _histogram(rows[name], day, length) for name in columns}
+    if not related:
+        return found
     numbers = [name for name in columns if rows.schema[name] != pl.String]
-    related = relations(rows, day, numbers, length)
-    return {name: replace(each, relation=related.get(name)) for name, each in found.items()}
+    known = relations(rows, day, numbers, length)
+    return {name: replace(each, relation=known.get(name)) for name, each in found.items()}
 
 
 def save(given: Profile, path: Path) -> None:

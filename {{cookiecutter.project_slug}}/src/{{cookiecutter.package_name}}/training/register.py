@@ -164,7 +164,7 @@ def _files(scratch: Path, training: Training, model: Model, window_days: int) ->
     unlearned = pl.concat([parts.validation, parts.holdout])
     scored = with_scores(unlearned, training.estimator.predict(unlearned), model.target)
     inputs = profile(pl.concat([parts.train, unlearned]), model.features, window_days)
-    scores = profile(scored, model.target.scores, window_days)
+    scores = profile(scored, model.target.scores, window_days, related=False)
     reference = scratch / PROFILE
     save({**inputs, **scores}, reference)
 
