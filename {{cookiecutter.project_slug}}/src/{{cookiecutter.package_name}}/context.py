@@ -71,7 +71,7 @@ class Context:
             from .store.mirror import Mirror
         except ModuleNotFoundError as error:
             message = f"`state_address` needs {error.name}, which is not installed."
-            remedy = "Install the extra of your cloud: aws, azure or gcp."
+            remedy = "Add it to the extra `problem` in pyproject.toml, and run `lock`."
             raise UserError(message, remedy) from None
         options = settings.lakehouse.storage_options
         mirror = Mirror(settings.state, settings.state_address, options)

@@ -189,8 +189,8 @@ def _histogram(column: pl.Series, day: Array, length: int) -> Histogram:
     bins = _bins(column, cuts, categories)
     count = len(cuts or categories) + 2
     by_day = np.bincount(day * count + bins, minlength=(day.max() + 1) * count)
-    by_day = by_day.reshape(-1, count).astype(np.float64)
-    return Histogram(cuts, categories, by_day, _values(column, day, length))
+    days = by_day.reshape(-1, count).astype(np.float64)
+    return Histogram(cuts, categories, days, _values(column, day, length))
 
 
 def _values(column: pl.Series, day: Array, length: int) -> Values:
@@ -205,9 +205,9 @@ def _values(column: pl.Series, day: Array, length: int) -> Values:
     low = float(numbers.min())
     high = float(numbers.max())
     few, codes = np.unique(numbers, return_inverse=True)
+    first = np.full(len(few), day.max())
     if len(few) > min(_FEW_VALUES, len(numbers) // _ROWS_OF_VALUE):
         few = few[:0]
-    first = np.full(codes.max() + 1, day.max())
     np.minimum.at(first, codes, day[known])
     farthest = [0.0]
     newest = [0.0]
