@@ -25,6 +25,8 @@ OTHER_PROBLEMS = ("demand", "documented")
 # A table without times, which a project adopts by itself.
 ADOPTED = "adopted"
 
+# The longest folder name that is accepted: code must not be laid out by how long a name is.
+LONGEST = "x-" * 19 + "yz"
 # Ordinary prose that breaks careless quoting in TOML, YAML, Markdown, HTML or Python.
 NASTY = {
     "project_name": 'Jörg\'s "Late" <b>Flights</b> & #1 \\ *best*',

@@ -11,6 +11,7 @@ import pytest
 from pytest_cookies.plugin import Cookies
 from support import (
     ADOPTED,
+    LONGEST,
     NASTY,
     OTHER_PROBLEMS,
     PROBLEM_TYPES,
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.run
 
 # Formatting must not depend on how long a name is.
 NAMES = {
-    "long": NASTY | {"project_slug": "x-" * 19 + "yz"},
+    "long": NASTY | {"project_slug": LONGEST},
     "short": {"project_slug": "a"},
 }
 UNPINNED = """\

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from cookiecutter.main import cookiecutter
 from markdown_it import MarkdownIt
-from support import NASTY, PROBLEM_TYPES, ROOT, Bake, files_in
+from support import LONGEST, NASTY, PROBLEM_TYPES, ROOT, Bake, files_in
 
 # Lines that only a rendered-away block or expression leaves behind.
 SCARS = re.compile(r"\A\s*\n|\n\n\n\n|[ \t]+$|\n\n\Z", re.MULTILINE)
@@ -22,6 +22,8 @@ JINJA = re.compile(r"\{\{|\{%|cookiecutter", re.IGNORECASE)
 DEVICES = {"aux", "con", "nul", "prn", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
 # Paths of a machine, and addresses of package indexes.
 MACHINE = re.compile(r"/(home|root|Users|tmp|work)/|\b(simple|pypi)\b.*/|file://|--(extra-)?index")
+COLUMNS = 100
+PRAGMA = re.compile(r"\s*# (type: ignore|noqa).*")  # the linter does not count it
 PARSERS: dict[str, Callable[[str], object]] = {
     ".py": ast.parse,
     ".toml": tomllib.loads,
@@ -173,6 +175,19 @@ def test_sources_of_the_package_hold_no_jinja(template: Path) -> None:
     sources = (template / "{{cookiecutter.project_slug}}" / "src").rglob("*.py")
     rendered = [path.name for path in sources if JINJA.search(path.read_text(encoding="utf-8"))]
     assert rendered == ["target.py"]  # which includes one of its variants
+
+
+def test_no_name_makes_a_line_too_long(bake: Bake) -> None:
+    # given the longest name that is allowed
+    project = bake(project_slug=LONGEST).project_path
+    # then no line of code is longer than what the linter allows
+    assert [
+        (name, line)
+        for name, text in texts_in(project).items()
+        if name.endswith(".py")
+        for line in text.splitlines()
+        if len(PRAGMA.sub("", line)) > COLUMNS
+    ] == []
 
 
 def test_awkward_texts_arrive_as_typed(bake: Bake) -> None:

@@ -214,7 +214,8 @@ def test_killed_between_its_files_and_its_commit_a_verb_loses_nothing(
     for name, written in KILLED.items():
         before = storage.names(f"killed/lakehouse/{written}/_delta_log")
         with killed_at_commit(server, written) as end:
-            command = (sys.executable, "-m", "{{cookiecutter.package_name}}", name, "--env", "test", "--as-of", AT)
+            module = "{{cookiecutter.package_name}}"
+            command = (sys.executable, "-m", module, name, "--env", "test", "--as-of", AT)
             path = os.pathsep.join(sys.path)
             with subprocess.Popen(
                 command, env={**os.environ, "PYTHONPATH": path}, text=True
