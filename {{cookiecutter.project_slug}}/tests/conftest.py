@@ -261,9 +261,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         for opened in [item for item in vars(cli).values() if hasattr(item, "cache_clear")]:
             opened.cache_clear()
         monkeypatch.setattr(sys, "argv", ["project", *arguments])
-        with pytest.raises(SystemExit) as stopped:
+        code = 0
+        try:
             cli.main()
-        return int(stopped.value.code or 0), *capsys.readouterr()
+        except SystemExit as stopped:
+            code = int(stopped.code or 1)  # success returns
+        return code, *capsys.readouterr()
 
     return command
 

@@ -22,6 +22,7 @@ import typer
 
 from .core.console import line, say
 from .core.errors import UserError
+from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PROJECT_VARIABLE
 
 if TYPE_CHECKING:
     from .context import Context
@@ -137,6 +138,30 @@ Start = Annotated[
     str,
     typer.Option("--start", help="Command instead of `deploy`; {version} stands for the version."),
 ]
+
+
+@app.callback()
+def deployed(
+    project: Annotated[
+        Path | None,
+        typer.Option("--project", help="Folder that holds conf/. Default: here or above."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the data. Default: .data/ there.")
+    ] = None,
+    commit: Annotated[
+        str | None,
+        typer.Option(
+            "--commit", help="Commit that was deployed (-dirty: changed). Default: git's."
+        ),
+    ] = None,
+) -> None:
+    """Run the loop of this project, whole or step by step."""
+    # As variables: the processes that a verb starts are told, too.
+    given = {PROJECT_VARIABLE: project, DATA_VARIABLE: data, COMMIT_VARIABLE: commit}
+    for name, value in given.items():
+        if value is not None:
+            os.environ[name] = str(value.absolute() if isinstance(value, Path) else value)
 
 
 # The loop -------------------------------------------------------------------------------------
@@ -647,13 +672,17 @@ def _warm_up(context: Context) -> timedelta:
 def main() -> None:
     """Run the command line; what a user can correct ends in one message and exit code 1.
 
-    With the variable DEBUG set, the whole traceback is shown.
+    With the variable DEBUG set, the whole traceback is shown. Success returns: what runs a wheel's
+    entry point inside a process of its own takes any `SystemExit` for a failure.
     """
     if not os.environ.get(DEBUG_VARIABLE):
         os.environ["RUST_BACKTRACE"] = "0"  # hundreds of lines of an engine that stops
     try:
         with opened:
             app()
+    except SystemExit as ended:
+        if ended.code:
+            raise
     except KeyboardInterrupt:
         sys.exit(130)
     except BaseException as error:

@@ -123,8 +123,9 @@ def run(places: list[str] | str, arguments: list[str]) -> None:
         os.dup2(said, 2)
         sys.argv = ["project", *arguments]
         cli.main()
+        code = 0
     except SystemExit as stopped:
-        code = int(stopped.code or 0)
+        code = int(stopped.code or 1)
     finally:
         os._exit(code)
 

@@ -32,8 +32,9 @@ def run(step: str, as_of: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.argv = ["project", step, "--env", "test", "--as-of", as_of]
         cli.main()
+        code = 0
     except SystemExit as stopped:
-        code = int(stopped.code or 0)
+        code = int(stopped.code or 1)
     finally:
         os._exit(code)
 

@@ -19,6 +19,7 @@ from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import Table
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.modeling.lightgbm import BOOSTER
 from {{cookiecutter.package_name}}.modeling.pyfunc import ESTIMATOR
@@ -237,12 +238,40 @@ def test_code_that_differs_from_its_commit_is_called_dirty(
     dirty = provenance(context.settings.project)["git_dirty"]
     changed.write_text(content, encoding="utf-8")
     assert (dirty, provenance(context.settings.project)["git_dirty"]) == ("true", "false")
+
+
+@pytest.mark.parametrize(
+    ("given", "commit", "dirty"),
+    [
+        ("", "none", "unknown"),
+        ("1b" * 20, "1b" * 20, "false"),
+        (f"{'1b' * 20}-dirty", "1b" * 20, "true"),
+    ],
+)
+def test_where_git_tells_nothing_whoever_deployed_says_what_code_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, commit: str, dirty: str
+) -> None:
+    monkeypatch.setenv("DEPLOYED_COMMIT", given)
     outside = provenance(tmp_path)
-    assert (outside["git_commit"], outside["git_dirty"], outside["lock_sha256"]) == (
-        "none",
-        "unknown",
-        "none",
-    )
+    assert (outside["git_commit"], outside["git_dirty"]) == (commit, dirty)
+    assert outside["lock_sha256"] == "none"
+
+
+def test_git_is_believed_rather_than_whoever_deployed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = provenance(context.settings.project)
+    monkeypatch.setenv("DEPLOYED_COMMIT", "1b" * 20)
+    assert provenance(context.settings.project) == told
+
+
+@pytest.mark.parametrize("given", ["main", "1b1b1b1", f"{'1b' * 20}-clean"])
+def test_a_commit_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str
+) -> None:
+    monkeypatch.setenv("DEPLOYED_COMMIT", given)
+    with pytest.raises(UserError, match=f"'{given}'.*is not a commit"):
+        provenance(tmp_path)
 
 
 def test_steps_that_are_killed_and_run_again_end_as_if_undisturbed(

@@ -122,6 +122,34 @@ def test_an_unknown_verb_or_option_is_a_usage_error(run: Run) -> None:
         assert "Traceback" not in err
 
 
+def test_a_project_elsewhere_is_named_for_an_installed_package(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # given a folder without a project above it, as where a wheel runs
+    for variable in ("PROJECT_FOLDER", "DATA_FOLDER", "DEPLOYED_COMMIT"):
+        monkeypatch.setenv(variable, "")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    code, _, err = run("prepare", "--env", "test")
+    assert (code, "No conf/base.yml" in err) == (1, True)
+    # when the project, the folder of the data and the commit are given
+    given = ("--project", "../my project", "--data", "../data", "--commit", "1b" * 20)
+    code, _, err = run(*given, "prepare", "--env", "test")
+    # then the verb gets as far as it does inside the project, and leaves this folder empty
+    assert (code, "needed until" in err, list(empty.iterdir())) == (1, True, [])
+    assert Path(os.environ["DATA_FOLDER"]).resolve() == tmp_path / "data"
+    assert os.environ["DEPLOYED_COMMIT"] == "1b" * 20
+
+
+def test_a_project_that_is_none_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROJECT_FOLDER", "")
+    code, _, err = run("--project", str(tmp_path / "nowhere"), "prepare")
+    assert (code, "nowhere, which --project or PROJECT_FOLDER names" in err) == (1, True)
+
+
 def test_help_names_every_step_in_order(run: Run) -> None:
     code, out, _ = run("--help")
     steps = [out.find(f" {verb} ") for verb in ("ingest", "prepare", "features", "train")]

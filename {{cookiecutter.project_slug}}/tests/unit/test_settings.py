@@ -276,3 +276,30 @@ def test_an_address_has_its_account_and_a_folder_its_spaces(
     for place in (address, f"{project}/my häuser"):
         monkeypatch.setenv(f"{ENV_PREFIX}LAKEHOUSE__ROOT", place)
         assert load_settings("dev").lakehouse.root == place
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"registry_uri": "databricks-uc", "model": "model"}, "catalog.schema.model"),
+        ({"registry_uri": "databricks-uc", "model": "a.b.c/d"}, "catalog.schema.model"),
+        ({"tracking_uri": "databricks", "experiment": "parcels"}, "absolute path"),
+    ],
+)
+def test_what_databricks_names_otherwise_is_refused_at_once(
+    project: Path, given: dict[str, str], said: str
+) -> None:
+    (project / "conf" / "dev.yml").write_text(yaml.safe_dump({"mlflow": given}))
+    with pytest.raises(UserError, match=f"dev.yml.*mlflow.*{said}"):
+        load_settings("dev")
+
+
+def test_names_of_databricks_are_taken(project: Path) -> None:
+    given = {
+        "tracking_uri": "databricks",
+        "registry_uri": "databricks-uc",
+        "experiment": "/Shared/parcels",
+        "model": "prod.parcels.model",
+    }
+    (project / "conf" / "dev.yml").write_text(yaml.safe_dump({"mlflow": given}))
+    assert load_settings("dev").mlflow.in_catalog

@@ -12,6 +12,7 @@ import polars as pl
 
 from .contract import ROW, Form, Schema, polars_schema
 from .errors import UserError
+from .project import project_above
 
 DRIVERS = {"postgresql": "adbc_driver_postgresql", "sqlite": "adbc_driver_sqlite"}
 """Databases by the scheme of their addresses."""
@@ -103,12 +104,9 @@ def given(place: str, form: Form, query: str = "") -> pl.DataFrame:
 
 
 def in_project(path: str) -> Path:
-    """A path relative to the project in which the command runs: the nearest folder with `conf/`."""
+    """A path relative to the project in which the command runs."""
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "conf" / "base.yml").is_file():
-            return folder / path
-    return here / path
+    return (project_above(here) or here) / path
 
 
 def query_rows(address: str, query: str, rows: int) -> Iterator[pl.DataFrame]:

@@ -26,11 +26,12 @@ from pydantic_settings import (
 
 from . import plain_yaml
 from .errors import UserError
+from .project import DATA_VARIABLE, PROJECT_VARIABLE, project_above
 
 PACKAGE = __name__.partition(".")[0]
 ENV_PREFIX = f"{PACKAGE}_".upper()
-DATA_VARIABLE = "DATA_FOLDER"
 _REMEDY = "Correct this setting and run again."
+_THREE_LEVELS = re.compile(r"[^./: ]+(\.[^./: ]+){2}")
 _NOT_FOR_SETTING = ("env", "project")
 
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9./_\-=@:]+")
@@ -91,6 +92,8 @@ class MlflowSettings(_Section):
 
     tracking_uri: _Text
     """MLflow server, or `sqlite:///` and a file."""
+    registry_uri: _Text | None = None
+    """Registry of versions (`databricks-uc`: Unity Catalog); null: the server's own."""
     artifact_root: str | None = None
     """Where files of runs go; null: where the server says."""
     experiment: _Text
@@ -99,6 +102,20 @@ class MlflowSettings(_Section):
     """Registered model; no other environment may use the same."""
     signing_key: _Variable | None = None
     """Environment variable with the key that signs registrations; null: a file of the state."""
+
+    @property
+    def in_catalog(self) -> bool:
+        """Whether Unity Catalog holds the versions."""
+        return (self.registry_uri or "").startswith("databricks-uc")
+
+    @model_validator(mode="after")
+    def _named_as_there(self) -> MlflowSettings:
+        if self.in_catalog and not _THREE_LEVELS.fullmatch(self.model):
+            raise ValueError("Unity Catalog names a `model` as catalog.schema.model")
+        on_databricks = self.tracking_uri.startswith("databricks")
+        if on_databricks and not self.experiment.startswith("/"):
+            raise ValueError("Databricks names an `experiment` by its absolute path")
+        return self
 
 
 class TrainingSettings(_Section):
@@ -307,7 +324,7 @@ def load_settings(env: str, project: Path | None = None) -> Settings:
 
     Args:
         env: A file in `conf/` other than `base`.
-        project: Folder that holds `conf/`; by default the nearest one upwards from here.
+        project: Folder that holds `conf/`; by default as `find_project`.
 
     Raises:
         UserError: No such environment, or a file, key or value that is wrong; names file and key.
@@ -365,16 +382,19 @@ class _Layer(YamlConfigSettingsSource):
 
 
 def find_project(start: Path) -> Path:
-    """The nearest folder upwards that holds `conf/`.
+    """The folder that holds `conf/`: named by the machine, or the nearest one upwards.
 
     Raises:
         UserError: There is none.
     """
-    for folder in (start, *start.parents):
-        if (folder / "conf" / "base.yml").is_file():
-            return folder
-    message = f"No conf/base.yml in {start} or above it."
-    raise UserError(message, "Run this from inside the project's folder.")
+    folder = project_above(start)
+    if folder is None:
+        message = f"No conf/base.yml in {start} or above it."
+        raise UserError(message, "Run this from inside the project's folder, or give --project.")
+    if not (folder / "conf" / "base.yml").is_file():
+        message = f"No conf/base.yml in {folder}, which --project or {PROJECT_VARIABLE} names."
+        raise UserError(message, "Name the folder that holds conf/.")
+    return folder
 
 
 def _data_folder(project: Path) -> str:

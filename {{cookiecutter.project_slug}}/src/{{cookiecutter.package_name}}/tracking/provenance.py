@@ -6,6 +6,8 @@ import ast
 import hashlib
 import inspect
 import json
+import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,10 +17,13 @@ from typing import Any
 import polars as pl
 
 from ..core.contract import PREDICTION_TIME, Model, Source
+from ..core.errors import UserError
+from ..core.project import COMMIT_VARIABLE
 from ..core.reading import in_project
 
 # MLflow adds this file beside a model that it fetches through the registry.
 _ADDED_BY_MLFLOW = "registered_model_meta"
+_COMMIT = re.compile(r"([0-9a-f]{40})(-dirty)?")
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -41,16 +46,33 @@ def provenance(project: Path) -> dict[str, str]:
     Returns:
         git_commit, git_dirty (whether files differ from it), and digests of the lock and of the
         source; `none` or `unknown` where there is nothing to tell.
+
+    Raises:
+        UserError: The machine names a commit that is none.
     """
-    changes = _git(project, "status", "--porcelain")
     lock = project / "requirements" / "run.txt"
     sources = sorted(_PACKAGE.rglob("*.py"))
     return {
-        "git_commit": _git(project, "rev-parse", "HEAD") or "none",
-        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
+        **_commit(project),
         "lock_sha256": _sha256(lock.read_bytes()) if lock.is_file() else "none",
         "source_sha256": _sha256(b"".join(path.read_bytes() for path in sources)),
     }
+
+
+def _commit(project: Path) -> dict[str, str]:
+    """The commit as git tells it; where it cannot, as whoever deployed the code has said."""
+    changes = _git(project, "status", "--porcelain")
+    if changes is not None:
+        commit = _git(project, "rev-parse", "HEAD") or "none"
+        return {"git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+    given = os.environ.get(COMMIT_VARIABLE)
+    if not given:
+        return {"git_commit": "none", "git_dirty": "unknown"}
+    found = _COMMIT.fullmatch(given)
+    if found is None:
+        message = f"'{given}', which --commit or {COMMIT_VARIABLE} gives, is not a commit."
+        raise UserError(message, "Give all 40 digits, and -dirty behind them if files differ.")
+    return {"git_commit": found[1], "git_dirty": str(found[2] is not None).lower()}
 
 
 def data_fingerprint(rows: pl.DataFrame, model: Model) -> str:

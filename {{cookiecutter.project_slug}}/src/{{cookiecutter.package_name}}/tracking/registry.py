@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from ..core.contract import Estimator
@@ -26,6 +26,7 @@ from ..core.errors import UserError
 from ..core.settings import MlflowSettings
 from ..modeling import pyfunc, stored
 from ..store.identity import refuse_other
+from . import catalog
 from .provenance import artifact_digest
 from .signing import ARTIFACT_DIGEST, SIGNATURE, TRAINING_ID, Signer
 
@@ -72,16 +73,17 @@ class Registry:
             if store:
                 _create_store(store)
             mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(self.settings.registry_uri or "")
             client = MlflowClient()
-            found = client.search_registered_models(f"name = '{name}'")
-            if not found and self.storage_name is None:
+            found = _registered(client, name)
+            if found is None and self.storage_name is None:
                 client.create_registered_model(name, description=_DESCRIPTION)
         except Exception as error:  # noqa: BLE001 a file, a server, a cloud: each has its own
             reason = str(error).strip().partition("\n")[0]
             message = f"MLflow at {uri} does not answer: {reason}"
             raise UserError(message, "Check `mlflow` in conf/.") from None
         if self.storage_name:
-            carried = found[0].tags.get(IDENTITY) if found else None
+            carried = found.tags.get(IDENTITY) if found else None
             refuse_other(f"Models in {uri}", carried, self.storage_name)
         return client
 
@@ -113,24 +115,48 @@ class Registry:
             UserError: There is none.
         """
         try:
-            return self.client.get_model_version(self.settings.model, number)
+            found = self.client.get_model_version(self.settings.model, number)
         except MlflowException:
             known = ", ".join(str(item.version) for item in reversed(self.versions()))
             message = f"{self.settings.model} has no version {number}."
             raise UserError(message, f"There are: {known or 'none yet'}.") from None
+        return self._read(found) if self.settings.in_catalog else found
 
-    def versions(self, condition: str = "") -> list[ModelVersion]:
-        """Versions that meet a condition of MLflow's search syntax, newest first."""
-        where = f"name = '{self.settings.model}'"
-        if condition:
-            where = f"{where} AND {condition}"
-        found = self.client.search_model_versions(where)
+    def versions(self) -> list[ModelVersion]:
+        """All versions, newest first."""
+        found = self._search(f"name = '{self.settings.model}'")
+        if self.settings.in_catalog:
+            # What is found there has no tags; asked for by number it has.
+            found = [self.version(str(version.version)) for version in found]
         return sorted(found, key=lambda version: int(version.version), reverse=True)
 
     def find_training(self, training_id: str) -> ModelVersion | None:
         """The version that this training registered, if it got that far."""
-        found = self.versions(f"tags.{TRAINING_ID} = '{training_id}'")
-        return found[0] if found else None
+        for version in self.versions():
+            if version.tags.get(TRAINING_ID) == training_id:
+                return version
+        return None
+
+    def _search(self, condition: str) -> list[ModelVersion]:
+        """Versions on all pages of a search."""
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(condition, page_token=token)
+            found.extend(page)
+            token = page.token
+            if not token:
+                return found
+
+    def _read(self, found: ModelVersion) -> ModelVersion:
+        """A version of Unity Catalog with the tags that were meant."""
+        return catalog.read(found, lambda name: _text(f"runs:/{found.run_id}/{name}"))
+
+    def _written(self, tags: Mapping[str, str], run_id: str) -> dict[str, str]:
+        """Tags as the registry holds them."""
+        if not self.settings.in_catalog:
+            return dict(tags)
+        return catalog.written(tags, lambda name, text: self.client.log_text(run_id, text, name))
 
     def aliased(self, alias: str) -> str | None:
         """Number of the version that an alias points to."""
@@ -148,10 +174,10 @@ class Registry:
         self, number: str, tags: Mapping[str, str], description: str | None = None
     ) -> None:
         """Set those tags of a version that differ, and its description if one is given."""
-        held = self.version(number).tags
-        for key, value in tags.items():
-            if held.get(key) != value:
-                self.client.set_model_version_tag(self.settings.model, number, key, value)
+        version = self.version(number)
+        changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+        for key, value in self._written(changed, str(version.run_id)).items():
+            self.client.set_model_version_tag(self.settings.model, number, key, value)
         if description is not None:
             self.client.update_model_version(self.settings.model, number, description)
 
@@ -166,8 +192,11 @@ class Registry:
         if wrong := self.signer.objection(self.settings.model, version.run_id, version.tags):
             remedy = "Train another; in production roll back. What signs: `mlflow.signing_key`."
             raise UserError(f"Version {number} {wrong}.", remedy)
+        # Unity Catalog lets nobody read where a version lies, and lends access to who names it.
+        by_name = f"models:/{self.settings.model}/{number}"
+        place = by_name if self.settings.in_catalog else version.source
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(version.source))
+            folder = Path(mlflow.artifacts.download_artifacts(place))
         except (MlflowException, OSError) as error:
             reason = str(error).partition("\n")[0]
             message = f"Version {number} has lost its files: {reason}"
@@ -253,10 +282,26 @@ class Registry:
             self.settings.model,
             model_uri,
             run_id,
-            {**claims, "stage": "None", SIGNATURE: signature},
+            self._written({**claims, "stage": "None", SIGNATURE: signature}, run_id),
             description=description,
             model_id=model_uri.removeprefix("models:/"),
         )
+
+
+def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """The registered model, if there is one."""
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+@cache
+def _text(address: str) -> str:
+    """Text of an artifact that never changes."""
+    return str(mlflow.artifacts.load_text(address))
 
 
 def as_address(place: str) -> str:
