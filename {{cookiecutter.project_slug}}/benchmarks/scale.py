@@ -7,20 +7,24 @@ now; it changes no exit code.
 
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import narwhals as nw
 import polars as pl
 
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.console import step, table
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.parts import in_parts
 
 from benchmarks.bench import PROJECT, Call, call, own_environment
 
 FACTORS = (1, 10)
 ALL_DAYS = 36_500
+PART_ROWS = 2_000_000
+INSTANT = timedelta(microseconds=1)
 
 
 def entities(context: Context) -> set[str]:
@@ -52,11 +56,17 @@ def replicate(rows: dict[str, pl.DataFrame], factor: int) -> int:
     names = entities(context)
     until = problem.ends or datetime.now(UTC)
     for declared in (tables.TRANSITIONS, tables.DECLARATIONS):
-        lakehouse.append(declared, rows[declared.name], until)
+        lakehouse.append(declared, rows[declared.name], datetime.now(UTC))
     for source in problem.sources:
         prepared = tables.prepared(source)
-        copies = [copied(rows[prepared.name], names, copy) for copy in range(factor)]
-        lakehouse.append(prepared, nw.from_native(pl.concat(copies)), until)
+        original = rows[prepared.name]
+        framed = nw.from_native(original.lazy())
+        # As they come in production: from day to day, so that a file holds a part of the time.
+        for start, end in in_parts(lakehouse, framed, KNOWN_AT, PART_ROWS // factor):
+            inside = original.filter(pl.col(KNOWN_AT).is_between(start, end, closed="left"))
+            copies = [copied(inside, names, copy) for copy in range(factor)]
+            lakehouse.append(prepared, nw.from_native(pl.concat(copies)), end - INSTANT)
+        lakehouse.append(prepared, prepared.empty(), until)
     return factor * rows[tables.prepared(problem.scored).name].height
 
 

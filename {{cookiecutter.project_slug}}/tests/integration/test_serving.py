@@ -34,6 +34,7 @@ from {{cookiecutter.package_name}}.monitoring.alerts import raise_alerts
 from {{cookiecutter.package_name}}.serving.access import grant
 from {{cookiecutter.package_name}}.serving.online import tokens_of
 from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.point_in_time import available
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.tracking.stages import NONE
@@ -165,7 +166,9 @@ def test_an_answer_is_that_of_a_batch_to_the_bit(
     frame = pl.DataFrame(rows, schema=schema)
     spine = next(batch.spines(server.context, [frame], as_of))
     estimator = server.context.registry.load(server.champion)
-    scored = server.context.lakehouse.collect(score(server.context, estimator, spine, as_of, {}))
+    context = server.context
+    features = available(context.lakehouse, context.problem, as_of, {})
+    scored = context.lakehouse.collect(score(context, estimator, spine, features))
     expected = scored.sort(KEYS)["prediction"].to_list()
     # When
     status, content = server.predict(rows)

@@ -94,8 +94,8 @@ def test_a_replacement_leaves_what_is_outside_its_interval(engine: Engine, addre
     engine.append(address, engine.frame(pl.concat(days)), None, NOON)
     new = engine.frame(rows((7, 7.0), at=NOON + DAY))
     seen = opened(engine, address)
-    engine.replace(address, new, seen, "at", (NOON, NOON + DAY))
-    assert opened(engine, address).complete_until == NOON + DAY
+    engine.replace(address, new, seen, "at", (NOON, NOON + DAY), NOON + 2 * DAY)
+    assert opened(engine, address).complete_until == NOON + 2 * DAY
     assert held(engine, address) == [(0, 0.0), (2, 0.0), (7, 7.0)]
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import narwhals as nw
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from {{cookiecutter.package_name}}.core.contract import (
     AVAILABLE_AT,
@@ -19,14 +22,21 @@ from {{cookiecutter.package_name}}.core.contract import (
     Problem,
 )
 from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.features.build import build_features
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.store.parts import in_parts
 from {{cookiecutter.package_name}}.store.point_in_time import (
+    available,
+    newest_of_each,
     point_in_time_join,
-    seen_between,
+    prepared,
+    seen_by,
     training_set,
+    with_features,
 )
+from {{cookiecutter.package_name}}.store.point_in_time import spine_of as whole_spine
 
 from tests.conftest import within
 
@@ -68,12 +78,8 @@ def features_of(known: Known) -> Frame:
     return nw.from_native(native.select("key", time, "since", "value", "text"))
 
 
-def join(
-    spine: list[tuple[Key, int, int]], known: Known, asked: tuple[int, int] | None = None
-) -> pl.DataFrame:
+def join(spine: list[tuple[Key, int, int]], known: Known) -> pl.DataFrame:
     features = features_of(known)
-    if asked:
-        features = seen_between(features, ["key"], *map(moment, asked))
     joined = point_in_time_join(spine_of(spine), features, ["key"], ["since", "value", "text"])
     return pl.DataFrame(joined.collect("polars").to_native())
 
@@ -101,19 +107,10 @@ def test_join_keeps_the_spine_and_never_sees_the_future(
     assert joined.filter(pl.col("key").is_null() & pl.col("since").is_not_null()).is_empty()
 
 
-@given(spines, features)
-def test_the_part_that_is_seen_gives_what_the_whole_gives(
-    spine: list[tuple[Key, int, int]], known: Known
-) -> None:
-    moments = [at for _, at, _ in spine] or [0]
-    part = join(spine, known, (min(moments), max(moments)))
-    assert sorted(part.rows(), key=repr) == sorted(join(spine, known).rows(), key=repr)
-
-
-def test_of_what_came_before_only_the_newest_row_of_each_entity_is_read() -> None:
-    known: Known = {("a", 1): (1, "x"), ("a", 3): (3, "x"), ("b", 2): (2, "y"), ("a", 9): (9, "")}
-    seen = seen_between(features_of(known), ["key"], moment(4), moment(8))
-    assert sorted(pl.DataFrame(seen.collect("polars").to_native())["value"]) == [2, 3]
+def test_the_newest_row_of_each_entity() -> None:
+    known: Known = {("a", 1): (1, "x"), ("a", 3): (3, "x"), ("b", 2): (2, "y")}
+    newest = newest_of_each(features_of(known), ["key"])
+    assert sorted(pl.DataFrame(newest.collect("polars").to_native())["value"]) == [2, 3]
 
 
 def test_a_null_in_the_newest_row_stays_null() -> None:
@@ -136,6 +133,108 @@ def test_ties_and_the_order_of_rows_do_not_matter(
 ) -> None:
     joined = join(spine, dict(known)).sort("number")
     assert joined.select("number", "value").rows() == [(number, 3) for number in range(4)]
+
+
+# What parts of a spine can see
+
+
+@pytest.mark.parametrize("days", [(5, 6, 9, 30, 70), (30, 31, 5, 9, 40)], ids=["on", "back"])
+def test_parts_of_a_spine_see_what_the_whole_sees(
+    filled: Lakehouse, toy: Problem, days: Sequence[int]
+) -> None:
+    # Given
+    as_of = toy.begins + 60 * DAY
+    time = nw.col(PREDICTION_TIME)
+    spine = whole_spine(toy, prepared(filled, toy, as_of, {}))
+    parts = [
+        spine.filter(time >= toy.begins + (day - 3) * DAY, time < toy.begins + day * DAY)
+        for day in days
+    ]
+    every = available(filled, toy, as_of, {})
+    # When
+    for part, seen in seen_by(filled, toy, parts, as_of, {}):
+        found = filled.collect(with_features(filled, toy, part, seen))
+        # Then
+        expected = filled.collect(with_features(filled, toy, part, every))
+        assert_frame_equal(found, expected, check_row_order=False)
+
+
+def test_parts_read_of_a_table_what_has_come_since_the_part_before(
+    filled: Lakehouse, toy: Problem
+) -> None:
+    # Given
+    as_of = toy.begins + 60 * DAY
+    time = nw.col(PREDICTION_TIME)
+    spine = whole_spine(toy, prepared(filled, toy, as_of, {}))
+    days = [toy.begins + day * DAY for day in (20, 21, 22)]
+    parts = [spine.filter(time >= day, time < day + DAY) for day in days]
+    (table,) = toy.feature_tables
+    # When
+    read = [filled.rows(seen[table.name]) for _, seen in seen_by(filled, toy, parts, as_of, {})]
+    # Then
+    entities = filled.collect(available(filled, toy, as_of, {})[table.name])["shop"].n_unique()
+    assert max(read) <= entities + 2 * filled.rows(parts[0])
+
+
+# Building in parts
+
+
+@given(st.lists(st.integers(0, 60 * 60), max_size=40), st.integers(1, 12))
+def test_parts_hold_every_row_once_and_no_more_than_they_may(
+    minutes: list[int], at_most: int
+) -> None:
+    times = sorted(moment(item) for item in minutes)
+    rows = pl.DataFrame({"at": times}, schema={"at": MOMENT})
+    # When
+    parts = list(in_parts(Lakehouse(""), nw.from_native(rows.lazy()), "at", at_most))
+    # Then
+    inside = [[time for time in times if start <= time < end] for start, end in parts]
+    assert [time for part in inside for time in part] == times
+    for (start, end), held in zip(parts, inside, strict=True):
+        assert held
+        assert len(held) <= at_most or end - start == timedelta(hours=1)
+
+
+def test_features_built_in_parts_equal_features_built_at_once(
+    filled: Lakehouse, toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    end = toy.begins + 70 * DAY
+    monkeypatch.setenv(f"{ENV_PREFIX}FEATURES__CHUNK_ROWS", "50")
+    apart = Lakehouse(str(tmp_path / "apart"), mounts={"prepared_*": filled.root})
+    (table,) = [tables.features(declared) for declared in toy.feature_tables]
+    # When
+    build_features(within(apart, toy), end)
+    # Then
+    assert (apart.version(table) or 0) > 5
+    assert filled.version(table) == 0
+    assert_frame_equal(apart.read(table), filled.read(table), check_row_order=False)
+    assert apart.complete_until(table) == end
+
+
+def test_a_rebuild_in_parts_takes_back_nothing_that_is_complete(
+    filled: Lakehouse, toy: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    end = toy.begins + 70 * DAY
+    (table,) = [tables.features(declared) for declared in toy.feature_tables]
+    before = filled.read(table)
+    complete = []
+    # When
+    monkeypatch.setenv(f"{ENV_PREFIX}FEATURES__CHUNK_ROWS", "50")
+    overwrite = Lakehouse.overwrite
+
+    def watched(*given: Any) -> int:
+        rows = overwrite(*given)
+        complete.append(filled.complete_until(table))
+        return rows
+
+    monkeypatch.setattr(Lakehouse, "overwrite", watched)
+    build_features(within(filled, toy), end, since=toy.begins + 30 * DAY)
+    # Then
+    assert len(complete) > 3
+    assert set(complete) == {end}
+    assert_frame_equal(filled.read(table), before, check_row_order=False)
 
 
 # The training set

@@ -118,6 +118,13 @@ class MlflowSettings(_Section):
         return self
 
 
+class FeatureSettings(_Section):
+    """How feature tables are built."""
+
+    chunk_rows: _Count = 2_000_000
+    """Prepared rows whose features are built at a time."""
+
+
 class TrainingSettings(_Section):
     """Windows, in days of prediction time, and the budget of the search.
 
@@ -304,6 +311,7 @@ class Settings(BaseSettings):
     spark: SparkSettings = SparkSettings()
     lakehouse: LakehouseSettings
     mlflow: MlflowSettings
+    features: FeatureSettings = FeatureSettings()
     training: TrainingSettings = TrainingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
     inference: InferenceSettings = InferenceSettings()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import narwhals as nw
@@ -10,6 +11,7 @@ import narwhals as nw
 from ..context import Context
 from ..core.contract import AVAILABLE_AT, KNOWN_AT, FeatureTable, Frame, Frames
 from ..store import tables
+from ..store.parts import in_parts
 from ..store.point_in_time import only_finite, prepared
 
 
@@ -26,6 +28,8 @@ def build_features(
     context: Context, as_of: datetime, since: datetime | None = None
 ) -> dict[str, int]:
     """Write the feature rows that became available until `as_of`; returns how many, by table.
+
+    A long time is built in parts, each a commit: a build that is cut short goes on from there.
 
     Args:
         context: Tables, and what the problem declares of them.
@@ -47,11 +51,14 @@ def build_features(
     for source in context.problem.sources:
         context.lakehouse.require(tables.prepared(source), last)
     frames = prepared(context.lakehouse, context.problem, last, {})
-    written = {}
+    ends = _ends(context, frames)
+    written = dict.fromkeys((item.table.name for item in due), 0)
     for item in due:
         target = tables.features(item.table)
-        rows = _built(item, frames)
-        written[item.table.name] = context.lakehouse.overwrite(target, rows, item.start, item.end)
+        for part in _parts(item, ends):
+            rows = _built(part, frames)
+            count = context.lakehouse.overwrite(target, rows, part.start, part.end)
+            written[item.table.name] += count
     return written
 
 
@@ -70,6 +77,25 @@ def _due(
     start = min(since, done) if since else done
     end = max(as_of, done)
     return Due(declared, start, end) if start < end else None
+
+
+def _ends(context: Context, frames: Frames) -> list[datetime]:
+    """Moments between which as many rows became known as are to be built of at a time."""
+    at_most = context.settings.features.chunk_rows
+    known = [rows.select(KNOWN_AT) for rows in frames.values()]
+    together = nw.concat(known, how="vertical")
+    parts = in_parts(context.lakehouse, together, KNOWN_AT, at_most)
+    return [end for _, end in parts][:-1]
+
+
+def _parts(due: Due, ends: Sequence[datetime]) -> Iterator[Due]:
+    """What is due, in parts from the past to the present."""
+    start = due.start
+    for end in ends:
+        if end < due.end and (start is None or start < end):
+            yield replace(due, start=start, end=end)
+            start = end
+    yield replace(due, start=start)
 
 
 def _built(due: Due, frames: Frames) -> Frame:

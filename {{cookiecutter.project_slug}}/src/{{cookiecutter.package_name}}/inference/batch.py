@@ -18,7 +18,8 @@ from ..context import Context
 from ..core.contract import KNOWN_AT, PREDICTION_TIME, ROW, Frame, Table
 from ..core.errors import UserError
 from ..store import tables
-from ..store.point_in_time import prepared, spine_of
+from ..store.parts import in_parts
+from ..store.point_in_time import prepared, seen_by, spine_of
 from ..tracking.stages import require_untouched
 from .score import score
 
@@ -27,8 +28,6 @@ _SINKS: dict[str, Callable[..., object]] = {
     ".csv": pl.LazyFrame.sink_csv,
 }
 
-_HOUR = "hour"
-_ROWS = "rows"
 _PART_ROWS = 100_000
 
 
@@ -54,8 +53,7 @@ def due(context: Context, as_of: datetime) -> Iterator[Frame]:
     spine = spine_of(problem, prepared(context.lakehouse, problem, as_of, {}))
     time = nw.col(PREDICTION_TIME)
     rows = spine.filter(time > since, time <= as_of)
-    by_hour = rows.group_by(time.dt.truncate("1h").alias(_HOUR)).agg(nw.len().alias(_ROWS))
-    for start, end in _chunks(context.lakehouse.collect(by_hour), settings.chunk_rows):
+    for start, end in in_parts(context.lakehouse, rows, PREDICTION_TIME, settings.chunk_rows):
         yield rows.filter(time >= start, time < end)
 
 
@@ -115,8 +113,8 @@ def predict(
     ]
     scored = 0
     with _writing(context, output) as write:
-        for chunk in chunks:
-            rows = score(context, estimator, chunk, as_of, versions).with_columns(*made_with)
+        for chunk, features in seen_by(lakehouse, problem, chunks, as_of, versions):
+            rows = score(context, estimator, chunk, features).with_columns(*made_with)
             with lakehouse.staged(rows) as staged:
                 write(staged)
                 scored += lakehouse.rows(staged)
@@ -124,22 +122,6 @@ def predict(
         table = tables.predictions(problem)
         lakehouse.append(table, table.empty(), as_of)
     return Predicted(champion, scored)
-
-
-def _chunks(by_hour: pl.DataFrame, at_most: int) -> Iterator[tuple[datetime, datetime]]:
-    """Intervals `[start, end)` of whole hours, each with so many rows at most or of one hour."""
-    hour = timedelta(hours=1)
-    hours: list[datetime] = []
-    held = 0
-    for moment, rows in by_hour.sort(_HOUR).iter_rows():
-        if hours and held + rows > at_most:
-            yield hours[0], hours[-1] + hour
-            hours = []
-            held = 0
-        hours.append(moment)
-        held += rows
-    if hours:
-        yield hours[0], hours[-1] + hour
 
 
 @contextmanager

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 
 import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME, Estimator, Frame, Schema, Target
+from ..core.contract import PREDICTION_TIME, Estimator, Frame, Frames, Schema, Target
 from ..core.errors import UserError
 from ..modeling.scores import with_scores
-from ..store.lakehouse import Lakehouse
-from ..store.point_in_time import Versions, with_features
+from ..store.point_in_time import with_features
 
 LATENCY = "latency_ms"
 
 
-def score(
-    context: Context, estimator: Estimator, spine: Frame, as_of: datetime, versions: Versions
-) -> Frame:
+def score(context: Context, estimator: Estimator, spine: Frame, features: Frames) -> Frame:
     """Join features to spine rows and predict, some rows at a time.
 
     Args:
         context: Tables and problem.
         estimator: Of a version, loaded with the version's own code.
         spine: Keys, prediction time, and what the row itself tells.
-        as_of: Features that became available later are not seen.
-        versions: Delta version to read of each table.
+        features: Rows of each feature table that the spine can see.
 
     Returns:
         Keys, prediction time, the estimator's inputs, scores, and `latency_ms` (of predicting a
@@ -42,22 +37,13 @@ def score(
     lakehouse = context.lakehouse
     problem = context.problem
     keys = [*problem.model.keys, PREDICTION_TIME]
-    asked = _asked(lakehouse, spine)
-    joined = with_features(lakehouse, problem, spine, as_of, versions, asked)
+    joined = with_features(lakehouse, problem, spine, features)
     _require_inputs(estimator, joined.collect_schema())
     inputs = joined.select(*dict.fromkeys([*keys, *estimator.features]))
     predict = partial(_predicted, estimator=estimator, target=problem.model.target, keys=keys)
     said = problem.model.target.said
     schema: Schema = {**inputs.collect_schema(), **said, LATENCY: nw.Float64}
     return lakehouse.map_batches(inputs, predict, schema)
-
-
-def _asked(lakehouse: Lakehouse, spine: Frame) -> tuple[datetime, datetime] | None:
-    """Earliest and latest prediction time of a spine; None where it has no rows."""
-    time = nw.col(PREDICTION_TIME)
-    bounds = spine.select(time.min().alias("first"), time.max().alias("last"))
-    first, last = lakehouse.collect(bounds).row(0)
-    return None if first is None else (first, last)
 
 
 def _predicted(

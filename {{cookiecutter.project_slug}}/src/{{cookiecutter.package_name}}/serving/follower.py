@@ -17,7 +17,7 @@ from ..modeling import stored
 from ..store.measurements import SERVING, record
 from ..store.online import OnlineFeatures
 from ..store.online.features import moment_of
-from ..store.point_in_time import prepared, with_features
+from ..store.point_in_time import available, prepared, with_features
 from ..tracking.registry import CHALLENGER, CHAMPION
 from ..tracking.stages import EditedError, require_untouched
 from .pointer import (
@@ -200,7 +200,8 @@ def try_version(context: Context, number: str, estimator: Estimator) -> None:
         return
     versions = {f"features_{name}": item.delta_version for name, item in published.items()}
     frame = context.lakehouse.frame(asked)
-    joined = with_features(context.lakehouse, problem, frame, until, versions)
+    offline = available(context.lakehouse, problem, until, versions)
+    joined = with_features(context.lakehouse, problem, frame, offline)
     kept = dict.fromkeys((*problem.model.keys, *estimator.features))
     inputs = context.lakehouse.collect(joined.select(*kept))
     expected = estimator.predict(inputs).reshape(inputs.height, -1).tolist()

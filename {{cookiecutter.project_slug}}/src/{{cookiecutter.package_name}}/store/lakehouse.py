@@ -231,6 +231,8 @@ class Lakehouse:
     def overwrite(self, table: Table, rows: Rows, since: datetime | None, until: datetime) -> int:
         """Replace what the table holds in `(since, until]` of its time; returns the rows written.
 
+        It is complete until then, or until later if it was before.
+
         Raises:
             UserError: As `append`; also a row outside the interval.
         """
@@ -240,7 +242,10 @@ class Lakehouse:
             with self._writing(table):
                 place = self.place(table.name)
                 interval = (since or _BEFORE_ALL, until)
-                self.engine.replace(place, staged, seen, table.time, interval)
+                done = seen.complete_until if seen else None
+                self.engine.replace(
+                    place, staged, seen, table.time, interval, max(until, done or until)
+                )
             return self.rows(staged)
 
     def merge(

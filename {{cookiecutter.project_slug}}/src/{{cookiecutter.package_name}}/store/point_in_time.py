@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 
 import narwhals as nw
 import polars as pl
 
-from ..core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION_TIME, Frame, Frames, Problem
+from ..core.contract import (
+    AVAILABLE_AT,
+    KNOWN_AT,
+    PREDICTION_TIME,
+    Frame,
+    Frames,
+    Problem,
+)
 from ..core.errors import UserError
 from . import tables
 from .lakehouse import Lakehouse
@@ -59,24 +67,15 @@ def point_in_time_join(
     )
 
 
-def seen_between(features: Frame, keys: Sequence[str], first: datetime, last: datetime) -> Frame:
-    """Feature rows that a prediction time between two moments can see.
-
-    Those that became available in between, and of the earlier ones the newest of each entity: a
-    part of a long table that is as large as the interval and the number of entities.
+def newest_of_each(features: Frame, keys: Sequence[str]) -> Frame:
+    """The newest feature row of each entity.
 
     Args:
         features: Columns `keys`, `available_at` (UTC) and others; unique in keys and time.
         keys: Entity columns.
-        first: Earliest prediction time.
-        last: Latest prediction time.
     """
-    available = nw.col(AVAILABLE_AT)
-    earlier = features.filter(available <= first)
-    newest = earlier.group_by(*keys).agg(available.max())
-    held = earlier.join(newest, on=[*keys, AVAILABLE_AT], how="semi")
-    between = features.filter(available > first, available <= last)
-    return nw.concat([held, between], how="vertical")
+    newest = features.group_by(*keys).agg(nw.col(AVAILABLE_AT).max())
+    return features.join(newest, on=[*keys, AVAILABLE_AT], how="semi")
 
 
 def only_finite(rows: Frame, names: Iterable[str]) -> Frame:
@@ -107,14 +106,86 @@ def prepared(lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: 
     return frames
 
 
-def with_features(
+def available(
+    lakehouse: Lakehouse, problem: Problem, as_of: datetime, versions: Versions
+) -> Frames:
+    """Feature tables by name, as available at `as_of`.
+
+    Args:
+        lakehouse: Tables of the environment.
+        problem: Its feature tables.
+        as_of: Features that became available later are left out.
+        versions: Delta version to read of each table, else the newest.
+    """
+    frames = {}
+    for declared in problem.feature_tables:
+        table = tables.features(declared)
+        rows = lakehouse.scan(table, versions.get(table.name))
+        frames[declared.name] = rows.filter(nw.col(AVAILABLE_AT) <= as_of)
+    return frames
+
+
+def seen_by(
     lakehouse: Lakehouse,
     problem: Problem,
-    spine: Frame,
+    spines: Iterable[Frame],
     as_of: datetime,
     versions: Versions,
-    asked: tuple[datetime, datetime] | None = None,
-) -> Frame:
+) -> Iterator[tuple[Frame, Frames]]:
+    """Each spine with the feature rows that it can see.
+
+    Those are what became available while its prediction times pass, and of what came before, the
+    newest row of each entity. The latter are carried from one spine to the next, so that spines in
+    the order of time read a long table once.
+
+    Args:
+        lakehouse: Tables of the environment.
+        problem: Its feature tables.
+        spines: With prediction times.
+        as_of: Features that became available later are left out.
+        versions: Delta version to read of each table, else the newest.
+
+    Yields:
+        A spine, and rows of each feature table, which are there until the next one is asked for.
+    """
+    time = nw.col(AVAILABLE_AT)
+    features = available(lakehouse, problem, as_of, versions)
+    carried: dict[str, Frame] = {}
+    until = None
+    with ExitStack() as staged:
+        for spine in spines:
+            asked = _asked(lakehouse, spine)
+            if asked is None:
+                yield spine, features
+                continue
+            first, last = asked
+            seen = {}
+            before = staged.pop_all()
+            for table in problem.feature_tables:
+                rows = features[table.name]
+                earlier = rows.filter(time <= first)
+                if until and until <= first:
+                    passed = earlier.filter(time > until)
+                    earlier = nw.concat([carried[table.name], passed], how="vertical")
+                newest = newest_of_each(earlier, tuple(table.keys))
+                held = staged.enter_context(lakehouse.staged(newest))
+                between = rows.filter(time > first, time <= last)
+                carried[table.name] = held
+                seen[table.name] = nw.concat([held, between], how="vertical")
+            before.close()
+            until = first
+            yield spine, seen
+
+
+def _asked(lakehouse: Lakehouse, spine: Frame) -> tuple[datetime, datetime] | None:
+    """Earliest and latest prediction time of a spine; None where it has no rows."""
+    time = nw.col(PREDICTION_TIME)
+    bounds = spine.select(time.min().alias("first"), time.max().alias("last"))
+    first, last = lakehouse.collect(bounds).row(0)
+    return None if first is None else (first, last)
+
+
+def with_features(lakehouse: Lakehouse, problem: Problem, spine: Frame, features: Frames) -> Frame:
     """Join every feature table to the spine and add what is computed from the row itself.
 
     `on_demand` is shown no column that the model forbids, wherever it may come from.
@@ -123,16 +194,10 @@ def with_features(
         lakehouse: Tables of the environment.
         problem: Its feature tables, and `on_demand`.
         spine: Keys, prediction time, and what the row itself tells.
-        as_of: Features that became available later are left out.
-        versions: Delta version to read of each table, else the newest.
-        asked: Earliest and latest prediction time, where the spine asks of a part of the past.
+        features: Rows of each feature table that prediction times of the spine can see.
     """
     for declared in problem.feature_tables:
-        table = tables.features(declared)
-        features = lakehouse.scan(table, versions.get(table.name))
-        known = features.filter(nw.col(AVAILABLE_AT) <= as_of)
-        if asked:
-            known = seen_between(known, tuple(declared.keys), *asked)
+        known = features[declared.name]
         spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
     present = spine.collect_schema().names()
     telling = [name for name in problem.model.forbidden if name in present]
@@ -203,7 +268,8 @@ def training_set(
         *extra,
         model.target.label,
     )
-    inputs = with_features(lakehouse, problem, labelled, as_of, versions)
+    features = available(lakehouse, problem, as_of, versions)
+    inputs = with_features(lakehouse, problem, labelled, features)
     if model.target.label in inputs.collect_schema():
         message = f"The inputs hold a column {model.target.label}, which is the label's name."
         raise UserError(message, "Rename or drop it in `spine` or `on_demand` of the problem.")
@@ -246,7 +312,8 @@ def require_row_by_row(
     asked = lakehouse.frame(some.select(by))
     spine = spine_of(problem, frames).join(asked, on=by, how="semi").sort(by, descending=True)
     wanted = dict.fromkeys([*by, *model.features])  # a key may be an input
-    inputs = with_features(lakehouse, problem, spine, as_of, versions).select(*wanted)
+    features = available(lakehouse, problem, as_of, versions)
+    inputs = with_features(lakehouse, problem, spine, features).select(*wanted)
     alone = lakehouse.collect(inputs).sort(by)
     together = some.sort(by)
     moved = [name for name in model.features if not alone[name].equals(together[name])]

@@ -95,9 +95,15 @@ class Engine(Protocol):
         """Add rows, and record the number of a batch by its writer."""
 
     def replace(
-        self, place: str, staged: Frame, seen: Snapshot | None, column: str, interval: Interval
+        self,
+        place: str,
+        staged: Frame,
+        seen: Snapshot | None,
+        column: str,
+        interval: Interval,
+        until: datetime,
     ) -> None:
-        """Replace the rows whose `column` lies in the interval; complete until its end."""
+        """Replace the rows whose `column` lies in the interval; the table is complete `until`."""
 
     def merge(
         self, staged: Frame, seen: Snapshot, keys: Sequence[str], until: datetime | None

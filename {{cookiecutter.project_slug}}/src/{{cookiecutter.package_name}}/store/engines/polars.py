@@ -100,11 +100,17 @@ class PolarsEngine(delta.DeltaLog):
         self._write(place, staged, seen, until, {"mode": "append"}, batches)
 
     def replace(
-        self, place: str, staged: Frame, seen: Snapshot | None, column: str, interval: Interval
+        self,
+        place: str,
+        staged: Frame,
+        seen: Snapshot | None,
+        column: str,
+        interval: Interval,
+        until: datetime,
     ) -> None:
-        """Replace the rows whose `column` lies in the interval; complete until its end."""
+        """Replace the rows whose `column` lies in the interval; the table is complete `until`."""
         how = {"mode": "overwrite", "predicate": delta.inside(column, interval)}
-        self._write(place, staged, seen, interval[1], how)
+        self._write(place, staged, seen, until, how)
 
     def merge(
         self, staged: Frame, seen: Snapshot, keys: Sequence[str], until: datetime | None

@@ -205,13 +205,19 @@ class SparkEngine(delta.DeltaLog):
                 )
 
     def replace(
-        self, place: str, staged: Frame, seen: Snapshot | None, column: str, interval: Interval
+        self,
+        place: str,
+        staged: Frame,
+        seen: Snapshot | None,
+        column: str,
+        interval: Interval,
+        until: datetime,
     ) -> None:
-        """Replace the rows whose `column` lies in the interval; complete until its end."""
+        """Replace the rows whose `column` lies in the interval; the table is complete `until`."""
         if seen is None:
-            self.append(place, staged, None, interval[1])
+            self.append(place, staged, None, until)
             return
-        with self._committing(seen, interval[1]):
+        with self._committing(seen, until):
             writer = _native(staged).write.format("delta").mode("overwrite")
             writer.option("replaceWhere", delta.inside(column, interval)).save(place)
 
