@@ -6,10 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from names import GOOD_SLUGS, NOT_A_NAME, PACKAGES, REFUSED_SLUGS, REFUSED_TEXTS, TEXTS
 from support import NASTY, OPTIONS, PROBLEM_TYPES, PROMPTS, Bake, files_in
 
 import template_answers
-from template_answers import AnswerRefused, default_slug, derived, problem_with, problem_with_slug
+from template_answers import (
+    SLUG,
+    AnswerRefused,
+    default_slug,
+    derived,
+    problem_with,
+    problem_with_slug,
+    problem_with_text,
+)
 
 DEFAULTS = {
     "project_name": "Flight Delays",
@@ -18,33 +29,6 @@ DEFAULTS = {
     "author": "Data Team",
     "problem_type": "regression",
 }
-NOT_A_NAME = [
-    *("", "-", "-a", "a-", "a--b", "1a", "2024-sales", "A", "a_b", "a.b", "a b", "a/b", "../a"),
-    *("..", "~", "a\n", "a\nb", 'a"b', "a'b", "a\\b", "$(x)", "{{ x }}", "a;b", "a\0b", "a²"),
-    *("ä", "ﬁ", "\u0430-cyrillic", "a\u200bb", "日本"),
-]
-REFUSED_SLUGS = {
-    "40": ["x" * 41, "x" * 200],
-    "keyword of Python": ["class", "lambda", "import", "async"],
-    "device on Windows": ["aux", "con", "lpt1", "com9", "prn"],
-    "word that YAML": ["yes", "no", "on", "off", "true", "false", "null", "y", "n"],
-    "Python's standard library": [
-        *("test", "json", "statistics", "imp", "distutils", "antigravity", "idlelib", "tomllib"),
-        *("this", "site", "lib2to3", "annotationlib"),
-    ],
-    "part of the rendered project": ["conf", "src", "tests", "ci", "docs", "bootstrap", "noxfile"],
-    "library that the project installs": [
-        *("polars", "scikit-learn", "sklearn", "mlflow", "pip", "setuptools", "pkg-resources"),
-        *("yaml", "attr", "pil", "dateutil", "zmq", "mlflow-skinny"),
-    ],
-    "program in the project's environment": [
-        *("python", "python3", "activate", "pip3", "dmypy", "f2py", "jlpm", "stubgen", "ttx"),
-        *("jupyter-lab", "lint-imports", "uvx"),
-    ],
-    "prefix of other programs' environment variables": [
-        *("github", "java", "home", "aws", "kubernetes", "conda", "runner", "actions", "spark"),
-    ],
-}
 NAMES = [
     *("Flight Delays", "Test", "2024 Sales", "yes", "Null", "Python", "pip", "GitHub", "JSON"),
     *("A Name That Goes On And On Until No Folder Could Be Called Like It", "x" * 100, "日本"),
@@ -52,19 +36,6 @@ NAMES = [
     *("C:\\temp", "../..", "-", "42", "a", "I", "test-project", "12 angry men", "É", "ﬁsh"),
     *NASTY.values(),
 ]
-REFUSED_TEXTS = {
-    "is empty": ["", "  ", "\u3000"],
-    "begins or ends with a space": [" a", "a ", "a\u00a0"],
-    "line break or control character": [
-        *("a\nb", "a\rb", "a\tb", "a\x00b", "a\x7fb", "a\u2028b", "a\u2029b", "a\x85b"),
-        *("a\x1b[31mb", "a\ud800b"),
-    ],
-    "invisible character U+": [
-        *("a\u200bb", "a\u200eb", "a\u202eb", "a\u2066b", "a\ufeffb", "a\u00adb", "a\u2060b"),
-        *("a\u034fb", "a\u3164b", "a\u2800b", "a\ue000b", "a\U000e0041b"),
-    ],
-    "template code": ["{{ cookiecutter }}", "a {% if x %}", "{# a"],
-}
 
 
 def each(refused: dict[str, list[str]]) -> list[tuple[str, str]]:
@@ -75,15 +46,16 @@ def test_defaults_are_accepted() -> None:
     assert problem_with(DEFAULTS) is None
 
 
-@pytest.mark.parametrize("slug", ["a", "a1", "a-b-c", "x" * 40, "flight-delays-2", "tests-of-time"])
+@pytest.mark.parametrize("slug", GOOD_SLUGS)
 def test_good_slugs(slug: str) -> None:
     assert problem_with(DEFAULTS | {"project_slug": slug}) is None
 
 
-@pytest.mark.parametrize("text", [*NASTY.values(), "x", "日本", "'", '"', "\\", "مرحبا", "नमस्ते"])
+@pytest.mark.parametrize("kind", TEXTS)
 @pytest.mark.parametrize("option", template_answers.FREE_TEXTS)
-def test_good_texts(option: str, text: str) -> None:
-    assert problem_with(DEFAULTS | {option: text}) is None
+def test_good_texts(option: str, kind: str) -> None:
+    for text in (*TEXTS[kind], *NASTY.values()):
+        assert problem_with(DEFAULTS | {option: text}) is None, text
 
 
 @pytest.mark.parametrize("slug", NOT_A_NAME)
@@ -98,6 +70,11 @@ def test_slugs_that_are_taken_are_refused(slug: str, why: str) -> None:
     assert why in problem
 
 
+@pytest.mark.parametrize(("package", "why"), each(PACKAGES))
+def test_packages_that_python_has_are_refused(package: str, why: str) -> None:
+    assert why in str(problem_with_slug(package.replace("_", "-")))
+
+
 @pytest.mark.parametrize(("text", "why"), each(REFUSED_TEXTS))
 @pytest.mark.parametrize("option", template_answers.FREE_TEXTS)
 def test_texts_that_cannot_be_shown_are_refused(option: str, text: str, why: str) -> None:
@@ -105,6 +82,42 @@ def test_texts_that_cannot_be_shown_are_refused(option: str, text: str, why: str
     assert problem.startswith(option)
     assert why in problem
     assert problem.isprintable()
+
+
+@given(st.text())
+def test_any_text_is_taken_or_refused_in_a_line(text: str) -> None:
+    problem = problem_with_text("author", text)
+    if problem:
+        assert problem.startswith("author")
+        assert problem.isprintable()
+    else:
+        assert text == text.strip()
+        assert "\u200b" not in text
+        assert len(text.splitlines()) == 1
+
+
+@given(st.text() | st.from_regex(SLUG, fullmatch=True))
+def test_any_slug_is_taken_or_refused_in_a_line(slug: str) -> None:
+    problem = problem_with_slug(slug)
+    if problem:
+        assert len(problem.splitlines()) == 1
+    else:
+        assert slug.replace("-", "_").isidentifier()
+        assert len(slug) <= template_answers.MAX_LENGTH
+
+
+@given(st.text())
+def test_every_name_has_a_slug_that_is_taken(name: str) -> None:
+    assert problem_with_slug(default_slug(name)) is None
+
+
+def test_the_suite_is_as_large_as_it_was_meant_to_be() -> None:
+    texts = {text for texts in (*TEXTS.values(), *REFUSED_TEXTS.values()) for text in texts}
+    slugs = {slug for slugs in REFUSED_SLUGS.values() for slug in slugs}
+    packages = {package for packages in PACKAGES.values() for package in packages}
+    assert len(texts) >= 266
+    assert len({*slugs, *GOOD_SLUGS, *NOT_A_NAME}) >= 146
+    assert len(packages) >= 120
 
 
 def test_every_locked_library_is_taken() -> None:
