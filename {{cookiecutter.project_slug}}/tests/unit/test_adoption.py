@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import narwhals as nw
 import polars as pl
@@ -20,7 +20,7 @@ from sklearn import datasets
 from {{cookiecutter.package_name}}.adoption import project as places
 from {{cookiecutter.package_name}}.adoption import write
 from {{cookiecutter.package_name}}.adoption.assume import Asked, Assumed, assume, kind_of
-from {{cookiecutter.package_name}}.adoption.columns import names_for
+from {{cookiecutter.package_name}}.adoption.columns import names_for, role_of
 from {{cookiecutter.package_name}}.core.contract import ROW, UTC_TIME, Form, Schema
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.reading import read
@@ -160,6 +160,32 @@ def test_semicolons_decimal_commas_umlauts_and_other_letters_are_read(project: P
     assert rows["seit"][0] == datetime(2021, 3, 1, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("texts", "role"),
+    [
+        (["00501", "10001", "94103"], "text"),
+        (["0", "10", "0.5", "inf"], "number"),
+        (["02/11/2024 9:05 PM", "12/31/2023 12:00 AM", "01/15/2024 12:30 PM"], "date"),
+        (["True", "FALSE", "true"], "flag"),
+    ],
+)
+def test_texts_are_what_all_of_them_can_be(texts: list[str], role: str) -> None:
+    assert role_of(pl.Series("x", texts), Form())[0] == role
+
+
+def test_numbers_that_are_none_are_missing(project: Path) -> None:
+    numbers = [1.0, float("inf"), float("nan"), None, -float("inf")]
+    pl.DataFrame({"x": numbers}).write_parquet(project / "table.parquet")
+    (project / "table.csv").write_text("x\n1\ninf\nNaN\n\n-inf\n")
+    for name in ("table.parquet", "table.csv"):
+        assert read(name, {"x": nw.Float64})["x"].drop_nulls().to_list() == [1.0]
+
+
+def test_rows_that_are_cut_unlike_say_so(project: Path) -> None:
+    with pytest.raises(UserError, match=r"Cannot read table\.csv"):
+        text_file(project, "a,b,y\n1,2,0\n1,2,3,4\n" * 9, label="y")
+
+
 def test_all_that_a_table_does_not_hold_is_said_at_once(project: Path) -> None:
     (project / "table.csv").write_text("number,flag\n1,true\ntwo,true\n3,perhaps\n")
     schema: Schema = {"number": nw.Float64, "flag": nw.Boolean, "absent": nw.String}
@@ -197,6 +223,69 @@ def test_windows_fit_the_rows(project: Path, rows: int, step: timedelta) -> None
     holdout = table.filter(pl.col("at") >= start).height
     assert 0.15 * rows <= holdout <= 0.4 * rows
     assert assumed.min_rows <= holdout
+
+
+def test_of_many_rows_few_judge(project: Path) -> None:
+    # given more than a year of hours
+    assumed = looked_at(project, timed(9_000, timedelta(hours=1)), label="y", time="at")
+    # then some weeks judge, so that a model learns also from what was lately
+    assert assumed.windows is not None
+    assert 14 <= assumed.windows.holdout <= 40
+    assert 14 <= assumed.windows.validation <= 40
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=1), timedelta(days=1), timedelta(minutes=7)])
+def test_windows_of_production_have_rows_enough_to_be_judged(
+    project: Path, step: timedelta
+) -> None:
+    assumed = looked_at(project, timed(5_000, step), label="y", time="at")
+    assert assumed.windows is not None
+    assert assumed.judged_rows <= timedelta(days=assumed.windows.production) / step
+
+
+def test_half_of_the_past_fills_the_windows_of_a_replay(project: Path) -> None:
+    assumed = looked_at(project, timed(718, timedelta(hours=1)), label="y", time="at")
+    assert assumed.windows is not None
+    halved = assumed.windows.halved()
+    days = halved.train + halved.validation + halved.holdout
+    assert days <= 718 / 24 / 2 + 1
+    assert min(halved.train, halved.validation, halved.holdout) >= 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "written"), [("s", "epoch"), ("ms", "epoch_ms"), ("us", "epoch_us")]
+)
+def test_numbers_are_times_since_1970_by_their_size(
+    project: Path, unit: Literal["s", "ms", "us"], written: str
+) -> None:
+    moments = timed(700, timedelta(hours=1))
+    table = moments.with_columns(pl.col("at").dt.epoch(unit))
+    assumed = looked_at(project, table, label="y", time="at")
+    assert assumed.form.times == {"at": written}
+    assert assumed.begins == datetime(2020, 12, 31, tzinfo=UTC)
+
+
+def test_the_calendar_is_there_whatever_the_time_is_called(project: Path) -> None:
+    table = timed(900, timedelta(hours=1)).rename({"at": "hour"})
+    assumed = looked_at(project, table, label="y", time="hour")
+    assert assumed.calendar == ("hour_of_day", "weekday")
+
+
+def test_what_has_not_come_yet_is_said(project: Path) -> None:
+    table = timed(900, timedelta(hours=1))
+    later = table.with_columns(pl.col("at").dt.offset_by("100y"))
+    with pytest.raises(UserError, match="lies in the future in all rows"):
+        looked_at(project, later, label="y", time="at")
+    assumed = looked_at(project, pl.concat([table, later.head(3)]), label="y", time="at")
+    assert any(note.startswith("in 3 rows at lies in the future") for note in assumed.notes)
+
+
+def test_copies_of_rows_are_told(project: Path) -> None:
+    random = pl.Series(range(500)).sample(fraction=1, shuffle=True, seed=1).cast(pl.Float64)
+    table = pl.DataFrame({"x": random, "z": random.sqrt(), "y": random > 300})
+    assert not any("copies" in note for note in looked_at(project, table, label="y").notes)
+    assumed = looked_at(project, pl.concat([table] * 2), label="y")
+    assert any(note.startswith("500 rows are copies of others") for note in assumed.notes)
 
 
 def test_rows_of_a_day_are_drawn_as_if_they_had_no_times(project: Path) -> None:

@@ -35,9 +35,18 @@ from .columns import (
 LABEL = "outcome"
 _MOST_CLASSES = 50
 _FEW_NUMBERS = 10  # whole numbers of at most so many values are classes
-_SHARES = (0.2, 0.25, 0.3)  # of the labelled rows, for validation and for the holdout
+_SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # of the labelled rows, for validation and holdout
+_USUAL_SHARE = 0.2  # less where that is ample: what judges comes late, and teaches nothing
+_AMPLE_DAYS = 14
+_AMPLE_ROWS = 500
+_AMPLE_OF_CLASS = 50
 _LEAST_DAYS = 5
+_LEAST_ROWS = 20  # of a window of production, to be judged
+_ENOUGH_ROWS = 200
 _SLICES = 2
+# Parts of the calendar, where the time itself is called like them.
+_OTHER_NAMES = {"hour": "hour_of_day", "weekday": "day_of_week", "month": "month_of_year"}
+_COPIES = 0.01
 _YES = ("1", "1.0", "true", "yes", "y", "t", "positive", "pos")
 
 Ask = Callable[[str, Sequence[str]], str | None]
@@ -64,6 +73,13 @@ class Windows:
     validation: int
     holdout: int
     production: int
+
+    def halved(self) -> Windows:
+        """Windows that half of the days fill, so that `replay` can walk through the other half."""
+        validation = math.ceil(self.validation / 2)
+        holdout = math.ceil(self.holdout / 2)
+        train = max(1, self.train // 2 - validation - holdout)
+        return replace(self, train=train, validation=validation, holdout=holdout)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,14 @@ class Assumed:
         """Labelled rows that a model learns from, about."""
         return 3 * self.labelled // 5
 
+    @property
+    def judged_rows(self) -> int:
+        """Labelled rows by which a window of production is judged: half of what one has."""
+        few = self.min_rows
+        if self.windows:
+            few = self.labelled * self.windows.production // self.windows.train // 2
+        return min(_ENOUGH_ROWS, max(_LEAST_ROWS, few))
+
 
 def assume(asked: Asked, place: str, ask: Ask) -> Assumed:
     """Look at a table and decide on all that its files need.
@@ -132,6 +156,8 @@ def assume(asked: Asked, place: str, ask: Ask) -> Assumed:
     if keys and rows.select(keys).null_count().sum_horizontal().item():
         raise UserError(f"The key {', '.join(keys)} has missing values.", "Name another --key.")
     keys = _unique(rows, keys, time, notes)
+    if not keys:
+        _warn_of_copies(rows, notes)
     others = rows.drop({label, time, *keys} & set(rows.columns))
     examined = [examine(column, form) for column in others.iter_columns()]
     columns = [item for item in examined if isinstance(item, Column)]
@@ -260,7 +286,7 @@ def _with_time(
     role, written = role_of(rows[time], form)
     if role == "number":
         largest = as_type(rows[time], pl.Float64(), form).max()
-        written = "epoch" if isinstance(largest, float) and largest > 3_000 else "%Y"
+        written = _epoch(largest) if isinstance(largest, float) else ""
     elif role != "date":
         message = f"--time {time} holds texts such as {rows[time].drop_nulls()[0]!r}, no times."
         raise UserError(message, "Write them as 2024-11-01 or 2024-11-01T06:00, or leave it out.")
@@ -269,7 +295,19 @@ def _with_time(
     if absent := moments.null_count():
         notes.append(f"{absent:,} rows have no {time}: they are left out")
     timed = rows.with_columns(moments).drop_nulls(time)
+    ahead = timed.filter(pl.col(time) > datetime.now(UTC)).height
+    if timed.height and ahead == timed.height:
+        message = f"--time {time} lies in the future in all rows."
+        raise UserError(message, "Name a column that says when a row was known, or none.")
+    if ahead:
+        notes.append(f"in {ahead:,} rows {time} lies in the future: they are not known yet")
     return timed, form
+
+
+def _epoch(largest: float) -> str:
+    """What numbers count that are times; the year 3000 is 3e10 seconds after 1970."""
+    limits = {"%Y": 3e3, "epoch": 3e10, "epoch_ms": 3e13}
+    return next((name for name, limit in limits.items() if largest <= limit), "epoch_us")
 
 
 def _key(rows: pl.DataFrame, others: Sequence[str], notes: list[str]) -> list[str]:
@@ -297,6 +335,17 @@ def _unique(rows: pl.DataFrame, keys: list[str], time: str, notes: list[str]) ->
     if keys:
         notes.append(f"the key {', '.join(keys)} repeats: rows are numbered instead")
     return []
+
+
+def _warn_of_copies(rows: pl.DataFrame, notes: list[str]) -> None:
+    """Say so where rows that nothing tells apart are no accident of a few short columns."""
+    distinct = rows.n_unique()
+    copies = rows.height - distinct
+    if copies > _COPIES * rows.height and distinct > _COPIES * 10 * rows.height:
+        notes.append(
+            f"{copies:,} rows are copies of others: a model may have learned what judges it "
+            "(keep one of each)"
+        )
 
 
 def _key_types(rows: pl.DataFrame, keys: list[str], time: str, form: Form) -> dict[str, str]:
@@ -336,7 +385,8 @@ def _calendar(rows: pl.DataFrame, time: str) -> tuple[str, ...]:
         found.append("weekday")
     if moments.dt.month().n_unique() > 1 and days >= 540:
         found.append("month")
-    return tuple(name for name in found if name not in rows.columns)
+    named = [_OTHER_NAMES[part] if part == time else part for part in found]
+    return tuple(name for name in named if name not in rows.columns)
 
 
 # The outcome ------------------------------------------------------------------------------------
@@ -442,7 +492,7 @@ def _slices(labelled: pl.DataFrame, columns: Sequence[Column]) -> tuple[str, ...
 def _windows(
     labelled: pl.DataFrame, time: str, label: str, classes: Sequence[str], notes: list[str]
 ) -> Windows | None:
-    """Whole days that hold a fifth of the labelled rows each, and all classes; None: none do."""
+    """Whole days that hold rows enough to judge by, and all classes; None: none do."""
     moments = labelled[time]
     first, last = moments.min(), moments.max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):
@@ -464,11 +514,21 @@ def _windows(
             for low, high in pairwise(bounds)
         ]
         wanted = max(2, len(classes))
-        if validation > 0 and all(part["label"].n_unique() >= wanted for part in parts):
+        is_usable = validation > 0 and all(part["label"].n_unique() >= wanted for part in parts)
+        is_ample = min(holdout, validation) >= _AMPLE_DAYS and all(map(_are_ample, parts))
+        if is_usable and (is_ample or share >= _USUAL_SHARE):
             production = _production_days(labelled.height / days)
             return Windows(math.ceil(days), validation, holdout, production)
     notes.append("no windows of days hold all classes")
     return None
+
+
+def _are_ample(part: pl.DataFrame) -> bool:
+    """Whether a smaller part would do, too; of a quantity every value is rare."""
+    frequent: list[int] = part["label"].value_counts()["count"].to_list()
+    is_quantity = len(frequent) > _MOST_CLASSES
+    rarest = part.height if is_quantity else min(frequent, default=0)
+    return part.height >= _AMPLE_ROWS and rarest >= _AMPLE_OF_CLASS
 
 
 def _days_of(age: pl.DataFrame, share: float) -> int:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import polars as pl
 
 from ..core.contract import AVAILABLE_AT, KNOWN_AT, PREDICTION, PREDICTION_TIME, ROW, Form
-from ..core.reading import as_type
+from ..core.reading import as_type, infinite
 
 Role: TypeAlias = Literal["number", "flag", "text", "date"]
 
@@ -39,6 +39,8 @@ _FORMATS = (
     "%m/%d/%Y",
     "%m/%d/%Y %H:%M",
     "%m/%d/%Y %H:%M:%S",
+    "%m/%d/%Y %I:%M %p",
+    "%m/%d/%Y %I:%M:%S %p",
     "%d/%m/%Y",
     "%d/%m/%Y %H:%M",
     "%d/%m/%Y %H:%M:%S",
@@ -52,6 +54,7 @@ _FORMATS = (
 )
 _LETTERS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe"})
 _LETTERS |= str.maketrans({"Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "%": " percent ", "€": " euro "})
+_CODE = r"^0\d+$"  # 00127 is no number, but the name of something
 _IDENTIFIES = re.compile(r"(^|_)(id|key|uuid|guid|nr|no|number|code)$|id$", re.IGNORECASE)
 
 
@@ -86,6 +89,8 @@ def form_of(path: Path) -> Form:
         text = content.decode(encoding, errors="replace")
     lines = text.splitlines()[:_SAMPLE_LINES]
     separator = max(_SEPARATORS, key=lambda mark: _fields(lines, mark))
+    if lines and _fields(lines, separator) < 2:
+        separator = max(_SEPARATORS, key=lines[0].count)  # what is wrong is told by who reads it
     return Form(separator=separator, encoding=encoding)
 
 
@@ -190,6 +195,8 @@ def role_of(values: pl.Series, form: Form) -> tuple[Role, str]:
 
 
 def _role_of_texts(texts: pl.Series, form: Form) -> tuple[Role, str]:
+    if texts.str.contains(_CODE).any() and texts.n_unique() <= MOST_CATEGORIES:
+        return "text", ""
     if _holds(texts, "number", form):
         return "number", ""
     if set(texts.drop_nulls().str.to_lowercase().unique()) <= {"true", "false"}:
@@ -211,7 +218,8 @@ def _holds(texts: pl.Series, role: Role, form: Form) -> bool:
     """Whether all texts of a column can be read as such."""
     sample = texts.head(_SAMPLE_ROWS)
     for part in (sample, texts):
-        if as_type(part, TYPES[role], form).null_count() != part.null_count():
+        unreadable = as_type(part, TYPES[role], form).is_null() & ~infinite(part)
+        if unreadable.sum() != part.null_count():
             return False
     return texts.null_count() < texts.len()
 

@@ -27,6 +27,9 @@ _CALENDAR = {
     "hour": 'time.dt.hour().cast(nw.Int64).alias("hour")',
     "weekday": 'time.dt.weekday().cast(nw.Int64).alias("weekday")',
     "month": 'time.dt.month().cast(nw.Int64).alias("month")',
+    "hour_of_day": 'time.dt.hour().cast(nw.Int64).alias("hour_of_day")',
+    "day_of_week": 'time.dt.weekday().cast(nw.Int64).alias("day_of_week")',
+    "month_of_year": 'time.dt.month().cast(nw.Int64).alias("month_of_year")',
 }
 
 

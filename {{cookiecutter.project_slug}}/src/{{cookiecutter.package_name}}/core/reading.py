@@ -21,8 +21,8 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "\\N", 
 """What stands for a missing value in a text file."""
 YES = ("true", "t", "yes", "y")
 NO = ("false", "f", "no", "n")
-EPOCH = "epoch"
-"""Instead of a format: seconds since 1970."""
+EPOCHS = {"epoch": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+"""Instead of a format: seconds, milliseconds or microseconds since 1970, in microseconds."""
 # The driver quotes parts of an address that it cannot read, and its password may be among them.
 _PART = r"([^:/?@%\s]|%[0-9A-Fa-f]{2})*"
 _VALUE = r"([^&=@%\s]|%[0-9A-Fa-f]{2})*"
@@ -147,7 +147,12 @@ def query_rows(address: str, query: str, rows: int) -> Iterator[pl.DataFrame]:
 
 
 def as_type(values: pl.Series, kind: pl.DataType, form: Form) -> pl.Series:
-    """Values as a type; null where they cannot be."""
+    """Values as a type; null where they cannot be, and where a number is not finite."""
+    typed = _as_type(values, kind, form)
+    return typed.set(~typed.is_finite(), None) if typed.dtype.is_float() else typed
+
+
+def _as_type(values: pl.Series, kind: pl.DataType, form: Form) -> pl.Series:
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
     text_format = form.times.get(values.name, "")
@@ -191,7 +196,7 @@ def _parsed(texts: pl.Series, kind: pl.DataType, decimal: str, text_format: str)
 
 
 def _times(texts: pl.Series, text_format: str) -> pl.Series:
-    if text_format == EPOCH:
+    if text_format in EPOCHS:
         return _moments(texts.cast(pl.Float64, strict=False), text_format)
     utc = pl.Datetime("us", "UTC")
     if text_format:
@@ -217,11 +222,12 @@ def _whole(texts: pl.Series, text_format: str) -> tuple[pl.Series, str]:
 
 
 def _moments(values: pl.Series, text_format: str) -> pl.Series:
-    """Times in UTC of times, dates, years or seconds; those without a zone are taken as UTC."""
+    """Times in UTC of times, dates, years or epochs; those without a zone are taken as UTC."""
     utc = pl.Datetime("us", "UTC")
     if values.dtype.is_numeric():
-        if text_format == EPOCH:
-            return (values * 1_000_000).cast(pl.Int64).cast(pl.Datetime("us")).cast(utc)
+        if text_format in EPOCHS:
+            since_1970 = (values * EPOCHS[text_format]).cast(pl.Int64)
+            return since_1970.cast(pl.Datetime("us")).cast(utc)
         years = values.cast(pl.Int64, strict=False).cast(pl.String)
         return _times(years, text_format or "%Y")
     if isinstance(values.dtype, pl.Datetime) and values.dtype.time_zone:
@@ -231,7 +237,16 @@ def _moments(values: pl.Series, text_format: str) -> pl.Series:
 
 def _lost(before: pl.Series, after: pl.Series) -> list[str]:
     """What a column holds that its type cannot."""
-    lost = before.filter(before.is_not_null() & after.is_null())
+    lost = before.filter(before.is_not_null() & after.is_null() & ~infinite(before))
     if lost.is_empty():
         return []
     return [f"{after.name} is to be {after.dtype}, but is {lost[0]!r} in {lost.len():,} rows"]
+
+
+def infinite(values: pl.Series) -> pl.Series:
+    """Where values are numbers that are none, which tables have in place of missing ones."""
+    if values.dtype == pl.String:
+        values = values.cast(pl.Float64, strict=False)
+    if not values.dtype.is_float():
+        return pl.repeat(value=False, n=values.len(), eager=True)
+    return ~values.is_finite().fill_null(value=True)

@@ -12,7 +12,7 @@ import polars as pl
 from ..context import Context
 from ..core.contract import ROW, Form, Schema, Source, polars_schema
 from ..core.errors import UserError
-from ..core.reading import TEXT_FILES, as_type, query_rows, scan_text, with_names
+from ..core.reading import TEXT_FILES, as_type, infinite, query_rows, scan_text, with_names
 
 _PARSE: dict[pl.DataType, Callable[[Any], pl.Expr]] = {
     pl.Datetime("us", "UTC"): lambda texts: texts.to_datetime(time_unit="us", time_zone="UTC"),
@@ -126,7 +126,8 @@ def _formed(rows: pl.DataFrame, source: Source) -> pl.DataFrame:
     for name, kind in polars_schema(source.prepared).items():
         if name in named.columns and named.schema[name] == pl.String and kind != pl.String:
             values = as_type(named[name], kind, source.form)
-            if values.null_count() == named[name].null_count():
+            unreadable = values.is_null() & ~infinite(named[name])
+            if unreadable.sum() == named[name].null_count():
                 typed.append(values)
     return named.with_columns(typed)
 
