@@ -486,14 +486,24 @@ def _overheard(tell: Tell, moment: datetime, verb: str) -> None:
 
 
 def _live_through(context: Context, moment: datetime, *, is_scheduled: bool) -> Decision:
-    """What production does in a period, and the training that a schedule would ask for."""
+    """What production does in a period, and the training that a schedule would ask for.
+
+    A first version that the gates refuse leaves production without a champion, until a later
+    period trains one that they let through.
+    """
+    from .monitoring.retraining import write_down
     from .tracking.registry import CHAMPION
 
     ingest(context, moment)
     prepare(context, moment)
     features(context, moment)
     if context.registry.aliased(CHAMPION) is None:
-        deploy(context, train(context, moment).version, "replay")
+        version = train(context, moment).version
+        try:
+            deploy(context, version, "replay")
+        except UserError as error:
+            why = error.what.rstrip(".")
+            return write_down(context, moment, f"there is no champion yet: {why}")
     predict(context, moment)
     monitor(context, moment)
     if is_scheduled:

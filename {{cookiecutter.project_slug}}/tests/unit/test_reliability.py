@@ -35,6 +35,12 @@ def chances() -> Array:
 
 
 @pytest.fixture
+def guess(chances: Array) -> Array:
+    """What the mean of all says."""
+    return np.full(ROWS, chances.mean())
+
+
+@pytest.fixture
 def rows(chances: Array) -> pl.DataFrame:
     """What comes true as often as foretold; one shop has a row a day."""
     random = np.random.default_rng(1)
@@ -92,9 +98,11 @@ def test_the_slope_of_classes_is_that_of_all_probabilities() -> None:
     assert slope(label, 1 / 3 + (certain - 1 / 3) / 2, weights) == pytest.approx([2, 2])
 
 
-def test_honest_scores_surprise_nowhere(rows: pl.DataFrame, chances: Array, model: Model) -> None:
+def test_honest_scores_surprise_nowhere(
+    rows: pl.DataFrame, chances: Array, guess: Array, model: Model
+) -> None:
     assert surprises(rows, chances, model) == {}
-    assert biases(rows, chances, model) == {}
+    assert biases(rows, chances, guess, model) == {}
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
@@ -115,18 +123,28 @@ def test_slices_of_few_rows_are_pooled(rows: pl.DataFrame, chances: Array, model
 
 
 def test_a_small_slice_that_is_far_off_on_average_is_found(
-    rows: pl.DataFrame, chances: Array, model: Model
+    rows: pl.DataFrame, chances: Array, guess: Array, model: Model
 ) -> None:
     planted = np.where(rows["shop"].to_numpy() == "small", 0.95, chances)
-    assert list(biases(rows, planted, model)) == ["shop=small"]
+    assert list(biases(rows, planted, guess, model)) == ["shop=small"]
+
+
+def test_what_the_baseline_misses_as_far_is_no_fault_of_the_scores(
+    rows: pl.DataFrame, chances: Array, guess: Array, model: Model
+) -> None:
+    # given outcomes that have moved since the training, by more than their spread
+    moved = rows.with_columns(pl.col("paid") + 5)
+    # then scores that are nearer to them than the baseline pass, and others do not
+    assert biases(moved, guess + 1, guess, model) == {}
+    assert list(biases(moved, guess - 1, guess, model)) == ["", "shop=large", "shop=small"]
 
 
 def test_one_bad_day_of_a_slice_is_no_bias(
-    rows: pl.DataFrame, chances: Array, model: Model
+    rows: pl.DataFrame, chances: Array, guess: Array, model: Model
 ) -> None:
     first = rows[PREDICTION_TIME] < rows[PREDICTION_TIME][A_DAY]
     planted = np.where(first.to_numpy(), 0.95, chances)
-    assert biases(rows, planted, model) == {}
+    assert biases(rows, planted, guess, model) == {}
 
 
 def test_proper_scores_guard_and_others_where_the_problem_says_so(model: Model) -> None:

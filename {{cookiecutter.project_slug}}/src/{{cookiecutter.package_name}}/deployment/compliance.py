@@ -420,6 +420,9 @@ def _better_than_baseline(candidate: Candidate) -> str:
     floor = candidate.context.settings.deployment.min_gain
     if result["gain_lower"] > floor:
         return ""
+    if np.isnan(result["gain_lower"]):
+        few = f"the holdout has {result['rows']:,} rows, too few in all or of a class"
+        return f"{few}, to tell a gain in {result['metric']} over the baseline"
     return (
         f"gain in {result['metric']} over the baseline may be {result['gain_lower']:.4f}, "
         f"not above {floor:g}"
@@ -461,7 +464,8 @@ def _sound_on_slices(candidate: Candidate) -> str:
     if model.target.classes:
         for name, share in surprises(candidate.holdout, candidate.predicted, model).items():
             return f"gave no chance to what happened in {share:.0%} of {name or 'all rows'}"
-    for name, apart in biases(candidate.holdout, candidate.predicted, model).items():
+    found = biases(candidate.holdout, candidate.predicted, candidate.guess, model)
+    for name, apart in found.items():
         return f"its mean score on {name or 'all rows'} is {apart:.1f} spreads of the label off"
     return ""
 

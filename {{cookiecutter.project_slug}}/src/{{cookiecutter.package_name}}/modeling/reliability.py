@@ -120,15 +120,19 @@ def surprises(rows: pl.DataFrame, predicted: Array, model: Model) -> dict[str, f
     return found
 
 
-def biases(rows: pl.DataFrame, predicted: Array, model: Model) -> dict[str, float]:
+def biases(
+    rows: pl.DataFrame, predicted: Array, reference: Array, model: Model
+) -> dict[str, float]:
     """Slices on which the mean score is surely more than a spread of the label beside the outcome.
 
     Sure by a one-sided t interval (99.9 %) of a ratio of sums over days (Cochran 1977, section
-    6.3), since rows of a day share what happened on it.
+    6.3), since rows of a day share what happened on it. Where the reference is as far off, the data
+    have moved, and the score is no worse for it.
 
     Args:
         rows: Label, prediction time and slice columns.
         predicted: Shape (rows,) or (rows, classes).
+        reference: What a person would guess, of the same shape.
         model: Says the label and the slices.
 
     Returns:
@@ -136,15 +140,18 @@ def biases(rows: pl.DataFrame, predicted: Array, model: Model) -> dict[str, floa
     """
     outcome, score = _columns(rows[model.target.label].to_numpy(), predicted)
     spread = np.maximum(outcome.std(axis=0), _SMALLEST_SPREAD)
+    _, guess = _columns(rows[model.target.label].to_numpy(), reference)
     apart = (score - outcome) / spread
+    guessed = (guess - outcome) / spread
     days = rows[PREDICTION_TIME].dt.truncate("1d").to_numpy()
     _, day = np.unique(days, return_inverse=True)
     if not day.any():  # rows of one day, or without times: each stands for itself
         day = np.arange(rows.height)
     found = {}
     for name, inside in _everywhere(rows, model):
-        distances = [_surely_apart(column[inside], day[inside]) for column in apart.T]
-        if max(distances) > 1:
+        worse = np.abs(apart[inside].mean(axis=0)) > np.abs(guessed[inside].mean(axis=0))
+        distances = [_surely_apart(column[inside], day[inside]) for column in apart.T[worse]]
+        if max(distances, default=0.0) > 1:
             found[name] = max(distances)
     return found
 

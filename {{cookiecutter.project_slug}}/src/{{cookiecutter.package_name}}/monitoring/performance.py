@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import narwhals as nw
+import numpy as np
 import polars as pl
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME, Metric
-from ..modeling.evaluation import can_be_judged, clusters, compare, estimate
+from ..core.contract import PREDICTION_TIME, Metric, Model
+from ..modeling.evaluation import can_be_judged, clusters, compare, estimate, group_means
 from ..modeling.scores import scores_of
+from ..store.measurements import GAIN
 from ..store.tables import MEASUREMENTS
 from ..tracking.registry import HOLDOUT
 from ..tracking.signing import TRAINING_ID
@@ -22,21 +24,24 @@ _BOUNDS = ("value", "lower", "upper")
 
 
 def measure_performance(
-    context: Context, version: str, rows: pl.DataFrame, folder: Path
+    context: Context, version: str, rows: pl.DataFrame, earlier: pl.DataFrame, folder: Path
 ) -> pl.DataFrame:
-    """Metrics of labelled rows, and the first one as estimated for all rows.
+    """Metrics of labelled rows, the first one as estimated for all rows, and its gain over a guess.
 
-    These two are judged against the holdout: violated where the better end of the interval is worse
-    than the holdout's value by more than `max_drop`.
+    The first two are judged against the holdout: violated where the better end of the interval is
+    worse than the holdout's value by more than `max_drop`. A holdout on which a version did poorly
+    says little; so the gain is violated where it surely does not exceed `min_gain`.
 
     Args:
         context: Settings, problem, and the holdout's measurements.
         version: That scored the rows.
         rows: As `windows.scored_rows`.
+        earlier: The same of the window before, with the labels that were known when it ended.
         folder: The version's files.
     """
     first = context.problem.model.target.metrics[0]
-    found = [*_measured(context, rows), _estimated(context, rows, folder)]
+    holdout = pl.read_parquet(folder / HOLDOUT)
+    found = [*_measured(context, rows), _estimated(context, rows, holdout)]
     worst = _worst_allowed(context, version, first)
     best_end = pl.col("upper") if first.higher_is_better else pl.col("lower")
     room = best_end - worst if first.higher_is_better else worst - best_end
@@ -48,21 +53,18 @@ def measure_performance(
         .otherwise(pl.lit("ok"))
     )
     is_judged = pl.col("metric").is_in([first.name, _name_of_estimate(first)])
-    return as_frame(found).with_columns(
+    judged = as_frame(found).with_columns(
         threshold=pl.when(is_judged).then(worst), status=pl.when(is_judged).then(status)
     )
+    return pl.concat([judged, as_frame([_gained(context, rows, earlier, holdout)])])
 
 
 def _measured(context: Context, rows: pl.DataFrame) -> list[Found]:
     """All metrics on the labelled rows; of too few, how many there are."""
-    settings = context.settings
     model = context.problem.model
     first = model.target.metrics[0]
-    labelled = rows.drop_nulls("label").rename({"label": model.target.label})
-    label = labelled[model.target.label].to_numpy()
-    enough = labelled.height >= settings.monitoring.min_rows
-    cluster = clusters(labelled[PREDICTION_TIME])
-    if not enough or not can_be_judged(label, cluster, model.target):
+    labelled = _labelled(rows, model)
+    if not _tell(labelled, context):
         return [{"metric": first.name, "rows": labelled.height}]
     scores = scores_of(labelled, model.target)
     whole = replace(model, slices=())
@@ -70,7 +72,54 @@ def _measured(context: Context, rows: pl.DataFrame) -> list[Found]:
     return overall.select("metric", "rows", *_BOUNDS).rows(named=True)
 
 
-def _estimated(context: Context, rows: pl.DataFrame, folder: Path) -> Found:
+def _gained(
+    context: Context, rows: pl.DataFrame, earlier: pl.DataFrame, holdout: pl.DataFrame
+) -> Found:
+    """How much better than a guess the labelled rows were scored, by the first metric.
+
+    The guess is the baseline's, learned from the window before, or from the holdout where few
+    labels of that were known.
+    """
+    model = context.problem.model
+    target = replace(model.target, metrics=model.target.metrics[:1])
+    labelled = _labelled(rows, model)
+    known = _labelled(earlier, model)
+    if known.height < context.settings.monitoring.min_rows:
+        known = holdout
+    groups = tuple(name for name in model.baseline if name in known.columns)
+    guessing = replace(model, target=target, slices=(), baseline=groups)
+    least = context.settings.deployment.min_gain
+    found: Found = {
+        "metric": GAIN,
+        "rows": labelled.height,
+        "threshold": least,
+        "status": "unknown",
+    }
+    if not _tell(labelled, context):
+        return found
+    guess = group_means(known, labelled, guessing)
+    measured = compare(labelled, scores_of(labelled, target), guess, guessing).row(0, named=True)
+    gain = {"value": "gain", "lower": "gain_lower", "upper": "gain_upper"}
+    found |= {ours: measured[theirs] for ours, theirs in gain.items()}
+    if not np.isnan(measured["gain_upper"]):
+        found["status"] = "violated" if measured["gain_upper"] < least else "ok"
+    return found
+
+
+def _labelled(rows: pl.DataFrame, model: Model) -> pl.DataFrame:
+    return rows.drop_nulls("label").rename({"label": model.target.label})
+
+
+def _tell(labelled: pl.DataFrame, context: Context) -> bool:
+    """Whether labelled rows are enough to measure by."""
+    target = context.problem.model.target
+    cluster = clusters(labelled[PREDICTION_TIME])
+    label = labelled[target.label].to_numpy()
+    enough = labelled.height >= context.settings.monitoring.min_rows
+    return enough and can_be_judged(label, cluster, target)
+
+
+def _estimated(context: Context, rows: pl.DataFrame, holdout: pl.DataFrame) -> Found:
     """The first metric as it may be on all rows, labelled or not."""
     settings = context.settings
     model = context.problem.model
@@ -80,7 +129,6 @@ def _estimated(context: Context, rows: pl.DataFrame, folder: Path) -> Found:
     }
     if rows.height < settings.monitoring.min_rows:
         return found
-    holdout = pl.read_parquet(folder / HOLDOUT)
     scores = scores_of(rows, model.target)
     values = estimate(holdout, scores, model)
     return found | dict(zip(_BOUNDS, values, strict=True))

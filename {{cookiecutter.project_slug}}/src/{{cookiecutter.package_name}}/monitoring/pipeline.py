@@ -47,7 +47,8 @@ def monitor(context: Context, as_of: datetime) -> list[Window]:
     for window in windows:
         is_new = since is None or window.end > since
         logged = scored_rows(context, window, changed)
-        found = _by_version(context, logged, window, is_new=is_new)
+        earlier = scored_rows(context, window.before, changed, known_by=window.start)
+        found = _by_version(context, logged, earlier, window, is_new=is_new)
         if is_new:
             is_last = window == windows[-1]
             found.append(_health(context, logged, window, as_of, is_last=is_last))
@@ -83,7 +84,12 @@ def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> p
 
 
 def _by_version(
-    context: Context, rows: pl.DataFrame, window: Window, *, is_new: bool
+    context: Context,
+    rows: pl.DataFrame,
+    earlier: pl.DataFrame,
+    window: Window,
+    *,
+    is_new: bool,
 ) -> list[pl.DataFrame]:
     """Performance of each version on the rows that it scored; drift, where not yet measured.
 
@@ -94,7 +100,7 @@ def _by_version(
         folder = context.registry.download(str(version)) / "artifacts"
         subject = pl.lit(f"version {version}").alias("subject")
         unseen = _unseen(context, str(version), scored)
-        performance = measure_performance(context, str(version), unseen, folder)
+        performance = measure_performance(context, str(version), unseen, earlier, folder)
         found.append(performance.with_columns(subject))
         if is_new:
             reference = profile.load(folder / PROFILE)

@@ -10,7 +10,7 @@ import polars as pl
 
 from ..context import Context
 from ..core.contract import polars_schema
-from ..store.measurements import MONITORING
+from ..store.measurements import GAIN, MONITORING
 from ..store.tables import MEASUREMENTS, RETRAININGS
 from ..tracking.registry import CHAMPION
 
@@ -53,6 +53,13 @@ def decide(context: Context, as_of: datetime) -> Decision:
     trained = [decision.at for decision in past if decision.retrain]
     retrain, why = _judge(context, trained, as_of)
     decision = Decision(as_of, retrain, why, outcome=None if retrain else "")
+    _write(context, decision)
+    return decision
+
+
+def write_down(context: Context, at: datetime, why: str) -> Decision:
+    """Write down that nothing is to be trained again, for a reason that no window gives."""
+    decision = Decision(at, retrain=False, why=why, outcome="")
     _write(context, decision)
     return decision
 
@@ -148,7 +155,7 @@ def _windows(context: Context, champion: str, as_of: datetime) -> list[Judged]:
         MEASUREMENTS,
         nw.col("producer") == MONITORING,
         nw.col("window_end") <= as_of,
-        nw.col("metric").is_in([first, "drift", "missing", "unseen"]),
+        nw.col("metric").is_in([first, GAIN, "drift", "missing", "unseen"]),
     )
     newest = rows["window_end"].unique().sort().tail(context.settings.retraining.of_last)
     rows = rows.filter(pl.col("window_end").is_in(newest.implode()), subject=f"version {champion}")

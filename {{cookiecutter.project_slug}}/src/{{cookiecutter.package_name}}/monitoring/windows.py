@@ -10,7 +10,7 @@ import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME
+from ..core.contract import KNOWN_AT, PREDICTION_TIME
 from ..store import tables
 
 
@@ -20,6 +20,11 @@ class Window:
 
     start: datetime
     end: datetime
+
+    @property
+    def before(self) -> Window:
+        """The window of the same length that ends where this one begins."""
+        return Window(self.start - (self.end - self.start), self.start)
 
 
 def due(context: Context, since: datetime | None, as_of: datetime) -> Iterator[Window]:
@@ -48,7 +53,10 @@ def earliest(rows: pl.DataFrame) -> datetime | None:
 
 
 def scored_rows(
-    context: Context, window: Window, changed: pl.DataFrame | None = None
+    context: Context,
+    window: Window,
+    changed: pl.DataFrame | None = None,
+    known_by: datetime | None = None,
 ) -> pl.DataFrame:
     """Logged rows of a window, with their labels as far as these are known.
 
@@ -56,6 +64,7 @@ def scored_rows(
         context: Tables and problem.
         window: Prediction times.
         changed: Outcomes that are not in their table yet.
+        known_by: Moment after which no label counts; None: all do.
 
     Returns:
         The inference log's columns and `label` (null: not known), ordered by keys.
@@ -69,5 +78,7 @@ def scored_rows(
     known = lakehouse.read(tables.outcomes(problem), *inside)
     if changed is not None:
         known = pl.concat([changed, known]).unique(keys, keep="first", maintain_order=True)
+    if known_by is not None:
+        known = known.filter(pl.col(KNOWN_AT) <= known_by)
     labelled = log.join(known.select(*keys, "label"), on=keys, how="left")
     return labelled.sort(*keys, "request_id")

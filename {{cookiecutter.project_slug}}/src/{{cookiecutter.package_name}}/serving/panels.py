@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ..core.contract import Metric
 from ..reporting import pages
-from ..store.measurements import BACKTEST, DRIFT, NEVER, PRODUCTION, RUN, SCHEDULE
+from ..store.measurements import BACKTEST, DRIFT, GAIN, NEVER, PRODUCTION, RUN, SCHEDULE
 from ..store.tables import CHAMPIONS_STAGE
 
 ESTIMATED = "estimated_"
@@ -213,7 +213,7 @@ def policy_rows(metrics: pl.DataFrame, metric: Metric) -> pl.DataFrame:
 
 def shifted(measured: pl.DataFrame, metric: str) -> pl.DataFrame:
     """What was judged of versions and is not their performance: shifts, whatever measured them."""
-    is_performance = pl.col("metric").is_in([metric, f"{ESTIMATED}{metric}"])
+    is_performance = pl.col("metric").is_in([metric, f"{ESTIMATED}{metric}", GAIN])
     return measured.filter(pl.col("subject") != PRODUCTION, ~is_performance).drop_nulls("status")
 
 

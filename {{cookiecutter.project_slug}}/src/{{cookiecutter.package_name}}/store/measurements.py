@@ -26,6 +26,8 @@ PRODUCTION = "production"
 NEVER = "never retrained"
 SCHEDULE = "retrained on schedule"
 DRIFT = "retrained on drift"
+# How much better than a guess a version was in a window, by the problem's first metric.
+GAIN = "gain_over_baseline"
 
 
 def record(

@@ -17,10 +17,16 @@ from {{cookiecutter.package_name}}.core.contract import (
 )
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.monitoring.pipeline import monitor
-from {{cookiecutter.package_name}}.monitoring.windows import Window
+from {{cookiecutter.package_name}}.monitoring.retraining import decide
+from {{cookiecutter.package_name}}.monitoring.windows import Window, scored_rows
 from {{cookiecutter.package_name}}.serving.dashboard import files
 from {{cookiecutter.package_name}}.store import tables
-from {{cookiecutter.package_name}}.store.measurements import PRODUCTION, recorded
+from {{cookiecutter.package_name}}.store.measurements import (
+    GAIN,
+    PRODUCTION,
+    record,
+    recorded,
+)
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 
 from tests.integration.monitoring.conftest import ENDS, TRAINED, Production
@@ -112,6 +118,34 @@ def test_worse_predictions_are_a_violation(production: Production) -> None:
     production.score(new_rows(production).with_columns(prediction=1 - pl.col("prediction")))
     monitor(production.context, TRAINED + WEEK)
     assert [row["status"] for row in found(production, "loss")] == ["violated"]
+
+
+def test_a_poor_champion_is_held_against_a_guess(production: Production) -> None:
+    # given a champion that was poor on its holdout, so that it cannot drop
+    poor = pl.DataFrame({"metric": ["loss"], "value": [9.0]})
+    record(production.context.lakehouse, poor, "training", "first", TRAINED - WEEK, TRAINED)
+    production.score(new_rows(production).with_columns(prediction=1 - pl.col("prediction")))
+    # when its windows are measured
+    monitor(production.context, TRAINED + 2 * WEEK)
+    # then a mean of what was known before would surely have been better, and it is trained again
+    assert [row["status"] for row in found(production, "loss")] == ["ok"] * 2
+    gains = found(production, GAIN)
+    assert [row["status"] for row in gains] == ["violated"] * 2
+    assert all(row["upper"] < row["threshold"] == 0 for row in gains)
+    decision = decide(production.context, TRAINED + 3 * WEEK)
+    assert decision.retrain
+    assert GAIN in decision.why
+
+
+def test_a_guess_knows_no_label_that_came_later(production: Production) -> None:
+    # given a window whose last labels came when the next had begun
+    production.score(new_rows(production))
+    monitor(production.context, ENDS)
+    first, second = WINDOWS[:2]
+    assert second.before == first
+    # then who guesses at the beginning of the next does without them
+    known = scored_rows(production.context, first, known_by=second.start)["label"]
+    assert (known.count(), known.len()) == (61, 70)
 
 
 def test_the_estimate_needs_no_label(production: Production) -> None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
+from {{cookiecutter.package_name}} import flows
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.monitoring.retraining import (
     conclude,
     decide,
@@ -173,3 +177,25 @@ def test_a_decision_is_dropped_where_a_later_champion_is_in_place(production: Pr
     # then it is decided anew
     assert (decision.at, decision.retrain) == (ENDS + WEEK, False)
     assert decided_until(production.context) == ENDS + WEEK
+
+
+def test_a_replay_goes_on_where_a_first_version_is_refused(
+    production: Production, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given no champion, and gates that refuse what is trained
+    production.registry.champion = None
+    for verb in ("ingest", "prepare", "features"):
+        monkeypatch.setattr(flows, verb, lambda context, as_of: None)
+    trained = SimpleNamespace(version="1")
+    monkeypatch.setattr(flows, "train", lambda context, as_of: trained)
+
+    def refuse(context: Context, version: str, who: str) -> None:
+        raise UserError(f"Version {version} is archived.", "Correct the causes.")
+
+    monkeypatch.setattr(flows, "deploy", refuse)
+    # when a period is lived through
+    decision = flows._live_through(production.context, ENDS, is_scheduled=False)
+    # then it says why there is no champion, and the replay would resume after it
+    assert decision.why == "there is no champion yet: Version 1 is archived"
+    assert not decision.retrain
+    assert decided_until(production.context) == ENDS
