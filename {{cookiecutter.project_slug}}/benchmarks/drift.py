@@ -101,7 +101,7 @@ def faults(
         order = random.permutation(week.height)
         yield (name, "values of other rows"), column.gather(order)
         for size in MOVED:
-            yield (name, f"moved by {size:g} spreads"), column + size * (column.std() or 0.0)
+            yield (name, f"moved by {size:g} spreads"), column + whole_steps(column, size)
         for share in SHARES:
             kept = pl.int_range(pl.len()) % 100 >= 100 * share
             yield (name, f"missing in {share:.0%}"), pl.when(kept).then(name).alias(name)
@@ -110,6 +110,16 @@ def faults(
             kept = pl.int_range(pl.len()) % 100 >= 100 * share
             new = pl.when(kept).then(name).otherwise(pl.lit("?"))
             yield (name, f"new in {share:.0%}"), new.alias(name)
+
+
+def whole_steps(column: pl.Series, spreads: float) -> float:
+    """So many spreads, in whole steps of the source's scale: no value is new for being moved."""
+    values = column.drop_nulls().to_numpy()
+    steps, times = np.unique(np.diff(np.unique(values)).round(6), return_counts=True)
+    if not steps.size:
+        return 0.0
+    step = float(steps[times.argmax()])
+    return round(spreads * float(values.std()) / step) * step
 
 
 def days_of_the_sample() -> list[pl.DataFrame]:

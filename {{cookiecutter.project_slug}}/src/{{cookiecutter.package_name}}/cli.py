@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import click
 import typer
 
-from .core.console import line, say
+from .core.console import complain, line, say
 from .core.errors import UserError
+from .core.failures import explain
 from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PROJECT_VARIABLE
 
 if TYPE_CHECKING:
@@ -686,14 +687,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BaseException as error:
-        from .core.failures import explain
-
         message = explain(error)
         if message is None or os.environ.get(DEBUG_VARIABLE):
             raise
-        from rich.markup import escape
-
-        from .core.console import err
-
-        err.print(f"[bold red]✗[/] {escape(message)}", soft_wrap=True)
+        complain(message)
         sys.exit(1)

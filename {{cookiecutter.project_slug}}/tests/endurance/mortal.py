@@ -79,6 +79,17 @@ def of_call(name: str) -> Callable[..., str]:
     return lambda *arguments, **named: name
 
 
+WRITES: tuple[tuple[type, str, Callable[..., str]], ...] = (
+    (PolarsEngine, "append", of_write),
+    (PolarsEngine, "replace", of_write),
+    (PolarsEngine, "merge", of_merge),
+    (MlflowClient, "set_model_version_tag", of_tag),
+    (MlflowClient, "create_model_version", of_call("version")),
+    (MlflowClient, "set_registered_model_alias", of_call("alias")),
+    (MlflowClient, "delete_registered_model_alias", of_call("no alias")),
+)
+
+
 def count(name: str) -> str:
     """Note a write; returns its place."""
     with LOG.open("a") as log:
@@ -108,15 +119,7 @@ def run(places: list[str] | str, arguments: list[str]) -> None:
     """Run a verb and leave the process."""
     code = 1
     try:
-        for holder, method, name_of in (
-            (PolarsEngine, "append", of_write),
-            (PolarsEngine, "replace", of_write),
-            (PolarsEngine, "merge", of_merge),
-            (MlflowClient, "set_model_version_tag", of_tag),
-            (MlflowClient, "create_model_version", of_call("version")),
-            (MlflowClient, "set_registered_model_alias", of_call("alias")),
-            (MlflowClient, "delete_registered_model_alias", of_call("no alias")),
-        ):
+        for holder, method, name_of in WRITES:
             setattr(holder, method, mortal(getattr(holder, method), name_of, places))
         said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(said, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -97,6 +99,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 def say(text: str) -> None:
     """Print a line; a terminal breaks it where it ends, never within a path."""
     out.print(text, soft_wrap=True)
+
+
+def complain(message: str) -> None:
+    """Print what went wrong: plainly, where memory does not suffice for more."""
+    try:
+        err.print(f"[bold red]✗[/] {escape(message)}", soft_wrap=True)
+    except (MemoryError, ImportError):
+        sys.stderr.write(f"✗ {message}\n")
 
 
 def line(text: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from .errors import UserError
 
 # By module: a failure of one of these is told in its own words, whatever its type is called.
@@ -13,6 +11,7 @@ _LIBRARIES = {
     "_internal": "Cannot read or write",
     "narwhals": "Cannot compute",
     "pyo3_runtime": "The engine stopped",
+    "sqlite3": "The database does not answer",
     "adbc_driver_manager": "The database does not answer",
     "alembic": "The database does not answer",
     "sqlalchemy": "The database does not answer",
@@ -24,6 +23,13 @@ _LIBRARIES = {
     "requests": "A server does not answer",
     "urllib3": "A server does not answer",
 }
+# What else is raised where a process gets no more memory.
+_OF_NO_MEMORY = (
+    "Cannot allocate memory",
+    "can't start new thread",
+    "could not spawn threads",
+    "failed to map segment",
+)
 _REMEDY = "Correct the cause and rerun; it resumes. DEBUG=1 shows the traceback."
 
 
@@ -32,10 +38,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     cause = _first_line(error)
-    if isinstance(error, MemoryError):
-        return f"There is not enough memory. {cause}\n  → Give it more, or use fewer rows."
-    if isinstance(error, sqlite3.Error):
-        return f"The database does not answer: {cause}\n  → {_REMEDY}"
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OF_NO_MEMORY):
+        return f"There is not enough memory: {cause}.\n  → Give it more, or use fewer rows."
     if isinstance(error, OSError):
         return f"Cannot read or write: {cause}\n  → {_REMEDY}"
     library = type(error).__module__.partition(".")[0]
@@ -45,4 +49,4 @@ def explain(error: BaseException) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -121,7 +121,7 @@ class MlflowSettings(_Section):
 class FeatureSettings(_Section):
     """How feature tables are built."""
 
-    chunk_rows: _Count = 2_000_000
+    chunk_rows: _Count = 1_000_000
     """Prepared rows whose features are built at a time."""
 
 
