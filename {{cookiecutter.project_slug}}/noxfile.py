@@ -286,10 +286,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def picture(session: nox.Session) -> None:
-    """Take the README's picture of the dashboard anew (needs Chromium)."""
+    """Write the replay's dashboard anew and take the README's picture of it (needs Chromium)."""
     program = require_chromium(session)
     prepare(session, "browser")
-    session.run("python", "tests/browser/picture.py", *session.posargs, env={"CHROMIUM": program})
+    session.run("python", "-m", PACKAGE, "dashboard", "--env", "replay")
+    session.run("python", "-m", "tests.browser.picture", env={"CHROMIUM": program})
 
 
 @nox.session(venv_backend="none")

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -553,7 +553,18 @@ def context_of(env: str) -> Context:
     os.environ.setdefault("GOMP_SPINCOUNT", "500")
     context = open_context(env)
     opened.enter_context(context.kept())
+    opened.callback(_join_pages, context)
     return context
+
+
+def _join_pages(context: Context) -> None:
+    """Write the index anew: whatever a verb did, done or not, the index shows it."""
+    from . import flows
+
+    if not context.settings.state.exists():  # the verb has refused to begin
+        return
+    with suppress(Exception):  # tables out of reach: the verb itself has said so
+        flows.index(context)
 
 
 @cache

@@ -46,7 +46,15 @@ from {{cookiecutter.package_name}}.store.tables import (
     RETRAININGS,
 )
 
-from tests.browser.picture import HEIGHT, ROOT, WIDTH, take
+from tests.browser.picture import (
+    DRAWN_BY,
+    HEIGHT,
+    ROOT,
+    WIDTH,
+    fingerprint,
+    fingerprint_of,
+    take,
+)
 from tests.conftest import copy_project, free_port, wait_for
 from tests.parcels import PROBLEM
 
@@ -406,6 +414,20 @@ def test_the_readmes_picture_is_of_the_page_as_it_is(
         assert head[:8] == b"\x89PNG\r\n\x1a\n"
         assert struct.unpack(">II", head[16:]) == (WIDTH, HEIGHT)
         assert path.stat().st_size < 150_000
+        assert fingerprint_of(path) == fingerprint(), f"{path}: python3 bootstrap.py picture"
+
+
+def test_a_picture_of_another_page_is_found(tmp_path: Path) -> None:
+    # given a template that changes in one character
+    changed = []
+    for path in DRAWN_BY:
+        changed.append(tmp_path / path.name)
+        changed[-1].write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert fingerprint(changed) == fingerprint()
+    with changed[-1].open("a", encoding="utf-8") as file:
+        file.write(" ")
+    # then
+    assert fingerprint(changed) != fingerprint()
 
 
 def test_before_anything_was_measured_the_page_is_sound(

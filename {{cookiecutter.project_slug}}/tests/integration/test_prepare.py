@@ -22,7 +22,7 @@ from {{cookiecutter.package_name}}.core.contract import (
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.data.changes import remember
 from {{cookiecutter.package_name}}.data.ingest import ingest
-from {{cookiecutter.package_name}}.data.prepare import prepare
+from {{cookiecutter.package_name}}.data.prepare import _readable, prepare
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
@@ -381,3 +381,10 @@ def test_a_process_killed_before_the_good_rows_were_written_leaves_no_bad_row_tw
     ingest(within(lakehouse, bad), TEN_DAYS + DAY)
     prepare(within(lakehouse, bad), TEN_DAYS + DAY)
     assert rows(lakehouse, tables.quarantine(bad))["order"].to_list() == [3, 103]
+
+
+def test_times_are_shown_to_the_second_unless_there_is_a_fraction() -> None:
+    moments = [BEGIN, BEGIN + timedelta(milliseconds=250)]
+    shown = _readable(pl.DataFrame({"at": moments, "on": [BEGIN.date()] * 2}))
+    assert shown["at"].to_list() == ["2020-01-01 00:00:00", "2020-01-01 00:00:00.250"]
+    assert shown["on"].to_list() == ["2020-01-01"] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import webbrowser
@@ -112,6 +113,29 @@ def test_wrong_arguments_end_in_one_message(
             assert code == 2 or said.count("✗") == said.count("→") > 0, (call, said)
             assert call[0] == "doctor" or said.count("✗") <= 1, (call, said)
     assert bearable == set()
+
+
+def test_every_verb_that_opens_an_environment_rewrites_the_index(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given verbs that stop at their first step: the data begin later, and the port is taken
+    monkeypatch.setenv("AS_OF", "2000-01-01")
+    monkeypatch.setattr(webbrowser, "open", lambda address: True)
+    index = project / ".data" / "test" / "reports" / "index.html"
+    index.parent.mkdir(parents=True)
+    left = set()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = ("--port", str(taken.getsockname()[1]))
+        stopped = {"replay": ("--from", "2000-01-01"), "serve": port, "webhook": port}
+        # when
+        for verb in verbs():
+            index.unlink(missing_ok=True)
+            given = (*NEEDED.get(verb, ()), *stopped.get(verb, ()))
+            run(verb, *given, *(() if verb == "adopt" else ("--env", "test")))
+            if not index.is_file():
+                left.add(verb)
+    # then only those are left that open none, and that only look
+    assert left == {"adopt", "doctor"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
 from {{cookiecutter.package_name}}.core.settings import DeploymentSettings
-from {{cookiecutter.package_name}}.deployment.comparison import judge
+from {{cookiecutter.package_name}}.deployment.comparison import _disagreements, judge
 from {{cookiecutter.package_name}}.modeling.evaluation import RESULTS
+
+from tests.parcels import PROBLEM
 
 SETTINGS = DeploymentSettings(
     approval="policy",
@@ -100,3 +103,16 @@ def test_the_first_metric_and_guards_are_judged() -> None:
 def test_a_guard_objects_where_it_is_surely_worse(row: dict[str, object], status: str) -> None:
     ours = results(gain(0.1, 0.05, 0.2), {**row, "metric": "log_loss"})
     assert judge(ours, SETTINGS, ["log_loss"])["status"].to_list() == ["ok", status]
+
+
+@pytest.mark.parametrize(("labels", "shown"), [([1.0, 0.0], [1, 0]), ([1.5, 0.0], [1.5, 0.0])])
+def test_labels_that_are_counts_are_shown_as_counts(
+    labels: list[float], shown: list[float]
+) -> None:
+    model = PROBLEM.model
+    keys = {name: ["a", "b"] for name in model.keys}
+    holdout = pl.DataFrame({**keys, model.target.label: labels})
+    apart = _disagreements(holdout, np.array([0.9, 0.5]), np.array([0.1, 0.4]), model)
+    found = apart[model.target.label]
+    assert found.to_list() == shown
+    assert found.dtype.is_float() is not (shown == [1, 0])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -7,8 +8,10 @@ import pytest
 
 from {{cookiecutter.package_name}}.core import console
 from {{cookiecutter.package_name}}.core.contract import polars_schema
+from {{cookiecutter.package_name}}.core.settings import Settings
 from {{cookiecutter.package_name}}.modeling.profile import profile
-from {{cookiecutter.package_name}}.monitoring.shifts import bins
+from {{cookiecutter.package_name}}.monitoring.shifts import bins, write_page
+from {{cookiecutter.package_name}}.monitoring.windows import Window
 from {{cookiecutter.package_name}}.serving import panels
 from {{cookiecutter.package_name}}.store.measurements import (
     DRIFT,
@@ -184,3 +187,14 @@ def test_quiet_steps_are_overheard_and_the_console_stays_open(
     with console.step("predict"):
         pass
     assert "✓ predict" in capsys.readouterr().out
+
+
+def test_what_is_unknown_is_not_told_as_within_its_limit(settings: Settings) -> None:
+    # given a statistic within its limit, and one that could not be measured
+    found = measured(shift("ok", 0.1, 0.2), shift("unknown", None, None, metric="missing"))
+    # when
+    write_page(settings, "2", Window(ENDS - WEEK, ENDS), {}, pl.DataFrame(), found)
+    # then
+    [page] = settings.reports.glob("shift_*.html")
+    [verdict] = re.findall('<meta name="description" content="(.*)">', page.read_text("utf-8"))
+    assert verdict == "1 of 2 statistics within their limits, 1 unknown"

@@ -167,7 +167,10 @@ def _readable(rows: pl.DataFrame) -> pl.DataFrame:
     for name in rows.select(selectors.temporal()).columns:
         year = pl.col(name).dt.year()
         is_shown = year.is_between(1, 9_999)
-        text = pl.when(is_shown).then(name).cast(pl.String)
+        time = pl.when(is_shown).then(name)
+        # A fraction of a second is written only where there is one.
+        is_moment = isinstance(rows.schema[name], pl.Datetime)
+        text = time.dt.to_string("%Y-%m-%d %H:%M:%S%.f") if is_moment else time.cast(pl.String)
         shown.append(pl.coalesce(text, pl.format("year {}", year)).alias(name))
     return rows.with_columns(shown)
 

@@ -226,6 +226,9 @@ def _disagreements(
     ours = predicted if predicted.ndim == 1 else predicted[:, -1]
     theirs = reference if reference.ndim == 1 else reference[:, -1]
     rows = holdout.select(*model.keys, model.target.label)
+    label = rows[model.target.label]
+    if label.dtype.is_float() and (label == label.round()).all():
+        rows = rows.with_columns(label.cast(pl.Int64))
     both = rows.with_columns(challenger=ours, opponent=theirs)
     distance = (pl.col("challenger") - pl.col("opponent")).abs()
     return both.sort(distance, descending=True).head(_DISAGREEMENTS)

@@ -60,6 +60,8 @@ def write_page(
         columns=columns,
         model=settings.mlflow.model,
         violated=measured.filter(status="violated").height,
+        within=measured.filter(status="ok").height,
+        unknown=measured.filter(status="unknown").height,
         statistics=measured.height,
     )
     path = settings.reports / f"shift_{pages.stamp(window.end)}_{version}.html"

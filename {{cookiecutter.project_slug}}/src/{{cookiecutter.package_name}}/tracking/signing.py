@@ -21,7 +21,7 @@ from pathlib import Path
 from ..core.errors import UserError
 
 TRAINING_ID = "training_id"
-ARTIFACT_DIGEST = "artifact_digest"
+ARTIFACT_DIGEST = "files_sha256"
 SIGNATURE = "signature"
 WINDOWS = (
     "train_start",
