@@ -1,7 +1,8 @@
-"""Measure how features and scoring grow with rows: `python3 bootstrap.py scale [FACTOR ...]`.
+"""Measure how features and scoring grow with rows: `bootstrap.py scale [spark] [FACTOR ...]`.
 
 The sample's prepared tables are there several times over, each time with other entities. Every step
-is a process of its own: its peak memory is that of the step. What is printed is measured here and
+is a process of its own: its peak memory is that of the step. With `spark` it is Spark that
+computes, as conf/ says; its own processes are not counted. What is printed is measured here and
 now; it changes no exit code.
 """
 
@@ -73,7 +74,8 @@ def replicate(rows: dict[str, pl.DataFrame], factor: int) -> int:
 def main() -> None:
     """Train on the sample, then measure each factor in a lakehouse of its own."""
     os.chdir(PROJECT)
-    factors = [int(given) for given in sys.argv[1:]] or FACTORS
+    engine = "spark" if "spark" in sys.argv else "polars"
+    factors = [int(given) for given in sys.argv[1:] if given.isdigit()] or FACTORS
     found: list[tuple[str, ...]] = []
     with own_environment():
         with step("train"):
@@ -85,12 +87,14 @@ def main() -> None:
         os.environ[f"{ENV_PREFIX}INFERENCE__FIRST_DAYS"] = str(ALL_DAYS)
         root = context.settings.lakehouse.root
         for factor in factors:
+            os.environ[f"{ENV_PREFIX}ENGINE"] = "polars"
             os.environ[f"{ENV_PREFIX}LAKEHOUSE__ROOT"] = f"{root}-{factor}"
             with step(f"{factor} x"):
                 count = replicate(rows, factor)
+                os.environ[f"{ENV_PREFIX}ENGINE"] = engine
                 found += [cells(verb, count, call(verb)) for verb in ("features", "predict")]
     heads = ("verb", "rows", "seconds", "CPU µs a row", "peak memory")
-    table(f"Measured on {os.cpu_count()} cores", heads, found)
+    table(f"{engine}, measured on {os.cpu_count()} cores", heads, found)
 
 
 def cells(verb: str, rows: int, taken: Call) -> tuple[str, ...]:
