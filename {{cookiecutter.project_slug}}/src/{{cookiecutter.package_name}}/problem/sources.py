@@ -273,22 +273,39 @@ def check_schedule(rows: pb.Validate) -> pb.Validate:
     """Known origins, plausible distances and durations."""
     hours = (pl.col("scheduled_arrival") - pl.col("scheduled_departure")).dt.total_minutes() / 60
     return (
-        rows.col_vals_in_set("origin", ORIGINS)
-        .col_vals_not_null(["dest", "scheduled_arrival"])
-        .col_vals_between("distance", 50, 6_000)
+        rows.col_vals_in_set("origin", ORIGINS, brief="A known origin")
+        .col_vals_not_null("dest", brief="A destination")
+        .col_vals_not_null("scheduled_arrival", brief="A scheduled arrival")
+        .col_vals_between("distance", 50, 6_000, brief="50 to 6,000 miles")
         .col_vals_expr(
             hours.is_between(0.5, 14), brief="Scheduled to take half an hour to 14 hours"
         )
     )
 
 
+def check_airports(rows: pb.Validate) -> pb.Validate:
+    """On this planet, in a known time zone."""
+    return rows.col_vals_between(
+        "latitude", -90, 90, brief="latitude between -90 and 90"
+    ).col_vals_not_null("zone", brief="A known time zone")
+
+
+def check_planes(rows: pb.Validate) -> pb.Validate:
+    """Built since there are airliners, and before the data end."""
+    return rows.col_vals_between("built", 1930, 2013, na_pass=True, brief="Built 1930 to 2013")
+
+
 def check_flights(rows: pb.Validate) -> pb.Validate:
     """Known origins; delays from an hour or two early to a day late; no arrival where cancelled."""
     no_outcome = ~pl.col("cancelled") | pl.col("arrival_delay").is_null()
     return (
-        rows.col_vals_in_set("origin", ORIGINS)
-        .col_vals_between("departure_delay", -60, 1_440, na_pass=True)
-        .col_vals_between("arrival_delay", -120, 1_440, na_pass=True)
+        rows.col_vals_in_set("origin", ORIGINS, brief="A known origin")
+        .col_vals_between(
+            "departure_delay", -60, 1_440, na_pass=True, brief="Departs 1 hour early to a day late"
+        )
+        .col_vals_between(
+            "arrival_delay", -120, 1_440, na_pass=True, brief="Arrives 2 hours early to a day late"
+        )
         .col_vals_expr(no_outcome, brief="A cancelled flight has no arrival delay")
     )
 
@@ -302,8 +319,9 @@ def check_weather(rows: pb.Validate) -> pb.Validate:
         "pressure": (900, 1_100),
     }
     for column, (low, high) in (limits | {"precipitation": (0, 10), "visibility": (0, 10)}).items():
-        rows = rows.col_vals_between(column, low, high, na_pass=True)
-    return rows.col_vals_in_set("origin", ORIGINS)
+        brief = f"{column} between {low} and {high}"
+        rows = rows.col_vals_between(column, low, high, na_pass=True, brief=brief)
+    return rows.col_vals_in_set("origin", ORIGINS, brief="A known origin")
 
 
 SOURCES = (
@@ -317,7 +335,7 @@ SOURCES = (
         },
         prepare=prepare_airports,
         keys=("airport",),
-        checks=lambda rows: rows.col_vals_between("latitude", -90, 90).col_vals_not_null("zone"),
+        checks=check_airports,
     ),
     Source(
         name="planes",
@@ -329,7 +347,7 @@ SOURCES = (
         },
         prepare=prepare_planes,
         keys=("tailnum",),
-        checks=lambda rows: rows.col_vals_between("built", 1930, 2013, na_pass=True),
+        checks=check_planes,
     ),
     Source(
         name="weather",
