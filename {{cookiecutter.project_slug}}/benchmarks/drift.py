@@ -118,7 +118,7 @@ def whole_steps(column: pl.Series, spreads: float) -> float:
     steps, times = np.unique(np.diff(np.unique(values)).round(6), return_counts=True)
     if not steps.size:
         return 0.0
-    step = float(steps[times.argmax()])
+    step = float(steps[np.argmax(times)])
     return round(spreads * float(values.std()) / step) * step
 
 
