@@ -38,13 +38,13 @@ IN_ENVIRONMENT = {
 }
 KEEPS_ISSUE = {"contents": "read", "issues": "write"}
 PERMISSIONS: dict[str, dict[str, str]] = {
-    "merge-request/lint": CHECKED_OUT,
-    "merge-request/types": CHECKED_OUT,
-    "merge-request/unit": CHECKED_OUT,
-    "merge-request/integration": CHECKED_OUT,
-    "merge-request/model": {"contents": "read", "id-token": "write"},
-    "merge-request/ready": {"contents": "read", "pull-requests": "read"},
-    "merge-request/comment": {"pull-requests": "write"},
+    "pull-request/lint": CHECKED_OUT,
+    "pull-request/types": CHECKED_OUT,
+    "pull-request/unit": CHECKED_OUT,
+    "pull-request/integration": CHECKED_OUT,
+    "pull-request/model": {"contents": "read", "id-token": "write"},
+    "pull-request/ready": {"contents": "read", "pull-requests": "read"},
+    "pull-request/comment": {"pull-requests": "write"},
     "environment/task": IN_ENVIRONMENT,
     "staging/build": CHECKED_OUT,
     "staging/loop": IN_ENVIRONMENT,
@@ -66,10 +66,10 @@ PERMISSIONS: dict[str, dict[str, str]] = {
 }
 # What a job waits for.
 NEEDS: dict[str, Any] = {
-    "merge-request/integration": ["lint", "types", "unit"],
-    "merge-request/model": "integration",
-    "merge-request/ready": ["lint", "types", "unit", "integration", "model"],
-    "merge-request/comment": "ready",
+    "pull-request/integration": ["lint", "types", "unit"],
+    "pull-request/model": "integration",
+    "pull-request/ready": ["lint", "types", "unit", "integration", "model"],
+    "pull-request/comment": "ready",
     "staging/loop": "build",
     "staging/attest": "loop",
     "staging/release": ["loop", "attest"],
@@ -83,8 +83,8 @@ _ON = "vars.PRODUCTION == 'on'"
 _BY_HAND = "github.event_name == 'workflow_dispatch'"
 # Under which condition it runs.
 CONDITIONS = {
-    "merge-request/ready": "${{ always() }}",  # what is skipped counts as passed
-    "merge-request/comment": (
+    "pull-request/ready": "${{ always() }}",  # what is skipped counts as passed
+    "pull-request/comment": (
         "${{ !cancelled() && github.event_name == 'pull_request' && "
         "github.event.pull_request.head.repo.full_name == github.repository }}"
     ),
@@ -156,8 +156,8 @@ CALLS: dict[str, dict[str, str]] = {
 }
 # What runs at a time, and what waits: nothing that waits is lost, but for what is newer.
 GROUPS: dict[str, dict[str, Any]] = {
-    "merge-request": {
-        "group": "merge-request-${{ github.event.pull_request.number || github.ref }}",
+    "pull-request": {
+        "group": "pull-request-${{ github.event.pull_request.number || github.ref }}",
         "cancel-in-progress": True,
     },
     "staging": {"group": "staging", "cancel-in-progress": False, "queue": "max"},
@@ -179,7 +179,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     },
 }
 TRIGGERS: dict[str, Any] = {
-    "merge-request": {
+    "pull-request": {
         "pull_request": {"branches": ["main"]},
         "merge_group": None,
         "workflow_dispatch": None,
@@ -373,7 +373,7 @@ def values_arrive_as_variables_that_are_used(it: Rendered) -> None:
 def a_checkout_leaves_no_token_and_no_old_file(it: Rendered) -> None:
     for place, step in it.using("actions/checkout"):
         assert step["with"]["persist-credentials"] is False, place
-        allowed = {"path", "fetch-depth", "ref"} if place == "merge-request/model" else set()
+        allowed = {"path", "fetch-depth", "ref"} if place == "pull-request/model" else set()
         assert set(step["with"]) - {"persist-credentials"} <= allowed, place
 
 
@@ -393,15 +393,15 @@ def caches_are_keyed_by_the_locks_and_written_on_main(it: Rendered) -> None:
         for place, step in it.using("/actions/python")
         if step.get("with", {}).get("cache") != "false"
     }
-    mine = {place for place in it.jobs if place.startswith("merge-request/")}
-    assert kept == mine - {"merge-request/ready", "merge-request/comment"} | {"staging/cache"}
+    mine = {place for place in it.jobs if place.startswith("pull-request/")}
+    assert kept == mine - {"pull-request/ready", "pull-request/comment"} | {"staging/cache"}
 
 
 def strangers_get_neither_a_secret_nor_a_token_that_writes(it: Rendered) -> None:
     for name, workflow in it.workflows.items():
         assert not {"pull_request_target", "workflow_run"} & set(workflow[True]), name
     for place, job in it.jobs.items():
-        if place.startswith("merge-request/"):
+        if place.startswith("pull-request/"):
             assert "secrets" not in str(job), place
     ((_, login),) = [found for found in it.using("actions/login") if found[0].startswith("merge")]
     assert login["if"] == "github.event.pull_request.head.repo.fork != true"
@@ -522,9 +522,9 @@ def a_release_is_made_of_what_passed(it: Rendered) -> None:
     assert subject["with"] == {"subject-path": "dist/*.whl"}
 
 
-def a_merge_request_runs_all_tasks_and_says_how_they_ended(it: Rendered) -> None:
+def a_pull_request_runs_all_tasks_and_says_how_they_ended(it: Rendered) -> None:
     def runs(job: str) -> list[str]:
-        steps = it.jobs[f"merge-request/{job}"]["steps"]
+        steps = it.jobs[f"pull-request/{job}"]["steps"]
         return [step["run"] for step in steps if "python3" in step.get("run", "")]
 
     for task in ("lint", "types", "unit", "integration"):
@@ -534,14 +534,14 @@ def a_merge_request_runs_all_tasks_and_says_how_they_ended(it: Rendered) -> None
     ]
     assert runs("ready") == ["python3 -m ci.report results report.md"]
     for place, step in it.using("actions/upload-artifact"):
-        if place.startswith("merge-request/"):
-            always = place == "merge-request/ready"
+        if place.startswith("pull-request/"):
+            always = place == "pull-request/ready"
             assert step["if"] == ("${{ always() }}" if always else NOT_CANCELLED), place
     for job in ("unit", "integration"):
-        assert any(place == f"merge-request/{job}" for place, _ in it.using("upload-artifact"))
+        assert any(place == f"pull-request/{job}" for place, _ in it.using("upload-artifact"))
     kept = {step["with"]["name"] for place, step in it.using("upload-artifact") if "merge" in place}
     assert kept == {"tests-unit-${{ matrix.python }}", "tests-integration", "model", "report"}
-    ready = it.jobs["merge-request/ready"]
+    ready = it.jobs["pull-request/ready"]
     assert ready["steps"][1]["with"]["pattern"] == "{tests-*,model}"
     assert ready["name"] == "Ready to merge"
     (report,) = [step for step in ready["steps"] if "ci.report" in step.get("run", "")]
@@ -555,11 +555,11 @@ def a_merge_request_runs_all_tasks_and_says_how_they_ended(it: Rendered) -> None
 def the_pythons_that_are_promised_are_tested(it: Rendered) -> None:
     metadata = (it.project / "pyproject.toml").read_text(encoding="utf-8")
     promised = re.findall(r"Python :: (3\.\d+)", metadata)
-    assert it.jobs["merge-request/unit"]["strategy"]["matrix"] == {"python": promised}
+    assert it.jobs["pull-request/unit"]["strategy"]["matrix"] == {"python": promised}
 
 
 def only_a_label_with_a_reason_overrides(it: Rendered) -> None:
-    steps = it.jobs["merge-request/ready"]["steps"]
+    steps = it.jobs["pull-request/ready"]["steps"]
     (override,) = [step for step in steps if step.get("id") == "override"]
     failed = "needs.model.result == 'failure' && github.event_name != 'workflow_dispatch'"
     assert override["if"] == failed
@@ -568,7 +568,7 @@ def only_a_label_with_a_reason_overrides(it: Rendered) -> None:
 
 
 def both_models_are_trained_where_they_belong(it: Rendered) -> None:
-    job = it.jobs["merge-request/model"]
+    job = it.jobs["pull-request/model"]
     head, base, other = job["steps"][0], job["steps"][1], job["steps"][2]
     assert head["with"]["fetch-depth"] == 2
     assert head["with"]["path"] == "head"
@@ -614,7 +614,7 @@ def a_comment_is_kept_up_to_date(it: Rendered) -> None:
     report = (it.project / "ci" / "report.py").read_text(encoding="utf-8")
     found = re.search(r'^MARKER = "(.+)"$', report, re.MULTILINE)
     assert found
-    step = it.jobs["merge-request/comment"]["steps"][-1]
+    step = it.jobs["pull-request/comment"]["steps"][-1]
     assert f'select(.user.type == "Bot" and (.body | startswith("{found[1]}")))' in step["run"]
     assert "--paginate" in step["run"]
     assert "--field body=@report.md" in step["run"]
@@ -661,14 +661,14 @@ def tests_leave_what_the_report_reads(it: Rendered) -> None:
     # Several write one, and all are read in one folder.
     assert "--junitxml=reports/unit-$PYTHON.xml" in it.commands["unit"]["run"][0]
     (unit,) = [
-        step for step in it.jobs["merge-request/unit"]["steps"] if "ci.run" in step.get("run", "")
+        step for step in it.jobs["pull-request/unit"]["steps"] if "ci.run" in step.get("run", "")
     ]
     assert unit["env"] == {"PYTHON": "${{ matrix.python }}"}
 
 
 def proposed_locks_are_checked(it: Rendered) -> None:
     run = it.jobs["locks/propose"]["steps"][-1]["run"]
-    assert 'gh workflow run merge-request.yml --ref "$BRANCH"' in run
+    assert 'gh workflow run pull-request.yml --ref "$BRANCH"' in run
     locks = [step.get("run") for step in it.jobs["locks/lock"]["steps"]]
     assert "python3 bootstrap.py lock --upgrade" in locks
 
@@ -691,7 +691,7 @@ def rulesets_protect_by_the_check_that_counts(it: Rendered) -> None:
         for rule in found["main"]["rules"]
         if rule["type"] == "required_status_checks"
     ]
-    named = [it.jobs["merge-request/ready"]["name"]]
+    named = [it.jobs["pull-request/ready"]["name"]]
     assert [check["context"] for check in checks] == named
     places = {name: it["conditions"]["ref_name"]["include"] for name, it in found.items()}
     assert places == {
@@ -722,7 +722,7 @@ RULES: tuple[Callable[[Rendered], None], ...] = (
     an_approval_is_passed_on_with_its_version_and_its_name,
     a_released_wheel_is_the_one_that_staging_recorded,
     a_release_is_made_of_what_passed,
-    a_merge_request_runs_all_tasks_and_says_how_they_ended,
+    a_pull_request_runs_all_tasks_and_says_how_they_ended,
     the_pythons_that_are_promised_are_tested,
     only_a_label_with_a_reason_overrides,
     both_models_are_trained_where_they_belong,

@@ -204,7 +204,7 @@ PLANTED = {
     "permissions": ("permissions: {}", "permissions: write-all", "excessive-permissions"),
     "credentials": ("persist-credentials: false", "fetch-depth: 1", "artipacked"),
     "overlap": (
-        "  group: merge-request-${{ github.event.pull_request.number || github.ref }}\n",
+        "  group: pull-request-${{ github.event.pull_request.number || github.ref }}\n",
         "",
         "schema|concurrency",
     ),
@@ -217,9 +217,9 @@ def test_the_linters_catch_what_they_are_there_for(
     project: Path, tmp_path: Path, fault: str
 ) -> None:
     before, after, finding = PLANTED[fault]
-    text = (project / ".github" / "workflows" / "merge-request.yml").read_text(encoding="utf-8")
+    text = (project / ".github" / "workflows" / "pull-request.yml").read_text(encoding="utf-8")
     assert before in text
-    place = tmp_path / ".github" / "workflows" / "merge-request.yml"
+    place = tmp_path / ".github" / "workflows" / "pull-request.yml"
     place.parent.mkdir(parents=True)
     shutil.copy(project / ".github" / "zizmor.yml", tmp_path / ".github")
     place.write_text(text.replace(before, after), encoding="utf-8")

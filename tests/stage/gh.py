@@ -133,7 +133,7 @@ def issue_create(given: argparse.Namespace) -> None:
 
 def issue_comment(given: argparse.Namespace) -> None:
     permit("issues", write=True)
-    os.environ.pop("GITHUB_JOB", None)  # the path is also that of a merge request's comments
+    os.environ.pop("GITHUB_JOB", None)  # the path is also that of a pull request's comments
     request("POST", f"repos/{repository()}/issues/{given.number}/comments", {"body": given.body})
 
 

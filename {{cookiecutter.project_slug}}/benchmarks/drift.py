@@ -140,10 +140,11 @@ def days_of_the_sample() -> list[pl.DataFrame]:
 
 
 def dated(days: list[pl.DataFrame]) -> pl.DataFrame:
-    """Days one after the other."""
+    """Days one after the other, from the beginning; times of day stay."""
     moments = (PROBLEM.begins + timedelta(days=at) for at in range(len(days)))
+    time_of_day = pl.col(PREDICTION_TIME) - pl.col(PREDICTION_TIME).dt.truncate("1d")
     dated_days = (
-        day.with_columns(pl.lit(moment).alias(PREDICTION_TIME))
+        day.with_columns((pl.lit(moment) + time_of_day).alias(PREDICTION_TIME))
         for day, moment in zip(days, moments, strict=True)
     )
     return pl.concat(dated_days)

@@ -1,4 +1,4 @@
-"""The model of a merge request against an opponent, on the same rows: `nox -s ci -- model ...`.
+"""The model of a pull request against an opponent, on the same rows: `nox -s ci -- model ...`.
 
 `model score FILE` trains in the environment `test` on the first weeks of the data and writes the
 holdout's rows with their predictions; what the code of the target branch writes is one opponent.
@@ -143,7 +143,7 @@ def judge(head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float) -
     promotion.
 
     Args:
-        head: Rows as `score` writes them, by the code of the merge request; its labels count.
+        head: Rows as `score` writes them, by the code of the pull request; its labels count.
         base: The same of the opponent; where it does not say whose, of the target branch.
         model: Keys, metrics and slices.
         margin: Share of the opponent's metric that may be lost.

@@ -1,4 +1,4 @@
-"""The report of a merge request: `python3 -m ci.report RESULTS REPORT`; it fails where a job did.
+"""The report of a pull request: `python3 -m ci.report RESULTS REPORT`; it fails where a job did.
 
 Reads JUnit files and `comparison.json` from the folder RESULTS, and from variables how the jobs
 ended (NEEDS), why the model's gate was overridden (OVERRIDE) and the run's address (RUN). Writes
@@ -18,7 +18,7 @@ from typing import Any
 
 from .errors import CiError, append_to, run
 
-MARKER = "<!-- report of the merge request -->"
+MARKER = "<!-- report of the pull request -->"
 GATE = "model"  # the one job that people may override, with a reason
 _SHOWN_FAILURES = 20
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&~|@#])")
@@ -150,7 +150,7 @@ def _name(case: ET.Element) -> str:
 def _model(comparison: Mapping[str, Any]) -> Iterator[str]:
     mark = {"better": "📈", "worse": "❌"}.get(comparison["verdict"], "✅")
     yield from (f"{mark} {plain(comparison['sentence'])}", "")
-    yield f"| metric | this merge request | {plain(comparison['opponent'])} | gain |"
+    yield f"| metric | this pull request | {plain(comparison['opponent'])} | gain |"
     yield "|---|---|---|---|"
     for row in comparison["metrics"]:
         cells = (_interval(row["head"]), _interval(row["base"]), _interval(row["gain"]))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from .context import Context
 from .core.console import quiet, step
 from .core.errors import UserError
+from .core.words import counted
 from .store.measurements import mean_gains, recorded
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def prepare(context: Context, as_of: datetime) -> dict[str, tuple[int, int]]:
         notes.extend(_counts({name: passed for name, (passed, _) in done.items()}))
         quarantined = sum(failed for _, failed in done.values())
         if quarantined:
-            notes.append(f"{quarantined:,} rows to quarantine")
+            notes.append(f"{counted(quarantined, 'row')} to quarantine")
     return done
 
 
@@ -257,7 +258,7 @@ def predict(
             first = 0 if output else int(as_of.timestamp()) * _MICROSECONDS
             chunks = batch.spines(context, inputs.read(context, source, query), as_of, first)
         predicted = batch.predict(context, as_of, chunks, output, complete=source is None)
-        notes.append(f"version {predicted.version} scored {predicted.rows:,} rows")
+        notes.append(f"version {predicted.version} scored {counted(predicted.rows, 'row')}")
     return predicted
 
 

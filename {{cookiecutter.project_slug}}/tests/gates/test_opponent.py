@@ -1,4 +1,4 @@
-"""The registered champion as the opponent of a merge request's model."""
+"""The registered champion as the opponent of a pull request's model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Add = Callable[..., str]
 Promote = Callable[[Context, str], str]
 
 
-def test_a_merge_request_is_compared_with_the_registered_champion(
+def test_a_pull_request_is_compared_with_the_registered_champion(
     trained: tuple[Context, Trained],
     arena: Context,
     add: Add,
     promote: Promote,
     tmp_path: Path,
 ) -> None:
-    # given the rows of a merge request's model, and a champion elsewhere that is as good
+    # given the rows of a pull request's model, and a champion elsewhere that is as good
     promote(arena, add(arena))
     model.score(trained[0], tmp_path / "head.parquet")
     model.score_champion(trained[0], arena, tmp_path / "base.parquet")
@@ -36,7 +36,7 @@ def test_a_merge_request_is_compared_with_the_registered_champion(
     # then they were judged on the same rows, and the report names the opponent
     assert (found["verdict"], found["rows"]) == ("alike", head.height)
     assert "as good as that of the champion of test" in found["sentence"]
-    assert "| metric | this merge request | champion of test | gain |" in report.compose(
+    assert "| metric | this pull request | champion of test | gain |" in report.compose(
         {"model": "success"}, {}, found, ""
     )
 

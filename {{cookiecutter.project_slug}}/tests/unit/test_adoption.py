@@ -191,7 +191,7 @@ def test_all_that_a_table_does_not_hold_is_said_at_once(project: Path) -> None:
     schema: Schema = {"number": nw.Float64, "flag": nw.Boolean, "absent": nw.String}
     with pytest.raises(UserError) as refusal:
         read("table.csv", schema, Form(names={"Absent!": "absent"}))
-    for part in ("no column Absent!", "'two' in 1 rows", "'perhaps' in 1 rows"):
+    for part in ("no column Absent!", "'two' in 1 row;", "'perhaps' in 1 row"):
         assert part in str(refusal.value)
 
 

@@ -17,6 +17,7 @@ import polars as pl
 from ..core.contract import ROW, Form, Kind, Target
 from ..core.errors import UserError
 from ..core.reading import TEXT_FILES, as_type, given, in_project
+from ..core.words import counted
 from ..modeling.leaks import leaks
 from ..modeling.metrics import LOG_LOSS
 from .columns import (
@@ -300,7 +301,8 @@ def _with_time(
         message = f"--time {time} lies in the future in all rows."
         raise UserError(message, "Name a column that says when a row was known, or none.")
     if ahead:
-        notes.append(f"in {ahead:,} rows {time} lies in the future: they are not known yet")
+        ahead_rows = counted(ahead, "row")
+        notes.append(f"in {ahead_rows} {time} lies in the future: they are not known yet")
     return timed, form
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.console import say
+from ..core.words import counted
 from . import project as places
 from .assume import Ask, Asked, Assumed, assume
 from .write import files, settings
@@ -46,7 +47,8 @@ def restore(project: Path, *, force: bool = False) -> None:
 
 
 def _tell(project: Path, assumed: Assumed, dropped: list[str]) -> None:
-    say(f"[green]✓[/] {assumed.place}: {assumed.rows:,} rows, {len(assumed.columns)} inputs.")
+    size = f"{counted(assumed.rows, 'row')}, {counted(len(assumed.columns), 'input')}"
+    say(f"[green]✓[/] {assumed.place}: {size}.")
     say("  Assumed:")
     for note in assumed.notes:
         say(f"  · {note}")

@@ -13,6 +13,7 @@ import polars as pl
 from .contract import ROW, Form, Schema, polars_schema
 from .errors import UserError
 from .project import project_above
+from .words import counted
 
 DRIVERS = {"postgresql": "adbc_driver_postgresql", "sqlite": "adbc_driver_sqlite"}
 """Databases by the scheme of their addresses."""
@@ -240,7 +241,8 @@ def _lost(before: pl.Series, after: pl.Series) -> list[str]:
     lost = before.filter(before.is_not_null() & after.is_null() & ~infinite(before))
     if lost.is_empty():
         return []
-    return [f"{after.name} is to be {after.dtype}, but is {lost[0]!r} in {lost.len():,} rows"]
+    rows = counted(lost.len(), "row")
+    return [f"{after.name} is to be {after.dtype}, but is {lost[0]!r} in {rows}"]
 
 
 def infinite(values: pl.Series) -> pl.Series:

@@ -13,6 +13,7 @@ from polars import selectors
 from ..context import Context
 from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source, polars_schema
 from ..core.errors import UserError
+from ..core.words import counted
 from ..reporting import pages
 from ..store import tables
 from ..store.lakehouse import Lakehouse
@@ -199,7 +200,7 @@ def _refuse_too_many(
         return
     worst, count = _failures(lakehouse, bad).row(0)
     raise UserError(
-        f"{rejected:,} of {total:,} rows of {source.name} fail their checks, more than "
+        f"{rejected:,} of {counted(total, 'row')} of {source.name} fail their checks, more than "
         f"{source.max_rejected:.1%}; most often: {worst} ({count:,}).",
         f"See {page}; correct the source, or its checks in problem/sources.py.",
     )

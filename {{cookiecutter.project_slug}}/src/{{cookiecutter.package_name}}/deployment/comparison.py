@@ -13,6 +13,7 @@ from ..context import Context
 from ..core.contract import Array, Model
 from ..core.errors import UserError
 from ..core.settings import DeploymentSettings
+from ..core.words import counted
 from ..modeling.evaluation import calibration, compare, group_means
 from ..modeling.reliability import guards, surely_worse
 from ..reporting import pages
@@ -47,7 +48,7 @@ class Comparison:
         first = self.results.row(0, named=True)
         return (
             f"{first['metric']} {first['value']:.4f} against {first['reference']:.4f} of "
-            f"{self.opponent} on {first['rows']:,} rows (gain {first['gain']:.4f}, "
+            f"{self.opponent} on {counted(first['rows'], 'row')} (gain {first['gain']:.4f}, "
             f"{first['gain_lower']:.4f} to {first['gain_upper']:.4f})"
         )
 

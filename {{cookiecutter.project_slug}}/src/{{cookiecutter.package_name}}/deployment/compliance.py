@@ -28,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from ..context import Context
 from ..core.contract import PREDICTION_TIME, Array
 from ..core.errors import UserError
+from ..core.words import counted
 from ..modeling import pyfunc, stored
 from ..modeling.evaluation import compare, group_means
 from ..modeling.leaks import leaks
@@ -108,7 +109,8 @@ class Candidate:
         rows = pl.read_parquet(self.folder / "artifacts" / HOLDOUT)
         times = self.holdout[PREDICTION_TIME]
         if not rows[PREDICTION_TIME].equals(times):
-            message = f"recorded {rows.height:,} rows of its holdout, which has {len(times):,}"
+            recorded = counted(rows.height, "row")
+            message = f"recorded {recorded} of its holdout, which has {len(times):,}"
             raise UserError(message, "Train another.")
         return scores_of(rows, self.context.problem.model.target)
 
@@ -421,7 +423,7 @@ def _better_than_baseline(candidate: Candidate) -> str:
     if result["gain_lower"] > floor:
         return ""
     if np.isnan(result["gain_lower"]):
-        few = f"the holdout has {result['rows']:,} rows, too few in all or of a class"
+        few = f"the holdout has {counted(result['rows'], 'row')}, too few in all or of a class"
         return f"{few}, to tell a gain in {result['metric']} over the baseline"
     return (
         f"gain in {result['metric']} over the baseline may be {result['gain_lower']:.4f}, "

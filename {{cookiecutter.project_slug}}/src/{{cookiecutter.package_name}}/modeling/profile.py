@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 
 from ..core.contract import PREDICTION_TIME, Array
+from .days import runs
+from .neighbours import Neighbours, neighbours
 from .relations import Relation, relations
 
 _BINS = 20
@@ -26,7 +28,7 @@ class Values:
 
     low: float | None = None  # of numbers
     high: float | None = None
-    fullest: float = 1.0  # share of rows with the most frequent value
+    fullest: float = 1.0  # largest share of rows of a run of days that have the same value
     few: Sequence[float] = ()  # numbers, where they are few
     # The largest share of rows of a run of days that the days before did not tell of:
     farthest: float = 1.0  # beyond their range, as `widened`
@@ -42,6 +44,7 @@ class Histogram:
     days: Array  # shape (days, bins)
     values: Values = Values()
     relation: Relation | None = None  # to the other columns; None: there is none
+    neighbours: Neighbours | None = None  # how it follows time; None: it does not
 
     @property
     def missing(self) -> float:
@@ -60,15 +63,10 @@ class Histogram:
     def runs(self, length: int) -> tuple[Array, Array]:
         """Rows by bin in runs of so many days, and in all days before each.
 
-        As many days as a run has come before the first: a window comes after its training, too.
-
         Returns:
             Twice shape (runs, bins).
         """
-        nothing = np.zeros_like(self.days[:1])
-        total = np.cumsum(np.vstack([nothing, self.days]), axis=0)
-        before = total[length:-length]
-        return total[2 * length :] - before, before
+        return runs(self.days, length)
 
 
 Profile: TypeAlias = Mapping[str, Histogram]
@@ -90,14 +88,20 @@ def profile(
     """
     day = rows[PREDICTION_TIME].dt.epoch("d").to_numpy()
     day = day - day.min()
-    if not day.any():  # rows without times are dealt out as they come: windows differ by chance
+    is_timed = bool(day.any())
+    if not is_timed:  # rows without times are dealt out as they come: windows differ by chance
         day = np.random.default_rng(0).permutation(rows.height) % _DEALT_DAYS
     found = {name: _histogram(rows[name], day, length) for name in columns}
     if not related:
         return found
     numbers = [name for name in columns if rows.schema[name] != pl.String]
-    known = relations(rows, day, numbers, length)
-    return {name: replace(each, relation=known.get(name)) for name, each in found.items()}
+    others = relations(rows, day, numbers, length)
+    inputs = rows.select(PREDICTION_TIME, *columns)
+    successive = neighbours(inputs, day, numbers, length) if is_timed else {}
+    return {
+        name: replace(each, relation=others.get(name), neighbours=successive.get(name))
+        for name, each in found.items()
+    }
 
 
 def save(given: Profile, path: Path) -> None:
@@ -110,6 +114,7 @@ def save(given: Profile, path: Path) -> None:
             "days": histogram.days.tolist(),
             **_of_values(histogram.values),
             **_of_relation(histogram.relation),
+            **_of_neighbours(histogram.neighbours),
         }
         for name, histogram in given.items()
     ]
@@ -124,6 +129,8 @@ def load(path: Path) -> Profile:
         if "fullest" in row:
             values = Values(*(row[name] for name in _of_values(Values())))
             histogram = replace(histogram, values=values, relation=_relation(row))
+        if "scatter" in row:
+            histogram = replace(histogram, neighbours=_neighbours(row))
         found[str(row["column"])] = histogram
     return found
 
@@ -144,6 +151,8 @@ _FILE = {
     "spread": pl.Float64(),
     "weights": _NUMBERS,
     "seen": _NUMBERS,
+    "within": pl.String(),
+    "scatter": pl.Float64(),
 }
 
 
@@ -176,6 +185,14 @@ def _relation(row: Mapping[str, Any]) -> Relation | None:
     return Relation(row["center"], row["spread"], weights, np.asarray(row["seen"]))
 
 
+def _of_neighbours(known: Neighbours | None) -> dict[str, Any]:
+    return {"within": known.within, "scatter": known.farthest} if known else {}
+
+
+def _neighbours(row: Mapping[str, Any]) -> Neighbours | None:
+    return None if row["scatter"] is None else Neighbours(row["within"], row["scatter"])
+
+
 def _histogram(column: pl.Series, day: Array, length: int) -> Histogram:
     cuts: list[float] = []
     categories: list[str] = []
@@ -198,7 +215,7 @@ def _values(column: pl.Series, day: Array, length: int) -> Values:
     present = column.drop_nulls()
     if present.is_empty():
         return Values()
-    fullest = float(present.value_counts()["count"].max()) / column.len()  # type: ignore[arg-type]
+    fullest = _fullest(present, day[known], length)
     if present.dtype == pl.String:
         return Values(fullest=fullest)
     numbers = present.cast(pl.Float64).to_numpy()
@@ -217,6 +234,16 @@ def _values(column: pl.Series, day: Array, length: int) -> Values:
         farthest.append(float(((values < lowest) | (values > highest)).mean()))
         newest.append(float((first[codes[run]] >= day[known][run].min()).mean()))
     return Values(low, high, fullest, few.tolist(), max(farthest), max(newest))
+
+
+def _fullest(present: pl.Series, day: Array, length: int) -> float:
+    """The largest share that one value has of a run of days; the last days may make none."""
+    rows = pl.DataFrame({"run": day // length, "value": present})
+    last = rows["run"].max() if (day.max() + 1) % length else None
+    whole = rows.filter(pl.col("run") != last) if last else rows
+    times = whole.group_by("run", "value").len()
+    shares = times.group_by("run").agg(pl.col("len").max() / pl.col("len").sum())
+    return float(shares["len"].max())  # type: ignore[arg-type]
 
 
 def widened(low: float, high: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from ..core.contract import Array
+from .days import runs
 
 _MOST_COLUMNS = 60
 _MOST_RUNS = 60
@@ -50,14 +51,14 @@ def relations(
     spread = np.nan_to_num(np.nanstd(values, axis=0))
     terms = _terms(values, center, spread)
     by_day = np.stack([_products(terms[day == number]) for number in range(day.max() + 1)])
-    until = np.cumsum(by_day, axis=0)
-    starts = range(length, len(by_day) - length + 1)
+    within, before = runs(by_day, length)
+    some = slice(None, None, 1 + len(within) // _MOST_RUNS)
     foretold = [
-        _residuals(until[start + length - 1] - until[start - 1], _fit(until[start - 1]))
-        for start in starts[:: 1 + len(starts) // _MOST_RUNS]
+        _residuals(run, _fit(earlier))
+        for run, earlier in zip(within[some], before[some], strict=True)
     ]
     seen = np.array(foretold).reshape(-1, len(names))
-    weights = _fit(until[-1])
+    weights = _fit(by_day.sum(axis=0))
     return {
         name: Relation(float(center[at]), float(spread[at]), weights[at], seen[:, at])
         for at, name in enumerate(names)

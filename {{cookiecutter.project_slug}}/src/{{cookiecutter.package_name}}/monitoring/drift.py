@@ -11,21 +11,27 @@ from scipy.special import chdtri, ndtri, stdtrit
 
 from ..core.contract import Array
 from ..core.settings import MonitoringSettings
+from ..modeling.neighbours import scatter
 from ..modeling.profile import Histogram, Profile, Values, widened
 from ..modeling.relations import Relation, residuals
 
 _MIN_WINDOWS = 3
-_FARTHEST = 3
+# No limit is farther than so many times the farthest window of the training. Outages come seldom
+# and together: the windows of a training tell less of them.
+_FARTHEST = {"drift": 3.0, "unseen": 3.0, "missing": 5.0}
 _FARTHEST_POSSIBLE = 1.0  # of distances and of shares
 _MISSING = -1  # positions of bins
 _UNSEEN = -2
 # What data of the training's source cannot be, whatever the weeks are like: shares of rows.
-_OUT_OF_RANGE = 0.3
-_NEW_VALUES = 0.6
+_OUT_OF_RANGE = 0.5
+_NEW_VALUES = 0.75
 _CONSTANT = 0.98
-_VARIED = 0.5
-_BROKEN = 2.5  # times the farthest run of the training
+_VARIED = 0.8
+_BROKEN = 2.5  # times the farthest run of the training, and
+_FEW_WINDOWS = 2  # over the number of its windows more
 _FORETOLD = 0.5  # spreads; a column that others foretell no better is not held against them
+_SUCCESSIVE = 0.5  # scatter; a column that follows time no better is not held against it
+_TOWARDS_CHANCE = 2 / 3  # of the way from the farthest run of the training to a scatter of 1
 _MEASURED = {
     "slice": pl.String,
     "metric": pl.String,
@@ -49,12 +55,13 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
     chance allows so few rows.
 
     What no week explains is told by itself: `out_of_range` and `new_values` (other units, values
-    that cannot be), `constant` (a feed that is stuck), and `relation`, how far a column is from
-    what the others foretell (values of other rows).
+    that cannot be), `constant` (a feed that is stuck), and values of other rows: `relation`, how
+    far a column is from what the others foretell, and `scatter`, how much it differs from one row
+    to the next.
 
     Args:
         reference: Of the model that scored the rows.
-        rows: Its inputs and predictions.
+        rows: Prediction time, its inputs and predictions.
         settings: Length of windows and the levels above.
 
     Returns:
@@ -67,13 +74,26 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
     found: list[dict[str, Any]] = []
     related = {name: each.relation for name, each in reference.items() if each.relation}
     apart = residuals(related, rows)
+    follows = {
+        name: each.neighbours
+        for name, each in reference.items()
+        if each.neighbours and each.neighbours.farthest <= _SUCCESSIVE
+    }
+    scattered = scatter(follows, rows)
     for name, histogram in reference.items():
         now = histogram.count(rows, name)
         measured = list(_column(histogram, now, level, settings))
         if name in rows.columns and rows.height:
             measured += _impossible(histogram.values, rows[name], settings)
         if name in apart and _is_foretold(related[name]):
-            measured.append(_related(apart[name], related[name], now, settings))
+            widened_by = 1 + _FEW_WINDOWS / max(_windows(histogram, settings), 1)
+            farthest = widened_by * float(related[name].seen.max())
+            limit = max(_BROKEN * farthest, settings.min_shift)
+            measured.append(_above("relation", apart[name], limit, now, settings))
+        if name in scattered:
+            farthest = follows[name].farthest
+            limit = farthest + _TOWARDS_CHANCE * (1 - farthest)
+            measured.append(_above("scatter", scattered[name], limit, now, settings))
         found.extend({"slice": f"feature={name}", **statistic} for statistic in measured)
     return pl.DataFrame(found, schema=_MEASURED)
 
@@ -104,8 +124,7 @@ def _column(
     """Statistics of one column, each with its limit and status."""
     runs, before = histogram.runs(settings.window_days)
     total = histogram.days.sum(axis=0)
-    days = float(histogram.days.any(axis=1).sum())
-    length = days / settings.window_days
+    length = _windows(histogram, settings)
 
     seen = {"drift": distance(runs, before), "missing": _share(runs, _MISSING)}
     values = {"drift": distance(now, total), "missing": _share(now, _MISSING)}
@@ -118,7 +137,9 @@ def _column(
         limit = None
         if is_known:
             allowed = _chance_distance if metric == "drift" else _chance_share
-            limit = allowed(_limit(seen[metric], length, level, settings), level, now, total)
+            most = _FARTHEST[metric] * float(seen[metric].max())
+            limit = _limit(seen[metric], length, level, settings, most)
+            limit = allowed(limit, level, now, total)
         yield {
             "metric": metric,
             "value": float(value) if now.any() else None,
@@ -126,6 +147,11 @@ def _column(
             "status": _status(float(value), limit),
             "rows": int(now.sum()),
         }
+
+
+def _windows(histogram: Histogram, settings: MonitoringSettings) -> float:
+    """How many windows the training's days are."""
+    return float(histogram.days.any(axis=1).sum()) / settings.window_days
 
 
 def _impossible(
@@ -156,16 +182,15 @@ def _is_foretold(relation: Relation) -> bool:
     return len(relation.seen) > 0 and float(relation.seen.max()) <= _FORETOLD
 
 
-def _related(
-    apart: float, relation: Relation, now: Array, settings: MonitoringSettings
+def _above(
+    metric: str, value: float, limit: float, now: Array, settings: MonitoringSettings
 ) -> dict[str, Any]:
-    """How far a column is from what the others foretell."""
+    """A statistic that, unlike distances and shares, may be more than 1."""
     rows = int(now.sum())
-    limit = max(_BROKEN * float(relation.seen.max()), settings.min_shift)
     if rows < settings.min_rows:
-        return _judged("relation", apart, None, rows)
-    status = "violated" if apart > limit else "ok"  # unlike a share it may be more than 1
-    return {**_judged("relation", apart, limit, rows), "status": status}
+        return _judged(metric, value, None, rows)
+    status = "violated" if value > limit else "ok"
+    return {**_judged(metric, value, limit, rows), "status": status}
 
 
 def _judged(metric: str, value: float, limit: float | None, rows: int) -> dict[str, Any]:
@@ -184,16 +209,17 @@ def _status(value: float, limit: float | None) -> str:
     return "violated" if value > limit else "ok"
 
 
-def _limit(seen: Array, windows: float, level: float, settings: MonitoringSettings) -> float:
+def _limit(
+    seen: Array, windows: float, level: float, settings: MonitoringSettings, most: float
+) -> float:
     """Of windows as large as those of the training.
 
-    The prediction interval of few windows is wide: it is cut at thrice the farthest of them.
+    The prediction interval of few windows is wide: it is cut at `most`.
     """
-    farthest = seen.max()
     quantile = stdtrit(windows - 1, 1 - level)
     spread = quantile * seen.std(ddof=1) * np.sqrt(1 + 1 / windows)
-    interval = min(seen.mean() + spread, _FARTHEST * farthest)
-    return float(max(interval, settings.beyond * farthest, settings.min_shift))
+    interval = min(seen.mean() + spread, most)
+    return float(max(interval, settings.beyond * seen.max(), settings.min_shift))
 
 
 def _chance_distance(limit: float, level: float, now: Array, total: Array) -> float:

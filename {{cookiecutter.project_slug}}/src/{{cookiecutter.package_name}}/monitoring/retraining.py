@@ -10,6 +10,7 @@ import polars as pl
 
 from ..context import Context
 from ..core.contract import polars_schema
+from ..core.words import counted
 from ..store.measurements import GAIN, MONITORING
 from ..store.tables import MEASUREMENTS, RETRAININGS
 from ..tracking.registry import CHAMPION
@@ -107,10 +108,12 @@ def _judge(context: Context, trained: list[datetime], as_of: datetime) -> tuple[
         violated = [window for window in windows if window.reasons]
         return False, _counted(len(violated), len(windows))
     if as_of - last < timedelta(days=settings.cooldown_days):
-        return False, f"{cause}; but the last training was {(as_of - last).days} days ago"
+        ago = counted((as_of - last).days, "day")
+        return False, f"{cause}; but the last training was {ago} ago"
     recent = [at for at in trained if at > as_of - timedelta(days=settings.per_days)]
     if len(recent) >= settings.at_most:
-        return False, f"{cause}; but there were {len(recent)} in {settings.per_days} days"
+        lately = counted(settings.per_days, "day")
+        return False, f"{cause}; but there were {len(recent)} in {lately}"
     return True, cause
 
 
@@ -119,7 +122,7 @@ def _schedule(context: Context, last: datetime, as_of: datetime) -> str:
     every = context.settings.retraining.every_days
     if every is None or as_of - last < timedelta(days=every):
         return ""
-    return f"{(as_of - last).days} days since the last training, {every} are scheduled"
+    return f"{counted((as_of - last).days, 'day')} since the last training, {every} are scheduled"
 
 
 def _violations(context: Context, windows: list[Judged]) -> str:

@@ -15,6 +15,8 @@ import vl_convert
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from ..core.words import counted
+
 INDEX = "index.html"
 _MARKS_OWN_NAMES = re.compile(r' (?:role="graphics-|aria-label="|aria-roledescription=")[^"]*"')
 # Pixels of a chart's plot, on a desk and on a phone.
@@ -32,7 +34,8 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "moment": moment, "cell": cell, "percent": percent}
+    said = (number, moment, cell, percent, counted)
+    environment.filters |= {function.__name__: function for function in said}
     return environment.get_template(template).render(**{"generated": datetime.now(UTC), **context})
 
 

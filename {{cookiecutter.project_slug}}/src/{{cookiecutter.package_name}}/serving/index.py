@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +61,7 @@ def render(context: Context) -> str:
         shown=_SHOWN,
         moves=moves.reverse().rows(named=True),
         quarantine=_quarantine(context),
-        store=settings.mlflow.tracking_uri,
+        mlflow=shlex.join(["mlflow", "ui", "--backend-store-uri", settings.mlflow.tracking_uri]),
     )
 
 

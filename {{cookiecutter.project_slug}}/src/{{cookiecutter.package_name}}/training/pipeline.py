@@ -11,6 +11,7 @@ import polars as pl
 
 from ..context import Context
 from ..core.console import step
+from ..core.words import counted
 from ..modeling.evaluation import compare, group_means
 from ..modeling.split import judged_on, split
 from ..store import tables
@@ -59,12 +60,12 @@ def train(context: Context, as_of: datetime) -> Trained:
         require_row_by_row(context.lakehouse, context.problem, rows, as_of, versions)
         parts = split(rows, windows, context.problem)
         require_enough(parts, windows, context.problem, settings.training.min_rows)
-        notes.append(f"{rows.height:,} rows, {len(model.features)} features")
+        notes.append(f"{counted(rows.height, 'row')}, {counted(len(model.features), 'feature')}")
     with step("fit") as notes:
         journal = settings.state / "studies.log"
         fitted = fit(parts.train, parts.validation, model, settings, training_id, journal)
         trials = settings.training.trials if model.search_space else 0
-        notes.append(f"validation loss {fitted.loss:.4f}, best of {trials} trials")
+        notes.append(f"validation loss {fitted.loss:.4f}, best of {counted(trials, 'trial')}")
     with step("evaluate") as notes:
         results = compare(
             parts.holdout,
@@ -74,7 +75,7 @@ def train(context: Context, as_of: datetime) -> Trained:
         )
         judged = windows[-1]
         record(context.lakehouse, results, PRODUCER, training_id, judged.start, judged.end)
-        notes.append(f"{parts.holdout.height:,} rows, {judged_on(context.problem)}")
+        notes.append(f"{counted(parts.holdout.height, 'row')}, {judged_on(context.problem)}")
     with step("register") as notes:
         training = Training(
             training_id=training_id,

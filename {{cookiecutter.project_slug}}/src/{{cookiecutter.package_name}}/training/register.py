@@ -18,6 +18,7 @@ from mlflow.data.meta_dataset import MetaDataset
 
 from ..context import Context
 from ..core.contract import PREDICTION_TIME, Estimator, Model, Problem
+from ..core.words import counted
 from ..modeling import stored
 from ..modeling.profile import profile, save
 from ..modeling.pyfunc import ESTIMATOR
@@ -187,8 +188,9 @@ def _example(training: Training, model: Model) -> pd.DataFrame:
 
 def _summary(training: Training, problem: Problem) -> str:
     first = training.overall[0]
+    rows = counted(first["rows"], "row")
     return (
         f"Predicts {problem.model.target.unit}. "
         f"{first['metric']} {first['value']:.3f} ({first['lower']:.3f} to {first['upper']:.3f}) "
-        f"on {first['rows']:,} rows {judged_on(problem)}; baseline {first['reference']:.3f}."
+        f"on {rows} {judged_on(problem)}; baseline {first['reference']:.3f}."
     )

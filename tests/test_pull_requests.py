@@ -1,4 +1,4 @@
-"""The workflow of merge requests, executed: green, and red for each reason that it has."""
+"""The workflow of pull requests, executed: green, and red for each reason that it has."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NUMBER = 7
 ONE_PYTHON = ("--matrix", "python:3.12")
 
 
-def merge_request(stage: Stage, *options: str, fork: bool = False, body: str = "") -> Run:
-    """Run what a merge request of the branch that the stage stands on would run."""
+def pull_request(stage: Stage, *options: str, fork: bool = False, body: str = "") -> Run:
+    """Run what a pull request of the branch that the stage stands on would run."""
     # What the event names as its base was the newest commit of main when it was opened.
     opened_on = stage.git("rev-list", "--max-parents=0", "HEAD").split()[0]
     change = stage.merge("main")
@@ -33,7 +33,7 @@ def merge_request(stage: Stage, *options: str, fork: bool = False, body: str = "
     labels = [{"name": "model-override"}] if body else []
     stage.github.pulls[NUMBER] = {"labels": labels, "body": body}
     payload = {"pull_request": request, "number": NUMBER, "repository": {"full_name": REPOSITORY}}
-    return stage.run("merge-request", "pull_request", payload, "ann", *options)
+    return stage.run("pull-request", "pull_request", payload, "ann", *options)
 
 
 def report(stage: Stage) -> str:
@@ -41,10 +41,10 @@ def report(stage: Stage) -> str:
     return str(comment["body"])
 
 
-def test_a_good_merge_request_is_green_and_says_so(stage: Stage) -> None:
+def test_a_good_pull_request_is_green_and_says_so(stage: Stage) -> None:
     stage.branch("change", "origin/main")
     stage.commit("change", "A word", **{"docs/word.md": "A word.\n"})
-    done = merge_request(stage)
+    done = pull_request(stage)
     assert done.jobs == GREEN, done.output
     text = report(stage)
     assert "## ✅ Ready to merge" in text
@@ -70,7 +70,7 @@ def test_faults_are_red_and_stop_what_comes_after(stage: Stage) -> None:
     stage.branch("change", "origin/main")
     stage.commit("change", "Faults", **dict(FAULTS[job] for job in ("lint", "types", "unit")))
     stage.github.changes.clear()
-    done = merge_request(stage, *ONE_PYTHON)
+    done = pull_request(stage, *ONE_PYTHON)
     # then each of the three is red, nothing after them ran, and the check that counts is red
     red = ("lint", "types", "unit", "ready")
     assert done.jobs == dict.fromkeys(red, "failure") | {"comment": "success"}, done.output
@@ -87,7 +87,7 @@ def test_a_gate_that_does_not_shut_is_red_and_no_stranger_gets_a_comment(stage: 
     stage.branch("change", "origin/main")
     stage.commit("change", "A gate stays open", **dict([FAULTS["gates"]]))
     stage.github.changes.clear()
-    done = merge_request(stage, *ONE_PYTHON, fork=True)
+    done = pull_request(stage, *ONE_PYTHON, fork=True)
     green = dict.fromkeys(("lint", "types", "unit"), "success")
     assert done.jobs == green | {"integration": "failure", "ready": "failure"}, done.output
     assert "| gates | 1 | 1 | 0 |" in done.output
@@ -108,7 +108,7 @@ def test_a_worse_model_is_red_and_a_reason_overrides_its_gate(stage: Stage) -> N
         '_CATEGORICAL = ("carrier",)',
     )
     stage.commit("change", "Look at the carrier only")
-    done = merge_request(stage, *ONE_PYTHON, body="Why.\r\nModel override: a leak is gone\r\n")
+    done = pull_request(stage, *ONE_PYTHON, body="Why.\r\nModel override: a leak is gone\r\n")
     # then the job is red, and what counts is not, because somebody said why
     assert done.jobs == GREEN | {"model": "failure"}, done.output
     said = report(stage)
@@ -132,7 +132,7 @@ def test_a_worse_model_is_red_and_a_reason_overrides_its_gate(stage: Stage) -> N
 def test_what_counts_as_a_reason_to_override(
     stage: Stage, labels: list[str], body: str | None, why: str
 ) -> None:
-    text = (stage.work / ".github/workflows/merge-request.yml").read_text(encoding="utf-8")
+    text = (stage.work / ".github/workflows/pull-request.yml").read_text(encoding="utf-8")
     found = re.search(r"pulls/\$number\" --jq '(.+)'\)", text)
     assert found
     request = json.dumps({"labels": [{"name": name} for name in labels], "body": body})
