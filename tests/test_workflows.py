@@ -246,11 +246,23 @@ def lint(github: Path) -> None:
     execute(BIN / "check-jsonschema", *schema, *files, cwd=github.parent)
 
 
-def test_the_forge_runs_what_is_run_before_a_change_is_kept() -> None:
+@pytest.fixture
+def jobs() -> dict[str, Any]:
+    """Of this repository's own workflow for each change."""
+    path = ROOT / ".github" / "workflows" / "ci.yml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"])
+
+
+def test_the_forge_runs_what_is_run_before_a_change_is_kept(jobs: dict[str, Any]) -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     (listed,) = re.findall(r"^  for session in (.+); do$", script, re.MULTILINE)
-    path = ROOT / ".github" / "workflows" / "ci.yml"
-    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
-    (job,) = (job for job in workflow["jobs"].values() if "strategy" in job)
     in_tests = {"lint", "types", "unit", "integration"}
-    assert set(job["strategy"]["matrix"]["session"]) == {*in_tests, *listed.split()}
+    assert set(jobs["tests"]["strategy"]["matrix"]["session"]) == {*in_tests, *listed.split()}
+
+
+def test_the_forge_renders_and_runs_a_project_on_windows_and_macos(jobs: dict[str, Any]) -> None:
+    job = jobs["elsewhere"]
+    assert job["runs-on"] == "${{ matrix.system }}"
+    assert job["strategy"]["matrix"] == {"system": ["windows-latest", "macos-latest"]}
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["python bootstrap.py unit", "python bootstrap.py demo"]
