@@ -403,7 +403,9 @@ def strangers_get_neither_a_secret_nor_a_token_that_writes(it: Rendered) -> None
     for place, job in it.jobs.items():
         if place.startswith("pull-request/"):
             assert "secrets" not in str(job), place
-    ((_, login),) = [found for found in it.using("actions/login") if found[0].startswith("merge")]
+    ((_, login),) = [
+        found for found in it.using("actions/login") if found[0].startswith("pull-request")
+    ]
     assert login["if"] == "github.event.pull_request.head.repo.fork != true"
 
 
@@ -539,7 +541,11 @@ def a_pull_request_runs_all_tasks_and_says_how_they_ended(it: Rendered) -> None:
             assert step["if"] == ("${{ always() }}" if always else NOT_CANCELLED), place
     for job in ("unit", "integration"):
         assert any(place == f"pull-request/{job}" for place, _ in it.using("upload-artifact"))
-    kept = {step["with"]["name"] for place, step in it.using("upload-artifact") if "merge" in place}
+    kept = {
+        step["with"]["name"]
+        for place, step in it.using("upload-artifact")
+        if "pull-request" in place
+    }
     assert kept == {"tests-unit-${{ matrix.python }}", "tests-integration", "model", "report"}
     ready = it.jobs["pull-request/ready"]
     assert ready["steps"][1]["with"]["pattern"] == "{tests-*,model}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,10 @@ def python_of(session: str) -> Path:
     return python
 
 
-def nox(project: Path, session: str, *options: str) -> str:
+def nox(project: Path, session: str, *options: str, arguments: Iterable[str] = ()) -> str:
     shared = ("--envdir", str(ENVIRONMENTS))
     command = (sys.executable, "-m", "nox", *shared, *options, "--session", session)
+    command += ("--", *arguments) if arguments else ()
     return execute(*command, cwd=project)
 
 
@@ -105,6 +107,22 @@ def test_all_else_passes_with_another_problem(
     rendered: dict[str, Path], name: str, session: str
 ) -> None:
     assert "was successful" in nox(rendered[name], session)
+
+
+@pytest.mark.swapped
+@pytest.mark.parametrize(
+    ("name", "session", "arguments", "said"),
+    [
+        ("demand", "bench", (), "weekly replay of the past"),
+        ("demand", "drift", ("3",), "Weeks caught after 28 days"),
+        ("demand", "replay", (), "gain over never"),
+        (ADOPTED, "bench", (), "champion / bare booster"),
+    ],
+)
+def test_another_problem_can_be_measured(
+    rendered: dict[str, Path], name: str, session: str, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in nox(rendered[name], session, arguments=arguments)
 
 
 # The machinery is tested on a toy of its own, which is the same in each of them.

@@ -47,6 +47,8 @@ UNITS: dict[str, tuple[str, pl.Expr]] = {
 
 def main() -> None:
     """Draw, measure, print."""
+    if PROBLEM.holdout == "drawn":
+        raise SystemExit("Rows without times have no next week: there is nothing to draw.")
     os.chdir(PROJECT)
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
     monitoring = load_settings("dev").monitoring
@@ -54,6 +56,9 @@ def main() -> None:
     with step("days"):
         days = [day.gather_every(EVERY) for day in days_of_the_sample()]
     for length in TRAININGS:
+        if len(days) < length + monitoring.window_days:
+            say(f"No training of {length} days: there are {len(days)} of them.")
+            continue
         measure(days, length, draws, monitoring)
 
 

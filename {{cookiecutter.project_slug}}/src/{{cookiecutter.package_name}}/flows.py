@@ -454,12 +454,15 @@ def replay(
         tell: Is told each period that is done.
 
     Raises:
-        UserError: There is no period, or it ends in the future.
+        UserError: There is no period, or it ends in the future; or rows have no times.
     """
     from .monitoring.backtest import measure_policies
     from .monitoring.retraining import decided_until
     from .monitoring.windows import due
 
+    if context.problem.holdout == "drawn":
+        message = "These rows have no times, so there is no past to walk through."
+        raise UserError(message, "Compare trainings by `train` and `compare` instead.")
     require_past(last)
     if last < first:
         message = f"--to {last:%Y-%m-%d} is before --from {first:%Y-%m-%d}."

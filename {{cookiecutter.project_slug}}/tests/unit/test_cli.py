@@ -241,3 +241,13 @@ def test_flows_refuse_a_wrong_as_of_too(
         with pytest.raises(UserError, match=said):
             call()
     assert not Path(lakehouse.root).exists()
+
+
+def test_rows_without_times_have_no_past_to_walk_through(
+    lakehouse: Lakehouse, toy: Problem
+) -> None:
+    context = within(lakehouse, replace(toy, holdout="drawn"))
+    day = timedelta(days=1)
+    with pytest.raises(UserError, match="no past to walk through"):
+        flows.replay(context, toy.begins + day, toy.begins + 2 * day, day, day)
+    assert not Path(lakehouse.root).exists()
