@@ -158,6 +158,12 @@ def postgres(session: nox.Session) -> None:
 
 
 @nox.session
+def redis(session: nox.Session) -> None:
+    """Test the default project's online store on Redis, in demo/ (needs redis-server)."""
+    in_demo(session, "redis")
+
+
+@nox.session
 def storage(session: nox.Session) -> None:
     """Test the default project's loop on object storage, in demo/ (needs npm)."""
     in_demo(session, "storage")

@@ -262,7 +262,11 @@ def test_every_import_is_a_declared_dependency(project: Path) -> None:
     metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = metadata["optional-dependencies"]
     # What only they import comes with an extra.
-    optional = {"store/engines/spark.py": extras["spark"], "store/mirror.py": ["obstore"]}
+    optional = {
+        "store/engines/spark.py": extras["spark"],
+        "store/mirror.py": ["obstore"],
+        "store/online/remote.py": extras["redis"],
+    }
     (package,) = (project / "src").iterdir()
     distributions = {
         "arro3": "arro3-core",

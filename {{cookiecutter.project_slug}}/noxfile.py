@@ -33,6 +33,7 @@ LOCKS = {
     "types": (*PROJECT, "test.in", "types.in"),
     "spark": (*PROJECT, "--extra=spark", "connect.in", "test.in"),
     "storage": (*PROJECT, "storage.in", "test.in"),
+    "redis": (*PROJECT, "--extra=redis", "test.in"),
     "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
     "docs": ("docs.in",),
@@ -241,6 +242,14 @@ def postgres(session: nox.Session) -> None:
 
 
 @nox.session
+def redis(session: nox.Session) -> None:
+    """Test that Redis can hold the online store (needs redis-server)."""
+    program = require_redis(session)
+    prepare(session, "redis")
+    session.run("pytest", "tests/redis", *session.posargs, env={"REDIS_SERVER": program})
+
+
+@nox.session
 def storage(session: nox.Session) -> None:
     """Test the loop on what answers as S3 and as Azure, with an MLflow server (needs npm)."""
     azurite = require_azurite(session)
@@ -442,6 +451,17 @@ def require_postgres(session: nox.Session) -> str:
             "no initdb was found."
         )
     return str(Path(found).parent)
+
+
+def require_redis(session: nox.Session) -> str:
+    """The program of a Redis server; stop with advice if there is none."""
+    found = shutil.which("redis-server")
+    if found is None:
+        session.error(
+            "Redis is needed (Debian and Ubuntu: apt-get install redis-server); "
+            "no redis-server was found."
+        )
+    return found
 
 
 def require_chromium(session: nox.Session) -> str:

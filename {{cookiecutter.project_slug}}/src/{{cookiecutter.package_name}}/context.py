@@ -86,7 +86,8 @@ class Context:
         """Its online store."""
         from .store.online import open_backend
 
-        return open_backend(self.settings.state / "online")
+        settings = self.settings
+        return open_backend(settings.state / "online", settings.online.redis, settings.mlflow.model)
 
     def publish(self) -> dict[str, int]:
         """Bring the online store in step with the feature tables; returns rows by table."""

@@ -192,6 +192,8 @@ class OnlineSettings(_Section):
 
     history_hours: _Limit = 24
     """Hours before the newest build that it answers for."""
+    redis: _Variable | None = None
+    """Environment variable with the address of a Redis server that holds it; null: a file."""
 
 
 class ServingSettings(_Section):

@@ -62,6 +62,8 @@ class Config(msgspec.Struct, frozen=True):
     problem: str  # module that declares PROBLEM
     folder: str  # of the server: pointer, versions, request log, pages
     online: str  # folder of the online store
+    redis: str | None  # environment variable with the address of a server that holds it instead
+    model: str  # tells the environment's online store from others there
     tokens: str  # file
     max_rows: int
     max_bytes: int
@@ -325,10 +327,11 @@ def application() -> Starlette:
 def open_service(config: Config, problem: Problem) -> Service:
     """A worker's parts."""
     folder = Path(config.folder)
+    backend = open_backend(Path(config.online), config.redis, config.model)
     return Service(
         config,
         problem,
-        OnlineFeatures(problem.feature_tables, open_backend(Path(config.online))),
+        OnlineFeatures(problem.feature_tables, backend),
         Journal(folder / JOURNAL, config.log_bytes, config.ship_seconds),
         Access(Path(config.tokens), config.rate),
     )

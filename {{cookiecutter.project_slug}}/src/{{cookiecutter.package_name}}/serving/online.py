@@ -155,6 +155,8 @@ def config_of(context: Context, folder: Path) -> Config:
         problem=context.settings.problem,
         folder=str(folder),
         online=str(context.settings.state / "online"),
+        redis=context.settings.online.redis,
+        model=context.settings.mlflow.model,
         tokens=str(tokens_of(context)),
         max_rows=settings.max_rows,
         max_bytes=settings.max_kb * 1024,

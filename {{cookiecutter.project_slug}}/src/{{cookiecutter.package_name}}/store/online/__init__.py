@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...core.errors import UserError
 from .base import Backend, OnlineError, TooLongAgoError
 from .features import NOT_PUBLISHED, Found, OnlineFeatures, Published
 from .publishing import publish
@@ -21,8 +22,24 @@ __all__ = [
 ]
 
 
-def open_backend(folder: Path) -> Backend:
-    """The store in a folder: any number of processes read it, one at a time writes."""
-    from .embedded import Embedded
+def open_backend(folder: Path, variable: str | None = None, name: str = "") -> Backend:
+    """The store in a folder, or on a Redis server: many read it, one at a time writes.
 
-    return Embedded(folder)
+    Args:
+        folder: Of LMDB's file.
+        variable: Environment variable with the address of a Redis server that holds it instead.
+        name: What tells it from other stores on that server.
+
+    Raises:
+        UserError: The client of Redis is not installed, or the variable holds no address.
+    """
+    if variable is None:
+        from .embedded import Embedded
+
+        return Embedded(folder)
+    try:
+        from .remote import Remote
+    except ModuleNotFoundError as error:
+        message = f"`online.redis` needs {error.name}, which is not installed."
+        raise UserError(message, "Install the extra `redis`: requirements/redis.txt.") from None
+    return Remote(variable, name)

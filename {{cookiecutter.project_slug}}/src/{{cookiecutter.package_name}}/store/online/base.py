@@ -17,6 +17,10 @@ class TooLongAgoError(OnlineError):
     """A moment before what the store goes back to."""
 
 
+class OvertakenError(OnlineError):
+    """Somebody else's update came in between: nothing of this one was written."""
+
+
 class Writing(Protocol):
     """An update under way: it reads what was there before it, and is seen when it is whole."""
 

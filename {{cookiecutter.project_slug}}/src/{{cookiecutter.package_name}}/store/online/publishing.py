@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import groupby, takewhile
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import narwhals as nw
 
 from ...core.contract import AVAILABLE_AT, FeatureTable, Frame
 from .. import tables
-from .base import Backend, Writing
+from .base import Backend, OvertakenError, Writing
 from .features import (
     NOT_PUBLISHED,
     STATE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..lakehouse import Lakehouse
 
 _ROWS = 50_000
+_ATTEMPTS = 5  # where several servers share a store, each brings it in step
 
 
 def publish(
@@ -52,6 +54,15 @@ def publish(
     Raises:
         UserError: A table that cannot be read, or a store that cannot be written.
     """
+    for _ in range(1, _ATTEMPTS):
+        with suppress(OvertakenError):
+            return _publish(lakehouse, declared, backend, history)
+    return _publish(lakehouse, declared, backend, history)
+
+
+def _publish(
+    lakehouse: Lakehouse, declared: Sequence[FeatureTable], backend: Backend, history: timedelta
+) -> dict[str, int]:
     written = {}
     with backend.writing() as writing:
         before = read_state(writing.get(STATE))
