@@ -27,8 +27,8 @@ PRAGMA = re.compile(r"\s*# (type: ignore|noqa).*")  # the linter does not count 
 PARSERS: dict[str, Callable[[str], object]] = {
     ".py": ast.parse,
     ".toml": tomllib.loads,
-    ".yml": yaml.safe_load,
-    ".yaml": yaml.safe_load,
+    ".yml": lambda text: list(yaml.safe_load_all(text)),
+    ".yaml": lambda text: list(yaml.safe_load_all(text)),
     ".json": json.loads,
     ".ipynb": json.loads,
 }

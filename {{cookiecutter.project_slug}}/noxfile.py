@@ -33,7 +33,8 @@ LOCKS = {
     "types": (*PROJECT, "test.in", "types.in"),
     "spark": (*PROJECT, "--extra=spark", "connect.in", "test.in"),
     "storage": (*PROJECT, "storage.in", "test.in"),
-    "redis": (*PROJECT, "--extra=redis", "test.in"),
+    "redis": (*PROJECT, "--extra=redis"),  # where servers share the online store
+    "mlflow": ("mlflow.in",),  # the server of deploy/compose.yml
     "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
     "docs": ("docs.in",),
@@ -48,13 +49,14 @@ SCHEMAS = {
     "github-workflows": (".github/workflows/*.yml",),
     "github-actions": (".github/actions/*/action.yml", "docs/login/*/action.yml"),
     "dependabot": (".github/dependabot.yml",),
+    "compose-spec": ("deploy/compose.yml",),
 }
 
 
-def prepare(session: nox.Session, purpose: str) -> None:
-    """Make the session's environment hold exactly the lock of this purpose."""
-    lock = f"requirements/{purpose}.txt"
-    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", lock)
+def prepare(session: nox.Session, *purposes: str) -> None:
+    """Make the session's environment hold exactly the locks of these purposes."""
+    locks = [f"requirements/{purpose}.txt" for purpose in purposes]
+    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", *locks)
     session.env["PYTHONPATH"] = str(ROOT / "src")
 
 
@@ -71,6 +73,8 @@ def lint(session: nox.Session) -> None:
     for schema, patterns in SCHEMAS.items():
         files = [str(path) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
         session.run("check-jsonschema", "--quiet", "--builtin-schema", f"vendor.{schema}", *files)
+    manifests = sorted(str(path) for path in ROOT.glob("deploy/kubernetes/[!k]*.yml"))
+    session.run("kubernetes-validate", "--quiet", "--strict", *manifests)
     if found := notebooks():
         session.run("nbstripout", "--verify", *found)
     # A workflow that passes its secrets on names none.
@@ -245,7 +249,7 @@ def postgres(session: nox.Session) -> None:
 def redis(session: nox.Session) -> None:
     """Test that Redis can hold the online store (needs redis-server)."""
     program = require_redis(session)
-    prepare(session, "redis")
+    prepare(session, "test", "redis")
     session.run("pytest", "tests/redis", *session.posargs, env={"REDIS_SERVER": program})
 
 

@@ -199,6 +199,8 @@ class OnlineSettings(_Section):
 class ServingSettings(_Section):
     """How requests are answered online."""
 
+    tokens: _Text | None = None
+    """File of the tokens' hashes; null: `tokens.json` of the state."""
     max_rows: _Count = 1_000
     """Rows of a request."""
     max_kb: _Count = 1_024

@@ -41,7 +41,8 @@ def folder_of_server(context: Context) -> Path:
 
 def tokens_of(context: Context) -> Path:
     """The file of an environment's tokens."""
-    return context.settings.state / "tokens.json"
+    settings = context.settings
+    return Path(settings.serving.tokens or settings.state / "tokens.json")
 
 
 def serve(context: Context, host: str, port: int, workers: int) -> None:
