@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import {{cookiecutter.package_name}} as package
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.store.engines import (
+    COMMIT,
     Engine,
     OvertakenError,
     PolarsEngine,
@@ -87,6 +89,48 @@ def test_a_merge_updates_and_inserts(engine: Engine, address: str) -> None:
     engine.merge(engine.frame(rows((2, None), (3, 3.0))), seen, ["id"], NOON + DAY)
     assert held(engine, address) == [(1, 1.0), (2, None), (3, 3.0)]
     assert opened(engine, address).complete_until == NOON + DAY
+
+
+def test_a_merge_records_a_batch_with_its_rows(engine: Engine, address: str) -> None:
+    engine.append(address, engine.frame(rows((1, 1.0))), None, None)
+    seen = opened(engine, address)
+    engine.merge(engine.frame(rows((1, 2.0))), seen, ["id"], None, {"writer": 7})
+    assert engine.last_batch(opened(engine, address), "writer") == 7
+    assert held(engine, address) == [(1, 2.0)]
+
+
+def test_a_feed_tells_which_commit_added_a_row(engine: Engine, address: str) -> None:
+    # Given
+    engine.create_feed(address, rows())
+    for number in (1, 2):
+        engine.append(address, engine.frame(rows((number, 0.5))), opened(engine, address), None)
+    opened(engine, address).handle.optimize.compact()  # adds a file, and no rows
+    engine.append(address, engine.frame(rows((3, None))), opened(engine, address), None)
+    # When
+    seen = opened(engine, address)
+    found = engine.appended(seen, 2, 4).select(COMMIT, "id", "value").sort(COMMIT)
+    # Then
+    assert found.rows() == [(2, 2, 0.5), (4, 3, None)]
+    with pytest.raises(StorageError):
+        engine.appended(seen, 5, 6)
+
+
+def test_a_table_without_a_feed_says_so(engine: Engine, address: str) -> None:
+    engine.append(address, engine.frame(rows((1, 1.0))), None, None)
+    with pytest.raises(StorageError, match="no feed"):
+        engine.appended(opened(engine, address), 0, 0)
+
+
+def test_a_table_that_is_made_anew_is_another(engine: Engine, address: str) -> None:
+    # Given
+    engine.create_feed(address, rows())
+    first = engine.identity(opened(engine, address))
+    assert engine.identity(opened(engine, address)) == first
+    # When
+    shutil.rmtree(address)
+    engine.create_feed(address, rows())
+    # Then
+    assert engine.identity(opened(engine, address)) != first
 
 
 def test_a_replacement_leaves_what_is_outside_its_interval(engine: Engine, address: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import narwhals as nw
@@ -132,6 +133,42 @@ def test_of_two_who_merge_at_once_none_writes_a_row_twice(
     assert lakehouse.merge(TABLE, rows({2: 2.0, 4: 4.0})) == 1
     assert lakehouse.count(TABLE) == len(held.keys() | {2, 3, 4})
     assert content(lakehouse) == {**held, 2: 2.0, 3: 3.0, 4: 4.0}
+
+
+Once = Callable[..., bool]
+
+
+@pytest.mark.parametrize("verb", [Lakehouse.append_once, Lakehouse.merge_once])
+def test_a_batch_follows_the_one_that_it_was_made_after(lakehouse: Lakehouse, verb: Once) -> None:
+    assert verb(lakehouse, TABLE, rows({1: 1.0}), "w", 2, after=0)
+    assert not verb(lakehouse, TABLE, rows({2: 2.0}), "w", 3, after=1)
+    assert not verb(lakehouse, TABLE, rows({2: 2.0}), "w", 2, after=2)
+    assert verb(lakehouse, TABLE, rows({2: 2.0}), "w", 5, after=2)
+    assert lakehouse.last_batch(TABLE, "w") == 5
+    assert content(lakehouse) == {1: 1.0, 2: 2.0}
+
+
+@pytest.mark.parametrize("verb", [Lakehouse.append_once, Lakehouse.merge_once])
+def test_of_two_who_write_the_same_batch_one_does(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch, verb: Once
+) -> None:
+    # Given
+    verb(lakehouse, TABLE, rows({1: 1.0}), "w", 1)
+    other = partial(verb, lakehouse, TABLE, rows({2: 3.0}), "w", 2, after=1)
+    before_the_commit(monkeypatch, other)
+    # When
+    done = verb(lakehouse, TABLE, rows({2: 2.0}), "w", 3, after=1)
+    # Then
+    assert not done
+    assert content(lakehouse) == {1: 1.0, 2: 3.0}
+    assert lakehouse.last_batch(TABLE, "w") == 2
+
+
+def test_a_merge_of_no_news_records_its_batch(lakehouse: Lakehouse) -> None:
+    lakehouse.merge(TABLE, rows({1: 1.0}))
+    assert lakehouse.merge_once(TABLE, rows({1: 1.0}), "w", 1)
+    assert lakehouse.last_batch(TABLE, "w") == 1
+    assert content(lakehouse) == {1: 1.0}
 
 
 def test_of_two_who_append_at_once_one_is_told_so(

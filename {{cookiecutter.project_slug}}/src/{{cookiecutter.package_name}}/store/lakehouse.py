@@ -19,7 +19,7 @@ import polars as pl
 
 from ..core.contract import Frame, Schema, Table, polars_schema
 from ..core.errors import UserError
-from .engines import Engine, OvertakenError, PolarsEngine, Snapshot, StorageError
+from .engines import COMMIT, Engine, OvertakenError, PolarsEngine, Snapshot, StorageError
 
 Rows: TypeAlias = Frame | pl.DataFrame
 _ATTEMPTS = 10
@@ -136,6 +136,27 @@ class Lakehouse:
         with self._reading(table):
             return self.engine.history(self.place(table.name))
 
+    def identity(self, table: Table) -> str | None:
+        """What tells a table from one that is made anew in its place; None where there is none."""
+        snapshot = self._open(table)
+        return self.engine.identity(snapshot) if snapshot else None
+
+    def appended(self, table: Table, first: int, last: int) -> pl.DataFrame:
+        """Rows that the commits from `first` to `last` added, and which one in `COMMIT`.
+
+        Raises:
+            UserError: The table keeps no feed of its changes, these commits are gone from its log,
+                or a declared column is missing.
+        """
+        with self._reading(table, last):
+            snapshot = self.engine.open(self.place(table.name))
+            if snapshot is None:
+                return table.empty().with_columns(pl.lit(0, dtype=pl.Int64).alias(COMMIT))
+            self._require_columns(table, snapshot)
+            rows = self.engine.appended(snapshot, first, last)
+        types = polars_schema(table.schema)
+        return rows.select(*(pl.col(name).cast(kind) for name, kind in types.items()), COMMIT)
+
     def complete_until(self, table: Table) -> datetime | None:
         """The newest `until` that a write recorded; None before the first."""
         snapshot = self._open(table)
@@ -180,7 +201,21 @@ class Lakehouse:
                 self.engine.append(self.place(table.name), staged, seen, until)
             return self.rows(staged)
 
-    def append_once(self, table: Table, rows: Rows, writer: str, number: int) -> bool:
+    def create_feed(self, table: Table) -> None:
+        """Make a table, where there is none, that tells which rows each commit adds.
+
+        Raises:
+            UserError: A table that is not ours, or an unwritable root.
+        """
+        if self._open(table) is not None:
+            return
+        self._accepted(table, table.empty())
+        with suppress(OvertakenWriteError), self._writing(table):
+            self.engine.create_feed(self.place(table.name), table.empty())
+
+    def append_once(
+        self, table: Table, rows: Rows, writer: str, number: int, after: int | None = None
+    ) -> bool:
         """Add a batch that a writer numbered, exactly once, whoever else appends meanwhile.
 
         The commit records the writer's number (an application transaction of Delta), so both are
@@ -191,9 +226,11 @@ class Lakehouse:
             rows: The batch.
             writer: Numbers its batches one after the other.
             number: Of this batch, greater than those before.
+            after: Number of the batch before it, where batches of the same rows may differ in
+                extent: it is not added after any other. None: after any.
 
         Returns:
-            False where the batch was there already.
+            False where the batch was there already, or another than `after` came before.
 
         Raises:
             UserError: As `append`; also a table that others never leave alone.
@@ -201,8 +238,8 @@ class Lakehouse:
         with self._checked(table, rows) as staged:
             for _ in range(_ATTEMPTS - 1):
                 with suppress(OvertakenWriteError):
-                    return self._append_batch(table, staged, writer, number)
-            return self._append_batch(table, staged, writer, number)
+                    return self._append_batch(table, staged, writer, number, after)
+            return self._append_batch(table, staged, writer, number, after)
 
     def last_batch(self, table: Table, writer: str) -> int:
         """Number of the newest batch of a writer; 0 before the first."""
@@ -269,6 +306,22 @@ class Lakehouse:
                 continue
         return self._merge(table, rows, until, update=update)
 
+    def merge_once(
+        self, table: Table, rows: Rows, writer: str, number: int, after: int | None = None
+    ) -> bool:
+        """Merge a batch that a writer numbered, exactly once; arguments as of `append_once`.
+
+        Returns:
+            False where the batch was there already, or another than `after` came before.
+
+        Raises:
+            UserError: As `append`.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(OvertakenWriteError):
+                return self._merge_batch(table, rows, writer, number, after)
+        return self._merge_batch(table, rows, writer, number, after)
+
     def compact(self, table: Table) -> None:
         """Join the files of a table that many small commits have left; its rows stay."""
         with self._reading(table):
@@ -276,17 +329,44 @@ class Lakehouse:
 
     # -----------------------------------------------------------------------------------------
 
-    def _append_batch(self, table: Table, staged: Frame, writer: str, number: int) -> bool:
+    def _append_batch(
+        self, table: Table, staged: Frame, writer: str, number: int, after: int | None
+    ) -> bool:
         seen = self._open(table)
-        if seen and self.engine.last_batch(seen, writer) >= number:
+        if not self._is_next(seen, writer, number, after):
             return False
         with self._writing(table):
             place = self.place(table.name)
             self.engine.append(place, staged, seen, None, {writer: number})
         return True
 
-    def _merge(self, table: Table, rows: Rows, until: datetime | None, *, update: bool) -> int:
+    def _merge_batch(
+        self, table: Table, rows: Rows, writer: str, number: int, after: int | None
+    ) -> bool:
         seen = self._open(table)
+        if not self._is_next(seen, writer, number, after):
+            return False
+        self._merge_into(seen, table, rows, None, {writer: number})
+        return True
+
+    def _is_next(self, seen: Snapshot | None, writer: str, number: int, after: int | None) -> bool:
+        """Whether a batch is the one to write on what was seen."""
+        last = self.engine.last_batch(seen, writer) if seen else 0
+        return last < number and after in {None, last}
+
+    def _merge(self, table: Table, rows: Rows, until: datetime | None, *, update: bool) -> int:
+        return self._merge_into(self._open(table), table, rows, until, {}, update=update)
+
+    def _merge_into(
+        self,
+        seen: Snapshot | None,
+        table: Table,
+        rows: Rows,
+        until: datetime | None,
+        batches: Mapping[str, int],
+        *,
+        update: bool = True,
+    ) -> int:
         new = self._accepted(table, rows)
         existing = self._rows(table, seen)
         if table.time in table.keys:
@@ -296,9 +376,9 @@ class Lakehouse:
         with self._checked(table, changed) as staged, self._writing(table):
             count = self.rows(staged)
             if seen and count and self._holds_any(existing, staged, table.keys):
-                self.engine.merge(staged, seen, table.keys, until)
-            elif count or _moves_on(seen, until):
-                self.engine.append(self.place(table.name), staged, seen, until)
+                self.engine.merge(staged, seen, table.keys, until, batches)
+            elif count or batches or _moves_on(seen, until):
+                self.engine.append(self.place(table.name), staged, seen, until, batches)
             return count
 
     def _of_the_same_time(self, table: Table, existing: Frame, new: Frame) -> Frame:
@@ -329,12 +409,15 @@ class Lakehouse:
     def _rows(self, table: Table, seen: Snapshot | None) -> Frame:
         if seen is None:
             return self.frame(pl.DataFrame(schema=polars_schema(table.schema)))
+        self._require_columns(table, seen)
+        return self.engine.scan(seen, list(table.schema))
+
+    def _require_columns(self, table: Table, seen: Snapshot) -> None:
         if missing := [name for name in table.schema if name not in seen.columns]:
             raise UserError(
                 f"{seen.place} has no column {', '.join(missing)}, which is declared.",
                 "Remove its folder to rebuild it, or take back the declaration.",
             )
-        return self.engine.scan(seen, list(table.schema))
 
     def _accepted(self, table: Table, rows: Rows) -> Frame:
         """Rows as a frame; refuses another environment's table and undeclared columns or types."""

@@ -2,10 +2,11 @@
 
 from ...core.errors import UserError
 from ...core.settings import Settings
-from .base import Engine, OvertakenError, Snapshot, StorageError
+from .base import COMMIT, Engine, OvertakenError, Snapshot, StorageError
 from .polars import PolarsEngine
 
 __all__ = [
+    "COMMIT",
     "Engine",
     "OvertakenError",
     "PolarsEngine",

@@ -13,6 +13,8 @@ import polars as pl
 
 from ...core.contract import Frame, Schema
 
+COMMIT = "_commit_version"
+"""Column that says which commit added a row."""
 Interval = tuple[datetime, datetime]
 """`(since, until]`, UTC."""
 
@@ -78,6 +80,15 @@ class Engine(Protocol):
         False where that cannot be told.
         """
 
+    def identity(self, snapshot: Snapshot) -> str:
+        """What tells a table from one that is made anew in its place."""
+
+    def create_feed(self, place: str, columns: pl.DataFrame) -> None:
+        """Make a table without rows that tells which rows each commit adds."""
+
+    def appended(self, snapshot: Snapshot, first: int, last: int) -> pl.DataFrame:
+        """Rows that the commits from `first` to `last` added, and which one in `COMMIT`."""
+
     def stage(self, rows: Frame) -> AbstractContextManager[Frame]:
         """Compute rows once and keep them for the time of a write."""
 
@@ -106,9 +117,17 @@ class Engine(Protocol):
         """Replace the rows whose `column` lies in the interval; the table is complete `until`."""
 
     def merge(
-        self, staged: Frame, seen: Snapshot, keys: Sequence[str], until: datetime | None
+        self,
+        staged: Frame,
+        seen: Snapshot,
+        keys: Sequence[str],
+        until: datetime | None,
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Update rows whose keys are there, add the others."""
+        """Update rows whose keys are there, add the others; record as `append` does.
+
+        `until` or one batch is recorded, not both.
+        """
 
     def history(self, place: str) -> list[Mapping[str, Any]]:
         """Commits, newest first: version, timestamp, operation and its metrics."""

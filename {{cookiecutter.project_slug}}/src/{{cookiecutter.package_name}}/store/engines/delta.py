@@ -9,15 +9,17 @@ from types import MappingProxyType
 from typing import Any
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from .base import Interval, OvertakenError, Snapshot, StorageError
+from .base import COMMIT, Interval, OvertakenError, Snapshot, StorageError
 
 NEW_TABLE = {
     "delta.checkpointInterval": "10",
     "delta.isolationLevel": "Serializable",  # of two who write at once, one is refused
 }
+_FEED = "delta.enableChangeDataFeed"
+WITH_FEED = {**NEW_TABLE, _FEED: "true"}
 COMPLETE_UNTIL = "complete_until"
 """Each commit records until when its table is complete, as an application transaction of Delta."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,6 +52,37 @@ class DeltaLog:
         return old.keys() <= new.keys() and all(
             earliest is not None and earliest > moment for earliest in added
         )
+
+    def identity(self, snapshot: Snapshot) -> str:
+        """What tells a table from one that is made anew in its place."""
+        table: DeltaTable = snapshot.handle
+        return str(table.metadata().id)
+
+    def create_feed(self, place: str, columns: pl.DataFrame) -> None:
+        """Make a table without rows that tells which rows each commit adds."""
+        with committing(place, None, self.storage_options):
+            write_deltalake(
+                place,
+                columns.clear(),
+                mode="error",
+                configuration=WITH_FEED,
+                storage_options=dict(self.storage_options),
+            )
+
+    def appended(self, snapshot: Snapshot, first: int, last: int) -> pl.DataFrame:
+        """Rows that the commits from `first` to `last` added, and which one in `COMMIT`.
+
+        Commits that only join files add none.
+        """
+        table: DeltaTable = snapshot.handle
+        if table.metadata().configuration.get(_FEED) != "true":
+            raise StorageError(f"it keeps no feed of its changes ({_FEED})")
+        try:
+            changes = pl.DataFrame(table.load_cdf(first, last))
+        except (DeltaError, OSError) as error:
+            raise StorageError(reason(error)) from None
+        inserted = changes.filter(pl.col("_change_type") == "insert")
+        return inserted.select(*snapshot.columns, pl.col(COMMIT).cast(pl.Int64))
 
     def last_batch(self, snapshot: Snapshot, writer: str) -> int:
         """Number of the newest batch of a writer that a commit recorded; 0: none."""

@@ -113,7 +113,12 @@ class PolarsEngine(delta.DeltaLog):
         self._write(place, staged, seen, until, how)
 
     def merge(
-        self, staged: Frame, seen: Snapshot, keys: Sequence[str], until: datetime | None
+        self,
+        staged: Frame,
+        seen: Snapshot,
+        keys: Sequence[str],
+        until: datetime | None,
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Update rows whose keys are there, add the others."""
         table: DeltaTable = seen.handle
@@ -123,7 +128,7 @@ class PolarsEngine(delta.DeltaLog):
                 predicate=" AND ".join(f"s.{key} = t.{key}" for key in keys),
                 source_alias="s",
                 target_alias="t",
-                commit_properties=delta.commit_properties(until),
+                commit_properties=delta.commit_properties(until, batches),
             )
             merging.when_matched_update_all().when_not_matched_insert_all().execute()
 

@@ -222,11 +222,16 @@ class SparkEngine(delta.DeltaLog):
             writer.option("replaceWhere", delta.inside(column, interval)).save(place)
 
     def merge(
-        self, staged: Frame, seen: Snapshot, keys: Sequence[str], until: datetime | None
+        self,
+        staged: Frame,
+        seen: Snapshot,
+        keys: Sequence[str],
+        until: datetime | None,
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Update rows whose keys are there, add the others."""
         agree = " AND ".join(f"s.`{key}` = t.`{key}`" for key in keys)
-        with self._committing(seen, until):
+        with self._committing(seen, until, batches):
             self.session.sql(
                 f"MERGE INTO {_name(seen.place)} t "
                 "USING {staged} s "
@@ -259,12 +264,22 @@ class SparkEngine(delta.DeltaLog):
         return [_added(folder, file.asDict()) for file in files.collect()]
 
     @contextmanager
-    def _committing(self, seen: Snapshot, until: datetime | None) -> Iterator[None]:
-        """A write of Spark's on a table that is as it was seen; its commit records `until`."""
+    def _committing(
+        self,
+        seen: Snapshot,
+        until: datetime | None,
+        batches: Mapping[str, int] = MappingProxyType({}),
+    ) -> Iterator[None]:
+        """A write of Spark's on a table that is as it was seen; its commit records `until`.
+
+        Or one batch: Spark's writes record one transaction each.
+        """
         newest = self.open(seen.place)
         if newest is None or newest.version != seen.version:
             raise OvertakenError(f"It is at version {newest.version if newest else None}.")
         recorded = {}
+        for writer, number in batches.items():
+            recorded = {"AppId": writer, "Version": str(number)}
         if until and (seen.complete_until is None or seen.complete_until < until):
             # Delta passes over a write whose transaction is recorded already.
             recorded = {"AppId": delta.COMPLETE_UNTIL, "Version": str(delta.recorded_as(until))}
