@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
@@ -85,6 +87,8 @@ Input = Annotated[
     str | None, typer.Option("--input", help="File (.parquet, .csv) or database URI.")
 ]
 Query = Annotated[str, typer.Option("--query", help="What to read from the database.")]
+SentInput = Annotated[str, typer.Option("--input", help="File (.parquet, .csv) or database URI.")]
+Once = Annotated[bool, typer.Option("--once", help="End when no request is left.")]
 Output = Annotated[
     Path | None,
     typer.Option("--output", help="File (.parquet, .csv) to write instead of the tables."),
@@ -450,6 +454,22 @@ def serve(
 
 
 @app.command(rich_help_panel=_PRODUCTION)
+def send(source: SentInput, env: Env = "dev", query: Query = "") -> None:
+    """Append the rows of a file or query to the requests that `stream` scores."""
+    from . import flows
+
+    flows.send(context_of(env), source, query)
+
+
+@app.command(rich_help_panel=_PRODUCTION)
+def stream(env: Env = "dev", *, once: Once = False) -> None:
+    """Score each request of the table `requests` once, with the champion and the online store."""
+    from . import flows
+
+    flows.stream(context_of(env), _told_to_stop(), once=once)
+
+
+@app.command(rich_help_panel=_PRODUCTION)
 def token(name: TokenName, env: Env = "dev", scope: Scopes = None, revoke: Revoke = None) -> None:
     """Give out a token for `serve`, shown this once; or take back those of a name."""
     from .serving import access
@@ -669,6 +689,14 @@ def version_of(env: str, version: str | None) -> str:
         model = registry.settings.model
         raise UserError(f"{model} has no versions yet.", "Train one: `train`.")
     return str(versions[0].version)
+
+
+def _told_to_stop() -> Event:
+    """Set by Ctrl-C or SIGTERM."""
+    stop = Event()
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, lambda *_: stop.set())
+    return stop
 
 
 def _warm_up(context: Context) -> timedelta:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
 from typing import TYPE_CHECKING, TypeAlias
 
 from .context import Context
@@ -24,6 +26,7 @@ from .store.measurements import mean_gains, recorded
 if TYPE_CHECKING:
     from .deployment.comparison import Comparison
     from .inference.batch import Predicted
+    from .inference.stream import Streamed
     from .monitoring.retraining import Decision
     from .monitoring.windows import Window
     from .training.pipeline import Trained
@@ -260,6 +263,37 @@ def predict(
         predicted = batch.predict(context, as_of, chunks, output, complete=source is None)
         notes.append(f"version {predicted.version} scored {counted(predicted.rows, 'row')}")
     return predicted
+
+
+def send(context: Context, source: str, query: str = "") -> int:
+    """Append the rows of a file or query to the requests that `stream` scores."""
+    from .inference import inputs, stream_tables
+
+    with step("send") as notes:
+        sent = stream_tables.send(context, inputs.read(context, source, query))
+        notes.append(f"{sent:,} requests")
+    return sent
+
+
+def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
+    """Score each request once as it comes, with the champion and the online store.
+
+    Args:
+        context: The environment.
+        stop: Set, it ends after the batch that it is at.
+        once: End when no request is left.
+    """
+    from .inference.stream import consume
+    from .inference.stream_tables import Answered, Requests
+    from .serving.streamed import Scorer
+
+    with TemporaryDirectory(prefix="stream-") as folder, step("stream") as notes:
+        scorer = Scorer(context, Path(folder))
+        source = Requests(context)
+        sink = Answered(context, source, scorer)
+        done = consume(context, source, scorer, sink, stop, once=once)
+        notes.append(f"{done.scored:,} requests scored, {done.refused:,} refused")
+    return done
 
 
 def monitor(context: Context, as_of: datetime, tell: Tell = nobody) -> Monitored:

@@ -107,7 +107,7 @@ def rows(context: Context, table: Table) -> pl.DataFrame:
 
 
 def inputs(context: Context) -> pl.DataFrame:
-    return rows(context, tables.inference_log(PROBLEM)).drop("latency_ms")
+    return rows(context, tables.inference_log(PROBLEM)).drop("latency_ms", "feature_versions")
 
 
 def versions(context: Context) -> list[int | None]:

@@ -27,7 +27,7 @@ MOST_CATEGORIES = 500
 _LONGEST_NAME = 40
 # Columns that tables and frames of the machinery have.
 _TAKEN = {AVAILABLE_AT, KNOWN_AT, PREDICTION, PREDICTION_TIME, ROW, "label", "reason"}
-_TAKEN |= {"model_version", "feature_versions", "latency_ms"}
+_TAKEN |= {"model_version", "feature_versions", "latency_ms", "request_id", "requested_at"}
 _SEPARATORS = (",", ";", "\t", "|")
 _SAMPLE_LINES = 50
 _SAMPLE_ROWS = 5_000

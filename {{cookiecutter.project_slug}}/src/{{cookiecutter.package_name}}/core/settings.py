@@ -223,6 +223,23 @@ class ServingSettings(_Section):
     """Whether these get the challenger's prediction (canary), or the champion's (shadow)."""
 
 
+class StreamSettings(_Section):
+    """How requests of a stream are scored."""
+
+    batch_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Requests that are scored and committed together, at most."""
+    poll_seconds: _Limit = 0.5
+    """Seconds between two looks for requests, and at the registry."""
+    sync_seconds: _Limit = 10
+    """Seconds between two looks at the feature tables."""
+    measure_seconds: _Limit = 60
+    """Seconds whose lag, throughput and refusals are measured together."""
+    max_lag_seconds: _Limit = 60
+    """Seconds from a request to its prediction, at most."""
+    max_refused: _Share = 0.01
+    """Share of the requests that may go to the dead letters."""
+
+
 class MonitoringSettings(_Section):
     """What is measured of production, and when it counts as violated."""
 
@@ -321,6 +338,7 @@ class Settings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     online: OnlineSettings = OnlineSettings()
     serving: ServingSettings = ServingSettings()
+    stream: StreamSettings = StreamSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     alerts: AlertSettings = AlertSettings()
     retraining: RetrainingSettings = RetrainingSettings()

@@ -22,6 +22,7 @@ from ..core.contract import (
 )
 from ..core.errors import UserError
 from ..modeling import stored
+from ..modeling.scores import with_scores
 from ..store.online import Found, OnlineFeatures
 from ..store.online.features import microseconds
 from ..store.online.planned import Planned
@@ -53,6 +54,15 @@ class Asked:
         return Asked(self.joined[places], found, [self.moments[at] for at in places])
 
 
+class LeftOutError(KeyError):
+    """Rows that the problem's spine leaves out; `keys` says which."""
+
+    def __init__(self, keys: pl.DataFrame) -> None:
+        """Keep their keys."""
+        super().__init__()
+        self.keys = keys
+
+
 class Lookup:
     """From rows as they are sent to rows with features: the same for every version."""
 
@@ -77,10 +87,14 @@ class Lookup:
 
         Raises:
             OnlineError: The online store cannot answer.
-            KeyError: A row that the spine leaves out.
+            LeftOutError: A row that the spine leaves out.
         """
         sent = [(*msgspec.structs.astuple(row), now) for row in rows]
-        spine = self._in_order(pl.DataFrame(sent, schema=self._asked, orient="row"))
+        return self.of(pl.DataFrame(sent, schema=self._asked, orient="row"), now)
+
+    def of(self, rows: pl.DataFrame, now: datetime) -> Asked:
+        """The same of a frame with the prepared columns and `known_at`."""
+        spine = self._in_order(rows.select(self._asked.names()))
         entities = spine.rows(named=True)
         latest = microseconds(now)
         moments = [min(microseconds(row[PREDICTION_TIME]), latest) for row in entities]
@@ -103,7 +117,7 @@ class Lookup:
             return pl.concat(one_by_one)
         ordered = wanted.join(spine, on=keys, how="inner", maintain_order="left")
         if ordered.height != asked.height:
-            raise KeyError
+            raise LeftOutError(wanted.join(spine, on=keys, how="anti"))
         return ordered.select(spine.columns)
 
     def _flat(self, found: Sequence[Found | None]) -> tuple[Any, ...]:
@@ -137,6 +151,8 @@ class Version:
         self._taken = [place[name] for name in estimator.features]
         self._logged = [place[name] for name in model.features]
         self._predict = _row_by_row(estimator)
+        self._estimator = estimator
+        self._target = model.target
 
     def score(self, asked: Asked) -> list[Scored]:
         """Predictions of rows, in their order."""
@@ -156,6 +172,11 @@ class Version:
                 rows, scores, asked.found, asked.moments, strict=True
             )
         ]
+
+    def table(self, asked: Asked) -> pl.DataFrame:
+        """Predictions of many rows: keys, prediction time, inputs and `target.said`, in order."""
+        inputs = self._inputs(asked.joined)
+        return with_scores(inputs, self._estimator.predict(inputs), self._target)
 
     def _require_texts(self, estimator: Estimator) -> None:
         schema = self._inputs.schema

@@ -134,9 +134,9 @@ def predictions(problem: Problem) -> Table:
 def inference_log(problem: Problem) -> Table:
     """One row per scored request: its inputs, the prediction, the version, and `latency_ms`.
 
-    That is of an online request the time until its answer was ready, of a row in a batch its share
-    of the batch's time. An entity may be asked for several times at the same moment online, never
-    in batches: their rows all have the `request_id` BATCH.
+    That is of an online request the time until its answer was ready, of a row in a batch or a
+    stream its share of the batch's time. An entity may be asked for several times at the same
+    moment online and in streams, never in batches: their rows all have the `request_id` BATCH.
     """
     texts = problem.model.categorical
     inputs: Schema = {
@@ -145,10 +145,26 @@ def inference_log(problem: Problem) -> Table:
     how: Schema = {
         "request_id": nw.String,
         "model_version": nw.String,
+        "feature_versions": nw.String,
         "latency_ms": nw.Float64,
     }
     table = _scored(problem, "inference_log", {**inputs, **how})
     return replace(table, keys=(*table.keys, "request_id"))
+
+
+def requests(problem: Problem) -> Table:
+    """Rows that ask for a prediction, appended by whoever asks; `stream` scores each once.
+
+    A request without a `request_id` gets one; `requested_at` tells how long an answer took.
+    """
+    sent: Schema = {"request_id": nw.String, "requested_at": UTC_TIME}
+    return Table("requests", {**sent, **problem.scored.prepared}, (), "requested_at")
+
+
+def dead_letters(problem: Problem) -> Table:
+    """Requests that could not be scored, as they were sent, with the reason."""
+    table = requests(problem)
+    return replace(table, name="dead_letters", schema={**table.schema, "reason": nw.String})
 
 
 def shadow_log(problem: Problem) -> Table:
@@ -173,7 +189,8 @@ def every(problem: Problem) -> list[Table]:
     sources = [table(source) for source in problem.sources for table in (raw, prepared, quarantine)]
     built = [features(item) for item in problem.feature_tables]
     logs = [inference_log(problem), shadow_log(problem)]
-    scored = [predictions(problem), *logs, outcomes(problem)]
+    streamed = [requests(problem), dead_letters(problem)]
+    scored = [*streamed, predictions(problem), *logs, outcomes(problem)]
     return [*sources, *built, *scored, DECLARATIONS, MEASUREMENTS, TRANSITIONS, ALERTS, RETRAININGS]
 
 
