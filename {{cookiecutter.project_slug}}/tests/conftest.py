@@ -341,7 +341,9 @@ def trained(
     ingest(context, as_of)
     prepare(context, as_of)
     build_features(context, as_of)
-    return context, train(context, as_of)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", False)  # whatever this machine has been told
+        return context, train(context, as_of)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -250,14 +251,15 @@ class Registry:
             Address of the model.
         """
         needed = sorted({*packages, *_PYFUNC_PACKAGES})
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(pyfunc.__file__),
-            artifacts=dict(files),
-            signature=signature,
-            input_example=example,
-            pip_requirements=[f"{name}=={installed_version(name)}" for name in needed],
-        )
+        with _no_bytecode():
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(pyfunc.__file__),
+                artifacts=dict(files),
+                signature=signature,
+                input_example=example,
+                pip_requirements=[f"{name}=={installed_version(name)}" for name in needed],
+            )
         self._keep_bytecode_out(str(logged.model_id))
         return str(logged.model_uri)
 
@@ -302,6 +304,17 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
 def _text(address: str) -> str:
     """Text of an artifact that never changes."""
     return str(mlflow.artifacts.load_text(address))
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Have Python cache no bytecode: MLflow runs a model's code where it lies, to try it."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def as_address(place: str) -> str:
