@@ -51,10 +51,11 @@ def in_demo(session: nox.Session, name: str) -> Path:
     return project
 
 
-def render(session: nox.Session, folder: Path) -> Path:
-    """Render the default project into a folder; returns the project."""
+def render(session: nox.Session, folder: Path, *answers: str) -> Path:
+    """Render the project with some answers, else the defaults, into a folder; returns it."""
     prepare(session, "render")
-    printed = session.run("python", "tools/render.py", str(folder), silent=True, stderr=None)
+    command = ("python", "tools/render.py", str(folder), *answers)
+    printed = session.run(*command, silent=True, stderr=None)
     return Path(str(printed).splitlines()[-1])
 
 
@@ -210,9 +211,10 @@ def lock(session: nox.Session) -> None:
     """Lock the generator's and the template's requirements; `-- --upgrade` takes the newest."""
     for name, sources in LOCKS.items():
         compile_lock(session, name, sources)
-    project = render(session, Path(session.create_tmp()))
+    # With all that can be chosen, so that no lock is left out.
+    project = render(session, Path(session.create_tmp()), "platform=databricks")
     # With this nox: the project's own would first install all that is about to be locked.
-    nested = ("-m", "nox", "--noxfile", str(project / "noxfile.py"), "--session", "lock")
+    nested = ("-m", "nox", "--noxfile", str(project / "noxfile.py"), "--session", "lock", "pins")
     session.run(sys.executable, *nested, "--", *session.posargs, external=True)
     for locked in (project / "requirements").glob("*.txt"):
         shutil.copy(locked, PROJECT_REQUIREMENTS)

@@ -151,8 +151,8 @@ def problem_with_slug(slug: str) -> str | None:
         "a device on Windows": slug in DEVICES,
         "a word that YAML does not read as text": slug in YAML_WORDS,
         "a module of Python's standard library": is_standard(package),
-        "a part of the rendered project": package in parts(),
         "a library that the project installs": package in MODULES | distributions(),
+        "a part of the rendered project": package in parts(),
         "a program in the project's environment": slug in PROGRAMS,
         "the prefix of other programs' environment variables": package in PREFIXES,
     }

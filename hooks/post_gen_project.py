@@ -1,15 +1,50 @@
-"""Start a git repository, and say what to do next. Needs no network."""
+"""Leave out what was not asked for, start a git repository, say what is next. Needs no network."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 FIRST_COMMIT = "Start from the template"
 # cruft renders into temporary folders to compare them: a repository there is in its way.
 IS_CRUFT = bool("{{ '' if '_output_dir' in cookiecutter else 'yes' }}")
+# Of prompts that offer a choice, what was chosen: never free text.
+CHOSEN = ("platform={{ cookiecutter.get('platform') }}",)
+# Files that come with a choice, and with no other.
+ONLY_WITH = {
+    "platform=databricks": (
+        "databricks.yml",
+        "docs/databricks.md",
+        "requirements/databricks.in",
+        "requirements/databricks.txt",
+        "requirements/serverless.txt",
+        "resources/jobs.yml",
+        "resources/storage.yml",
+        "resources/tracking.yml",
+        "src/{{ cookiecutter.get('package_name') }}/job.py",
+        "tests/bundle/jobs.py",
+        "tests/bundle/reading.py",
+        "tests/bundle/test_bundle.py",
+        "tests/bundle/test_wheel_tasks.py",
+        "tests/unit/test_job.py",
+    ),
+}
+
+
+def leave_out(project: Path, chosen: Collection[str]) -> None:
+    """Remove the files that come with a choice that was not made, and folders left empty."""
+    for choice, names in ONLY_WITH.items():
+        if choice in chosen:
+            continue
+        for name in names:
+            (project / name).unlink(missing_ok=True)
+            for folder in Path(name).parents[:-1]:
+                with suppress(OSError):  # gone already, or it holds what others have put there
+                    (project / folder).rmdir()
 
 
 def start_repository(project: Path) -> list[str]:
@@ -67,5 +102,6 @@ def main(project: Path) -> int:
     return 0
 
 
-if __name__ == "__main__" and not IS_CRUFT:
-    sys.exit(main(Path.cwd()))
+if __name__ == "__main__":
+    leave_out(Path.cwd(), CHOSEN)
+    sys.exit(0 if IS_CRUFT else main(Path.cwd()))

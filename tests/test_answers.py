@@ -184,6 +184,7 @@ def test_a_refusal_leaves_nothing_behind(
 def test_every_prompt_is_worded() -> None:
     assert OPTIONS["__prompts__"].keys() == PROMPTS
     assert OPTIONS["__prompts__"]["problem_type"].keys() == {"__prompt__", *PROBLEM_TYPES}
+    assert OPTIONS["__prompts__"]["platform"].keys() == {"__prompt__", *OPTIONS["platform"]}
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,7 @@ def test_every_prompt_is_worded() -> None:
         {"description": "Another sentence."},
         {"author": "Someone Else"},
         {"problem_type": "regression"},
+        {"platform": "databricks"},
     ],
 )
 def test_every_prompt_changes_a_rendered_file(bake: Bake, answers: dict[str, str]) -> None:

@@ -39,6 +39,9 @@ LOCKS = {
     "build": ("build.in",),
     "docs": ("docs.in",),
     "bootstrap": ("bootstrap.in",),
+{%- if cookiecutter.platform == "databricks" %}
+    "databricks": (*PROJECT, "--extra=databricks", "databricks.in", "test.in"),
+{%- endif %}
 }
 UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
 OLDEST_JAVA = 17
@@ -477,3 +480,39 @@ def require_chromium(session: nox.Session) -> str:
             "Chromium is needed on the PATH or at CHROMIUM (Debian: apt-get install chromium)."
         )
     return found
+{%- if cookiecutter.platform == "databricks" %}
+
+
+@nox.session
+def databricks(session: nox.Session) -> None:
+    """Test the bundle against its schema, and run its tasks from the wheel as a job would."""
+    build(session)
+    tasks = Path(session.cache_dir).resolve() / "tasks"
+    python = tasks / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    session.run_install("uv", "venv", "--quiet", "--allow-existing", str(tasks))
+    pins = ("--requirement=requirements/serverless.txt", *map(str, (ROOT / "dist").glob("*.whl")))
+    session.run_install("uv", "pip", "install", "--quiet", f"--python={python}", *pins)
+    prepare(session, "databricks")
+    session.run("pytest", "tests/bundle", *session.posargs, env={"TASKS_PYTHON": str(python)})
+    if shutil.which("databricks") is None:
+        session.warn("NOT VALIDATED: no `databricks` on the PATH, only the schema was asked.")
+        return
+    for target in ("dev", "staging", "prod"):
+        command = ("databricks", "bundle", "validate", "--strict", f"--target={target}")
+        session.run(*command, external=True)
+
+
+@nox.session(venv_backend="none")
+def pins(session: nox.Session) -> None:
+    """Write what tasks of a job install, in the versions of the lock: after each `lock`.
+
+    Without hashes: where one package has them pip wants them of all, and a wheel has none.
+    """
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--no-annotate"),
+        *("--no-emit-index-url", "--python-version=3.11", "--custom-compile-command=nox -s pins"),
+        *("--constraints=requirements/databricks.txt", "--output-file=requirements/serverless.txt"),
+        *(*PROJECT, "--extra=databricks"),
+        external=True,
+    )
+{%- endif %}

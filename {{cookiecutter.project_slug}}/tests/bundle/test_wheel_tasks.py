@@ -1,0 +1,172 @@
+"""Jobs of the bundle, run: from the wheel alone, in an empty folder, as a job would run them.
+
+What a workspace would give is given here: secrets over HTTP, a folder as the volume, another as the
+storage, MLflow in a file. Needs TASKS_PYTHON, an interpreter with the wheel and its pins: the
+session `databricks` makes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from base64 import b64encode
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+
+from tests.bundle.jobs import Ended, Machine
+from tests.bundle.reading import COMMIT, ROOT, read
+
+# Libraries warn of each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SECRETS = {"SIGNING_KEY": "a key of the tests, which is long enough"}
+TOKEN = "anything"  # noqa: S105
+TRIGGERED = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
+
+
+class Workspace(BaseHTTPRequestHandler):
+    """Answers for the one scope of secrets."""
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        asked = {key: value[0] for key, value in parse_qs(address.query).items()}
+        known = asked.get("scope", "").endswith("-test")
+        allowed = self.headers["Authorization"] == f"Bearer {TOKEN}"
+        if not (known and allowed):
+            self._answer(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "No scope."})
+        elif address.path == "/api/2.0/secrets/list":
+            self._answer(200, {"secrets": [{"key": key} for key in SECRETS]})
+        elif address.path == "/api/2.0/secrets/get":
+            value = b64encode(SECRETS[asked["key"]].encode()).decode()
+            self._answer(200, {"key": asked["key"], "value": value})
+        else:
+            self._answer(404, {"error_code": "ENDPOINT_NOT_FOUND", "message": address.path})
+
+    def _answer(self, status: int, content: dict[str, Any]) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def workspace() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Workspace)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a machine sees: what was synchronized, a volume, a storage, an empty home."""
+    folder = tmp_path_factory.mktemp("machine")
+    for path in read("prod")["sync"]["paths"]:
+        shutil.copytree(ROOT / path, folder / "files" / path)
+    for name in ("home", "volume", "storage"):
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def machine(folder: Path, workspace: str) -> Machine:
+    variables = {
+        "DATABRICKS_HOST": workspace,
+        "DATABRICKS_TOKEN": TOKEN,
+        "TMPDIR": str(folder / "home"),
+    }
+    return Machine(Path(os.environ["TASKS_PYTHON"]), folder / "home", variables)
+
+
+def deployed(folder: Path) -> str:
+    """What tasks are told, with places of this machine: the environment is the small one."""
+    defaults = {item["name"]: item["default"] for item in jobs()["init"]["parameters"]}
+    told = dict(line.split("=", 1) for line in defaults["deployed"].splitlines())
+    del told["mlflow.registry_uri"]
+    here = {
+        "project": str(folder / "files"),
+        "secrets": "a-scope-test",
+        "state_address": (folder / "volume").as_uri(),
+        "lakehouse.root": str(folder / "storage"),
+        "mlflow.tracking_uri": f"sqlite:///{(folder / 'mlflow.db').as_posix()}",
+        "storage_name": "the tests'",
+        "deployment.approval": "person",
+    }
+    return "\n".join(f"{name}={value}" for name, value in (told | here).items())
+
+
+def jobs() -> dict[str, Any]:
+    """Production's jobs on the environment `test`, but for the task that asks Spark."""
+    found: dict[str, Any] = read("prod")["resources"]["jobs"]
+    for job in found.values():
+        job["tasks"] = [task for task in job["tasks"] if task["task_key"] != "tables"]
+        for task in job["tasks"]:
+            said = task["python_wheel_task"]["parameters"]
+            said[:] = ["test" if text == "prod" else text for text in said]
+    return found
+
+
+def run(machine: Machine, folder: Path, name: str, **given: str) -> list[Ended]:
+    return list(machine.run(jobs()[name], TRIGGERED, {"deployed": deployed(folder), **given}))
+
+
+def codes(ended: list[Ended]) -> dict[str, int]:
+    return {item.key: item.code for item in ended}
+
+
+def test_from_an_empty_storage_to_a_day_of_production(machine: Machine, folder: Path) -> None:
+    # given a storage that nobody has named
+    refused = run(machine, folder, "training")
+    assert codes(refused) == {"ingest": 1}
+    assert "they carry no name" in refused[0].said
+    # when it is named and a version is trained
+    assert codes(run(machine, folder, "init")) == {"init": 0}
+    trained = run(machine, folder, "training")
+    assert codes(trained) == dict.fromkeys(("ingest", "prepare", "features", "train"), 0), trained
+    # then the run tells which commit was deployed
+    client = MlflowClient(f"sqlite:///{(folder / 'mlflow.db').as_posix()}")
+    (model,) = client.search_registered_models()
+    (version,) = client.search_model_versions(f"name = '{model.name}'")
+    assert version.tags["git_commit"] == COMMIT
+    assert version.tags["git_dirty"] == "false"
+    # when it is deployed, it waits for a person
+    deployment = {"model_name": model.name, "model_version": str(version.version)}
+    waiting = run(machine, folder, "deployment", **deployment)
+    assert codes(waiting) == {"gates": 0, "approval": 1}, waiting
+    assert "waits for a person" in waiting[1].said
+    # when a person approves it and the job is repaired, then it is the champion
+    client.set_model_version_tag(model.name, version.version, "approval", "Approved")
+    approved = run(machine, folder, "deployment", **deployment)
+    assert codes(approved) == {"gates": 0, "approval": 0}, approved
+    assert client.get_registered_model(model.name).aliases == {"champion": version.version}
+    # when a day of production passes
+    day = run(machine, folder, "loop")
+    verbs = ("ingest", "prepare", "features", "predict", "monitor", "retrain", "dashboard")
+    assert codes(day) == dict.fromkeys(verbs, 0), day
+    # then tables and reports are where the next machine finds them
+    assert pl.read_delta(str(folder / "storage" / "predictions")).height > 0
+    assert (folder / "volume" / "reports" / "dashboard" / "index.html").is_file()
+
+
+def test_without_its_secrets_nothing_is_begun(machine: Machine, folder: Path) -> None:
+    told = deployed(folder).replace("a-scope-test", "another")
+    (ended,) = machine.run(jobs()["init"], TRIGGERED, {"deployed": told})
+    assert ended.code == 1
+    assert "The secret scope another cannot be read" in ended.said
+    assert "Traceback" not in ended.said
