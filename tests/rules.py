@@ -198,6 +198,7 @@ VERBS = {
     "score": "ci:model",
     "champion": "ci:model",
     "compare": "ci:model",
+    "install": "list",
     "build": "build",
     "init": "init",
     "staging": "ingest prepare features train deploy predict",
@@ -385,7 +386,8 @@ def the_wheel_of_an_earlier_run_is_forgotten(it: Rendered) -> None:
 
 def caches_are_keyed_by_the_locks_and_written_on_main(it: Rendered) -> None:
     for place, step in it.using("actions/cache"):
-        assert "hashFiles('requirements/*.txt'" in step["with"]["key"], place
+        assert "hashFiles('requirements/*.txt', " in step["with"]["key"], place
+        assert "'head/requirements/*.txt', " in step["with"]["key"], place
         assert "restore-keys" not in step["with"], place
         assert step["if"] == "inputs.cache == 'true'", place
     kept = {
@@ -395,6 +397,7 @@ def caches_are_keyed_by_the_locks_and_written_on_main(it: Rendered) -> None:
     }
     mine = {place for place in it.jobs if place.startswith("pull-request/")}
     assert kept == mine - {"pull-request/ready", "pull-request/comment"} | {"staging/cache"}
+    assert it.jobs["staging/cache"]["steps"][-1]["run"] == "python3 -m ci.run install"
 
 
 def strangers_get_neither_a_secret_nor_a_token_that_writes(it: Rendered) -> None:
@@ -513,9 +516,9 @@ def a_release_is_made_of_what_passed(it: Rendered) -> None:
     assert 'description="sha256:$digest"' in done["run"]
     for part in (
         "made/*.whl",
-        "made/sbom.cdx.json",
-        "made/model_card.md",
-        "requirements/run.txt",
+        "made/sbom*.json",
+        "made/model_card*.md",
+        "requirements/run*.txt",
         "--verify-tag",
         "--notes-file made/notes.md",
     ):

@@ -85,7 +85,7 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
     (STAGING, "      statuses: write # to record the wheel's digest\n", ""),
     (STAGING, "--verify-tag ", ""),
     (STAGING, 'description="sha256:$digest"', "description=done"),
-    (STAGING, "made/sbom.cdx.json ", ""),
+    (STAGING, "made/sbom*.json ", ""),
     (STAGING, "python3 -m ci.notes", "echo"),
     (STAGING, "|| contains(needs.*.result, 'cancelled')", ""),
     # Release
@@ -129,7 +129,8 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
     (ALERT, "--limit 1000 ", ""),
     (ALERT, "gh issue close", "gh issue comment"),
     (PYTHON, "rm -rf dist", "true"),
-    (PYTHON, "hashFiles('requirements/*.txt', 'head/requirements/*.txt')", "github.sha"),
+    (PYTHON, "hashFiles('requirements/*.txt', ", "hashFiles("),
+    (STAGING, "python3 -m ci.run install", "true"),
     # The contract
     (COMMANDS, "bootstrap.py gates --junitxml=reports/gates.xml", "bootstrap.py unit"),
     (COMMANDS, '  "python3 bootstrap.py problem --junitxml=reports/problem.xml",\n', ""),

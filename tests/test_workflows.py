@@ -78,7 +78,7 @@ def test_every_session_and_script_that_is_called_exists(project: Path) -> None:
         for command in (*content.get("run", ()), *content.get("finally", ())):
             _, script, session, *rest = command.split()
             assert script == "bootstrap.py", task
-            assert f"def {session}(session" in noxfile, command
+            assert session == "list" or f"def {session}(session" in noxfile, command
             assert session != "cli" or rest[0] in verbs, command
     for place, step in it.steps():
         for name in re.findall(r"python3 -m ci\.(\w+)", step.get("run", "")):

@@ -33,16 +33,18 @@ def main(arguments: list[str]) -> None:
     """
     if len(arguments) != 1:
         raise CiError("Usage: python3 -m ci.run TASK")
-    task = find(arguments[0], tomllib.loads(COMMANDS.read_text(encoding="utf-8")))
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = Path(folder) / "outputs"
+    contract = tomllib.loads(COMMANDS.read_text(encoding="utf-8"))
+    task, place = find(arguments[0], contract), folder_of(contract)
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = Path(scratch) / "outputs"
         outputs.touch()
-        results = execute(task, outputs)
+        results = execute(task, outputs, place)
         for name, value in read_outputs(outputs).items():
             append_to("GITHUB_OUTPUT", f"{name}={value}")
-    append_to("GITHUB_STEP_SUMMARY", "\n".join(table(results, "command")))
+    ended = table(results, "command") if results else [f"{arguments[0]}: nothing to do here."]
+    append_to("GITHUB_STEP_SUMMARY", "\n".join(ended))
     if reports := task.get("reports"):
-        keep(Path(fill(reports, os.environ)))
+        keep(Path(fill(reports, given())))
     if failed := [command for command, result in results.items() if result == "failure"]:
         raise CiError(f"{failed[0]} failed.")
 
@@ -53,34 +55,56 @@ def find(name: str, tasks: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         CiError: There is none.
     """
-    known = [task for task, content in tasks.items() if "run" in content]
+    tables = {task: content for task, content in tasks.items() if isinstance(content, dict)}
+    known = [task for task, content in tables.items() if "run" in content]
     if name not in known:
         raise CiError(f"There is no task {name!r} in {COMMANDS.name}: {', '.join(known)}.")
     return dict(tasks[name])
 
 
-def execute(task: Mapping[str, Any], outputs: Path) -> dict[str, str]:
+def folder_of(contract: Mapping[str, Any]) -> Path:
+    """Where commands run: `folder` of the contract, in a repository that holds other things too.
+
+    Raises:
+        CiError: It is not there.
+    """
+    place = Path.cwd() / str(contract.get("folder", ""))
+    if not place.is_dir():
+        raise CiError(f"{COMMANDS.name} names a folder that is not there: {contract['folder']}.")
+    return place
+
+
+def execute(task: Mapping[str, Any], outputs: Path, place: Path) -> dict[str, str]:
     """Run the commands; returns how each ended: success, failure, or skipped after a failure."""
     results: dict[str, str] = {}
     for command in task["run"]:
         failed = "failure" in results.values()
-        results[command] = "skipped" if failed else start(command, outputs)
+        results[command] = "skipped" if failed else start(command, outputs, place)
     for command in task.get("finally", ()):
-        results[command] = start(command, outputs)
+        results[command] = start(command, outputs, place)
     return results
 
 
-def start(command: str, outputs: Path) -> str:
-    """Run a command; returns how it ended."""
-    variables = {**os.environ, "OUTPUTS": str(outputs), **read_outputs(outputs)}
+def start(command: str, outputs: Path, place: Path) -> str:
+    """Run a command in a folder; returns how it ended."""
+    variables = {**given(), "OUTPUTS": str(outputs), **read_outputs(outputs)}
     print(f"$ {command}", flush=True)
     try:
         words = [fill(word, variables) for word in shlex.split(command)]
     except CiError as error:
         print(f"ci: {error}", flush=True)
         return "failure"
-    done = subprocess.run(words, check=False)
+    try:
+        done = subprocess.run(words, cwd=place, check=False)
+    except OSError as error:
+        print(f"ci: {words[0]} cannot be started: {error.strerror}", flush=True)
+        return "failure"
     return "failure" if done.returncode else "success"
+
+
+def given() -> dict[str, str]:
+    """What a command is given: the variables of the workflow, and where the checkout is."""
+    return {**os.environ, "ROOT": str(Path.cwd())}
 
 
 def fill(word: str, variables: Mapping[str, str]) -> str:
