@@ -23,6 +23,9 @@ GO_TOOLS = (
     "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
     "github.com/itchyny/gojq/cmd/gojq@v0.12.17",
 )
+# A public package of another layout, whose own tests the workflows run: version and digest.
+FOREIGN = "pathspec==0.12.1"
+FOREIGN_DIGEST = "a482d51503a1ab33b1c67a6c3813a26953dbdc71c31dacaef9a838c4e29f5712"
 # What each lock is made from. The widest comes first: the others are held to its choices.
 LOCKS = {
     "dev": ("bootstrap.in", "dev.in", "lint.in", "render.in", "test.in", "types.in"),
@@ -123,8 +126,21 @@ def workflows(session: nox.Session) -> None:
     session.run(str(tools / "actionlint"), external=True)  # a project lints its own
     # Two stories, side by side: most of their jobs keep one core busy.
     side_by_side = ("--numprocesses=2", "--dist=loadfile")
-    act = {"ACT": str(tools / "act")}
-    session.run("pytest", "-m", "act", *side_by_side, *session.posargs, env=act)
+    given = {"ACT": str(tools / "act"), "FOREIGN": str(foreign_sources(session))}
+    session.run("pytest", "-m", "act", *side_by_side, *session.posargs, env=given)
+
+
+def foreign_sources(session: nox.Session) -> Path:
+    """The sources of a foreign package, fetched once; uv cannot fetch what it does not install."""
+    folder = Path(session.cache_dir).resolve() / "foreign"
+    if not folder.exists():
+        asked = Path(session.create_tmp()) / "foreign.txt"
+        asked.write_text(f"{FOREIGN} --hash=sha256:{FOREIGN_DIGEST}\n", encoding="utf-8")
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet")
+        options = ("--no-deps", "--no-binary=:all:", "--require-hashes", f"--dest={folder}")
+        session.run(*pip, *options, f"--requirement={asked}", external=True)
+    (sources,) = folder.glob("*.tar.gz")
+    return sources
 
 
 @nox.session(venv_backend="none")

@@ -20,6 +20,8 @@ from slugify import slugify
 PROJECT = Path(__file__).resolve().parent / "{{cookiecutter.project_slug}}"
 FREE_TEXTS = ("project_name", "description", "author")
 MAX_LENGTH = 40
+# Where `ci_only` is rendered, in the repository that the hook then moves it to.
+CI_ONLY = ".rendering"
 SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 JINJA_MARKS = ("{{", "{%", "{#")
 # Cc: controls, newline among them; Zl, Zp: line and paragraph separators; Cs: half characters.
@@ -93,7 +95,7 @@ def default_slug(project_name: str) -> str:
 
 
 def derived(answers: MutableMapping[str, str]) -> str:
-    """Check all answers and add what follows from them: `package_name`.
+    """Check all answers and add what follows from them: `package_name`, the folder.
 
     Returns nothing: what counts is that cookiecutter asks.
 
@@ -103,6 +105,8 @@ def derived(answers: MutableMapping[str, str]) -> str:
     if problem := problem_with(answers):
         raise AnswerRefused(f"Cannot render the project: {problem}")
     answers["package_name"] = answers["project_slug"].replace("-", "_")
+    if answers["contents"] == "ci_only":
+        answers["project_slug"] = CI_ONLY
     return ""
 
 

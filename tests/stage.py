@@ -467,6 +467,14 @@ def open_stage(folder: Path, project: Path) -> Stage:
     return made
 
 
+def open_foreign(folder: Path, repository: Path) -> Stage:
+    """A repository that is no project of the template, on a stage, as it is."""
+    made = Stage(folder, Path(os.environ.get("ACT", "act")))
+    made.build(repository)
+    made.commit("main", "As it is")
+    return made
+
+
 def data_end(stage: Stage, day: str) -> None:
     """Let the source know of no later day."""
     path = stage.work / "src" / "flight_delays" / "problem" / "sources.py"

@@ -28,6 +28,7 @@ DEFAULTS = {
     "description": "One sentence.",
     "author": "Data Team",
     "problem_type": "regression",
+    "contents": "everything",
 }
 NAMES = [
     *("Flight Delays", "Test", "2024 Sales", "yes", "Null", "Python", "pip", "GitHub", "JSON"),

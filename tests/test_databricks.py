@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from post_gen_project import ONLY_WITH, leave_out
+from post_gen_project import PARTS, keep_parts
 from pytest_cookies.plugin import Cookies
 from support import LONGEST, NASTY, PROBLEM_TYPES, ROOT, Bake, checked, execute, files_in
 from test_structure import COLUMNS, PARSERS, PRAGMA, SCARS
 
-CHOICE = "platform=databricks"
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 # What these files hold for Databricks to fill in.
 PLACES = re.compile(r"\{\{(job|tasks)\.[a-z_.]+\}\}")
@@ -32,7 +31,7 @@ def on_databricks(cookies_session: Cookies, template: Path) -> Path:
 def own_files(package: str) -> set[str]:
     """What the hook says comes with this choice."""
     answer = "{{ cookiecutter.get('package_name') }}"
-    return {name.replace(answer, package) for name in ONLY_WITH[CHOICE]}
+    return {name.replace(answer, package) for name in PARTS["platform"]["databricks"]}
 
 
 def test_what_comes_with_it_is_what_the_hook_leaves_out(bake: Bake, on_databricks: Path) -> None:
@@ -69,7 +68,7 @@ def test_files_of_the_user_stay_where_others_are_left_out(tmp_path: Path) -> Non
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    leave_out(tmp_path, ["platform=local"])
+    keep_parts(tmp_path, {"contents": "everything", "platform": "local"})
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert left == {"resources", "resources/ours.yml", "conf", "conf/dev.yml"}
 

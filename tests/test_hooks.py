@@ -136,5 +136,8 @@ def test_the_hooks_hold_no_answers(template: Path) -> None:
     for path in (template / "hooks").glob("*.py"):
         environment = create_env_with_context({})
         source = environment.from_string(path.read_text(encoding="utf-8"))
-        plain = source.render(cookiecutter={"description": "a"})
-        assert source.render(cookiecutter={"description": '"; print("b'}) == plain
+        options = {"contents": "everything", "_overwrite": "no"}
+        plain = source.render(cookiecutter={"description": "a", **options})
+        for name in ("description", *options):
+            odd = {"description": "a", **options, name: '"; print("b'}
+            assert source.render(cookiecutter=odd) == plain

@@ -58,8 +58,10 @@ def sources() -> list[str]:
 def render(folder: Path, answers: dict[str, str]) -> Path:
     """Render into a folder, over an earlier rendering if there is one; returns the project.
 
-    What does not come from the template stays: data, environments, the git repository.
+    What does not come from the template stays: data, environments, the git repository. With
+    `contents=ci_only`, the folder is the repository that the workflows are put into.
     """
+    joins = answers.get("contents") == "ci_only"
     with tempfile.TemporaryDirectory() as temporary:
         template = snapshot(Path(temporary) / "template")
         settings = Path(temporary) / "cookiecutter.yml"
@@ -69,10 +71,12 @@ def render(folder: Path, answers: dict[str, str]) -> Path:
             str(template),
             no_input=True,
             extra_context=answers,
-            output_dir=str(Path(temporary) / "rendered"),
+            output_dir=str(folder if joins else Path(temporary) / "rendered"),
             config_file=str(settings),
             accept_hooks=True,
         )
+        if joins:
+            return folder
         project = folder / Path(fresh).name
         replace_rendered(Path(fresh), project)
     return project
