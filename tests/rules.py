@@ -246,8 +246,9 @@ class Rendered:
 
     @cached_property
     def commands(self) -> dict[str, Any]:
-        """The contract."""
-        return tomllib.loads((self.project / "ci" / "commands.toml").read_text(encoding="utf-8"))
+        """The contract; of the template's own sources, with the lines of every choice."""
+        text = (self.project / "ci" / "commands.toml").read_text(encoding="utf-8")
+        return tomllib.loads(re.sub(r"^\{%.*\n", "", text, flags=re.MULTILINE))
 
     def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """All steps, with where they are."""

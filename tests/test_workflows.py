@@ -246,6 +246,17 @@ def lint(github: Path) -> None:
     execute(BIN / "check-jsonschema", *schema, *files, cwd=github.parent)
 
 
+def test_owners_are_those_of_the_roles_pages(project: Path) -> None:
+    owners = (project / ".github" / "CODEOWNERS").read_text(encoding="utf-8")
+    paths = [line for line in owners.splitlines() if line.startswith("/")]
+    assert all(list(project.glob(path.strip("/"))) for path in paths)
+    for role, folder in (("data-scientist", "problem/"), ("ml-engineer", ".github/")):
+        assert f"docs/{role}.md" in owners
+        page = (project / "docs" / f"{role}.md").read_text(encoding="utf-8")
+        assert any(path.endswith(folder) for path in paths)
+        assert folder in page
+
+
 @pytest.fixture
 def jobs() -> dict[str, Any]:
     """Of this repository's own workflow for each change."""

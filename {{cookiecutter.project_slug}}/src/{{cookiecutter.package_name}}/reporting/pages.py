@@ -34,7 +34,7 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    said = (number, moment, cell, percent, counted)
+    said = (number, moment, cell, as_found, percent, counted)
     environment.filters |= {function.__name__: function for function in said}
     return environment.get_template(template).render(**{"generated": datetime.now(UTC), **context})
 
@@ -63,6 +63,13 @@ def cell(value: object) -> str:
     if isinstance(value, datetime):
         return moment(value)
     return number(value) if isinstance(value, float) else str(value)
+
+
+def as_found(value: object) -> str:
+    """A value of a table as it stands there: nothing is rounded, zeros stay."""
+    if value is None:
+        return "–"
+    return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else str(value)
 
 
 def stamp(value: datetime) -> str:
