@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from post_gen_project import PARTS, keep_parts
 from pytest_cookies.plugin import Cookies
+from rules import RULES, VERBS, Rendered
 from support import LONGEST, NASTY, PROBLEM_TYPES, ROOT, Bake, checked, execute, files_in
 from test_structure import COLUMNS, PARSERS, PRAGMA, SCARS
 
@@ -81,6 +82,12 @@ def test_its_files_are_whole(on_databricks: Path) -> None:
         assert text.endswith("\n"), name
         if parse := PARSERS.get(Path(name).suffix):
             parse(text)
+
+
+def test_its_workflows_keep_the_rules(on_databricks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VERBS, "integration", f"{VERBS['integration']} databricks")
+    for rule in RULES:
+        rule(Rendered(on_databricks))
 
 
 @pytest.mark.parametrize("slug", [LONGEST, "a"])

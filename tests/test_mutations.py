@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pytest_cookies.plugin import Cookies
 from rules import RULES, Rendered
+from support import checked
 
 PR, ENV = "workflows/pull-request.yml", "workflows/environment.yml"
 STAGING, RELEASE = "workflows/staging.yml", "workflows/release.yml"
@@ -173,12 +175,21 @@ def seen(project: Path, mutation: tuple[str, str, str], folder: Path) -> bool:
     return False
 
 
+@pytest.fixture(scope="module")
+def default(cookies_session: Cookies, template: Path) -> Path:
+    """The default project."""
+    return Path(checked(cookies_session, template)().project_path)
+
+
+def test_without_a_fault_nothing_is_seen(default: Path, tmp_path: Path) -> None:
+    assert not seen(default, ("workflows/release.yml", "name: ", "name: "), tmp_path / "same")
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation[0])
 def test_a_fault_in_the_workflows_is_seen(
-    template: Path, tmp_path: Path, mutation: tuple[str, str, str]
+    default: Path, tmp_path: Path, mutation: tuple[str, str, str]
 ) -> None:
-    project = template / "{{cookiecutter.project_slug}}"
-    assert seen(project, mutation, tmp_path / "mutated") == (mutation not in UNSEEN)
+    assert seen(default, mutation, tmp_path / "mutated") == (mutation not in UNSEEN)
 
 
 def test_nearly_all_of_many_are_seen() -> None:

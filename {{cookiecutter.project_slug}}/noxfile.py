@@ -502,6 +502,14 @@ def databricks(session: nox.Session) -> None:
         session.run(*command, external=True)
 
 
+@nox.session
+def serving(session: nox.Session) -> None:
+    """Call `databricks bundle` on serving/, whose tables Python names: `serving deploy -t prod`."""
+    prepare(session, "databricks")
+    with session.chdir("serving"):
+        session.run("databricks", "bundle", *session.posargs, external=True)
+
+
 @nox.session(venv_backend="none")
 def pins(session: nox.Session) -> None:
     """Write what tasks of a job install, in the versions of the lock: after each `lock`.

@@ -1,4 +1,4 @@
-"""The bundle as Databricks' command line reads it: files joined, a target laid over, all filled in.
+"""A bundle as Databricks' command line reads it: files joined, a target laid over, all filled in.
 
 Names that a deployment would tell (the commit, the folder of the workspace) are made up here.
 """
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -23,35 +24,47 @@ _PREFIXES = {"schemas": f"dev_{ME}_", "registered_models": f"dev_{ME}_", "jobs":
 _EXPERIMENTS = "experiments"
 
 
-def files() -> dict[str, Any]:
-    """What the bundle's files say together."""
-    bundle = _yaml(ROOT / "databricks.yml")
-    included = [path for pattern in bundle["include"] for path in sorted(ROOT.glob(pattern))]
+def files(root: Path = ROOT) -> dict[str, Any]:
+    """What the files of the bundle in a folder say together."""
+    bundle = _yaml(root / "databricks.yml")
+    included = [path for pattern in bundle["include"] for path in sorted(root.glob(pattern))]
     return reduce(_joined, map(_yaml, included), bundle)
 
 
-def read(target: str, **given: Any) -> dict[str, Any]:
+def read(
+    target: str,
+    root: Path = ROOT,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    **given: Any,
+) -> dict[str, Any]:
     """The bundle of a target, every reference filled in.
 
     Args:
         target: Its name.
+        root: Folder of the bundle.
+        more: Resources that Python adds, by kind and name.
         given: Values of variables, as `--var` gives them.
 
     Raises:
         KeyError: A reference leads nowhere.
     """
-    bundle = files()
+    bundle = _joined(files(root), {"resources": dict(more)})
     chosen = bundle.pop("targets")[target]
     values = {name: said.get("default") for name, said in bundle.pop("variables").items()}
     values |= chosen.pop("variables", {})
     bundle = _joined(bundle, chosen)
     if bundle.get("mode") == "development":
         _rename(bundle["resources"])
-    home = f"/Workspace/Users/{ME}/.bundle"
+    place = f"/Workspace/Users/{ME}/.bundle"
+    workspace = {
+        "root_path": place,
+        "file_path": f"{place}/files",
+        "current_user": {"short_name": ME, "userName": ME},
+    }
     named = {
         "var": values | given,
         "bundle": {**bundle["bundle"], "target": target, "git": {"commit": COMMIT}},
-        "workspace": {"file_path": f"{home}/files", **bundle.get("workspace", {})},
+        "workspace": workspace | bundle.get("workspace", {}),
         "resources": bundle["resources"],
     }
     filled: dict[str, Any] = _filled(bundle, named)
@@ -74,9 +87,9 @@ def _joined(one: Any, other: Any) -> Any:
 def _rename(resources: dict[str, Any]) -> None:
     """Give resources the names that they have in development."""
     for kind, prefix in _PREFIXES.items():
-        for resource in resources[kind].values():
+        for resource in resources.get(kind, {}).values():
             resource["name"] = prefix + resource["name"]
-    for experiment in resources[_EXPERIMENTS].values():
+    for experiment in resources.get(_EXPERIMENTS, {}).values():
         folder, _, name = experiment["name"].rpartition("/")
         experiment["name"] = f"{folder}/[dev {ME}] {name}"
 
