@@ -159,6 +159,8 @@ def test_cruft_brings_a_later_template_and_keeps_changes(
     create = ("create", repository, "--no-input", "--extra-context", answers)
     execute(cruft, *create, cwd=tmp_path, **settings)
     project = tmp_path / "flight-delays"
+    # what was not asked for is left out under cruft, too
+    assert not (project / "databricks.yml").exists()
     execute("git", "init", "--quiet", cwd=project)
     configuration = project / "conf" / "dev.yml"
     own = configuration.read_text(encoding="utf-8") + "# ours\n"

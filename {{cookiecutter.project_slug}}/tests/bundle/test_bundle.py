@@ -22,7 +22,7 @@ from {{cookiecutter.package_name}} import cli, job
 from {{cookiecutter.package_name}}.core.settings import described
 
 from tests.bundle.jobs import order, parameters
-from tests.bundle.reading import COMMIT, ROOT, TARGETS, files, read
+from tests.bundle.reading import COMMIT, ME, ROOT, TARGETS, files, read
 
 CLASSES: dict[str, type[Any]] = {
     "experiments": MlflowExperiment,
@@ -169,6 +169,20 @@ def test_nobody_runs_production_as_themselves(target: str) -> None:
     for name in (started, "training", "deployment"):
         assert named[name]["run_as"] == {"service_principal_name": "42"}
     assert "git status" in bundle["artifacts"]["wheel"]["build"]
+
+
+def test_in_dev_nothing_is_shared_between_two_people() -> None:
+    found = read("dev")["resources"]
+    shared = ("schemas", "registered_models", "experiments", "secret_scopes")
+    named = [resource["name"] for kind in shared for resource in found[kind].values()]
+    assert [name for name in named if ME not in name] == []
+
+
+def test_nothing_but_a_person_starts_the_approval_again() -> None:
+    deployment = read("prod")["resources"]["jobs"]["deployment"]
+    (task,) = (task for task in deployment["tasks"] if task["task_key"] == job.APPROVAL_TAG)
+    assert task["max_retries"] == 0
+    assert task["disable_auto_optimization"] is True
 
 
 def test_only_production_has_a_schedule() -> None:
