@@ -101,18 +101,27 @@ def test_it_is_whole_with_any_names(bake: Bake, slug: str) -> None:
             assert all(len(PRAGMA.sub("", line)) <= COLUMNS for line in text.splitlines()), name
 
 
-@pytest.mark.run
-@pytest.mark.parametrize("session", ["lint", "types", "unit", "docs", "databricks"])
-def test_its_own_checks_pass(on_databricks: Path, session: str) -> None:
+def nox(project: Path, session: str, *arguments: str) -> str:
     shared = ("--envdir", str(ROOT / ".nox" / "rendered"))
-    command = (sys.executable, "-m", "nox", *shared, "--session", session)
-    assert "was successful" in execute(*command, cwd=on_databricks)
+    command = (sys.executable, "-m", "nox", *shared, "--session", session, "--", *arguments)
+    return execute(*command, cwd=project)
 
 
 @pytest.mark.run
+@pytest.mark.parametrize("session", ["lint", "types", "docs", "databricks"])
+def test_its_own_checks_pass(on_databricks: Path, session: str) -> None:
+    assert "was successful" in nox(on_databricks, session)
+
+
+# What else is in `unit` is the same without the bundle.
+@pytest.mark.run
+def test_its_own_unit_tests_pass(on_databricks: Path) -> None:
+    assert "was successful" in nox(on_databricks, "unit", "-k", "test_job")
+
+
+@pytest.mark.run
+@pytest.mark.swapped
 @pytest.mark.parametrize("kind", PROBLEM_TYPES[1:])
 def test_tasks_run_with_any_target(bake: Bake, kind: str) -> None:
     project = bake(problem_type=kind, platform="databricks").project_path
-    shared = ("--envdir", str(ROOT / ".nox" / "rendered"))
-    command = (sys.executable, "-m", "nox", *shared, "--session", "databricks")
-    assert "was successful" in execute(*command, cwd=project)
+    assert "was successful" in nox(project, "databricks")
