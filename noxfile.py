@@ -230,7 +230,7 @@ def lock(session: nox.Session) -> None:
     # With all that can be chosen, so that no lock is left out.
     project = render(session, Path(session.create_tmp()), "platform=databricks")
     # With this nox: the project's own would first install all that is about to be locked.
-    nested = ("-m", "nox", "--noxfile", str(project / "noxfile.py"), "--session", "lock", "pins")
+    nested = ("-m", "nox", "--noxfile", str(project / "noxfile.py"), "--session", "lock")
     session.run(sys.executable, *nested, "--", *session.posargs, external=True)
     for locked in (project / "requirements").glob("*.txt"):
         shutil.copy(locked, PROJECT_REQUIREMENTS)

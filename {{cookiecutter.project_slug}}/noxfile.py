@@ -41,6 +41,11 @@ LOCKS = {
     "bootstrap": ("bootstrap.in",),
 {%- if cookiecutter.platform == "databricks" %}
     "databricks": (*PROJECT, "--extra=databricks", "databricks.in", "test.in"),
+    # What tasks install. Where one package has hashes pip wants them of all, and a wheel has none.
+    "serverless": (
+        *(*PROJECT, "--extra=databricks"),
+        *("--constraints=requirements/databricks.txt", "--no-generate-hashes"),
+    ),
 {%- endif %}
 }
 UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
@@ -497,9 +502,12 @@ def databricks(session: nox.Session) -> None:
     if shutil.which("databricks") is None:
         session.warn("NOT VALIDATED: no `databricks` on the PATH, only the schema was asked.")
         return
-    for target in ("dev", "staging", "prod"):
-        command = ("databricks", "bundle", "validate", "--strict", f"--target={target}")
-        session.run(*command, external=True)
+    bundles = {".": (), "serving": ("--var=champion=1", "--var=warehouse=1")}
+    for folder, given in bundles.items():
+        with session.chdir(folder):
+            for target in ("dev", "staging", "prod"):
+                command = ("databricks", "bundle", "validate", "--strict", f"--target={target}")
+                session.run(*command, *given, external=True)
 
 
 @nox.session
@@ -508,19 +516,4 @@ def serving(session: nox.Session) -> None:
     prepare(session, "databricks")
     with session.chdir("serving"):
         session.run("databricks", "bundle", *session.posargs, external=True)
-
-
-@nox.session(venv_backend="none")
-def pins(session: nox.Session) -> None:
-    """Write what tasks of a job install, in the versions of the lock: after each `lock`.
-
-    Without hashes: where one package has them pip wants them of all, and a wheel has none.
-    """
-    session.run(
-        *("uv", "pip", "compile", "--quiet", "--universal", "--no-annotate"),
-        *("--no-emit-index-url", "--python-version=3.11", "--custom-compile-command=nox -s pins"),
-        *("--constraints=requirements/databricks.txt", "--output-file=requirements/serverless.txt"),
-        *(*PROJECT, "--extra=databricks"),
-        external=True,
-    )
 {%- endif %}

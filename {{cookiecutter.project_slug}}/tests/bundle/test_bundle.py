@@ -206,7 +206,6 @@ def test_scientists_write_in_dev_alone() -> None:
 
 
 def test_tasks_install_what_is_locked() -> None:
-    """`python3 bootstrap.py pins` mends it."""
     pinned = versions("serverless")
     assert pinned
     assert pinned <= versions("databricks")
