@@ -346,8 +346,9 @@ def deploy(
         requested = flows.deploy_new(context, person, show)
     else:
         requested = [flows.deploy(context, version_of(env, version), person, show)]
-    for waiting in (asked.version for asked in requested if not asked.is_champion):
-        note(outputs, waiting=waiting)
+    for asked in requested:
+        if not asked.is_champion and not asked.lacking:
+            note(outputs, waiting=asked.version)
 
 
 @app.command(rich_help_panel=_VERSIONS)

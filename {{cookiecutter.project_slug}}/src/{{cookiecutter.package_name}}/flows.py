@@ -25,6 +25,7 @@ from .store.measurements import mean_gains, recorded
 
 if TYPE_CHECKING:
     from .deployment.comparison import Comparison
+    from .deployment.live import Live
     from .inference.batch import Predicted
     from .inference.stream import Streamed
     from .monitoring.retraining import Decision
@@ -51,10 +52,14 @@ class Checked:
 
 @dataclass(frozen=True)
 class Requested:
-    """A version whose promotion was asked for: the champion now, or waiting for a person."""
+    """A version whose promotion was asked for: the champion now, or waiting for a person.
+
+    `lacking`: what requests must show before it can be asked for.
+    """
 
     version: str
     is_champion: bool
+    lacking: str = ""
 
 
 @dataclass(frozen=True)
@@ -402,14 +407,16 @@ def deploy(context: Context, version: str, who: str, tell: Tell = nobody) -> Req
 def deploy_new(context: Context, who: str, tell: Tell = nobody) -> list[Requested]:
     """All gates for every version that has not been through them, oldest first.
 
-    Whoever registers a version need not be heard at once: it is found here, also the day after.
+    Whoever registers a version need not be heard at once: it is found here, also the day after. So
+    is a challenger that requests had to tell more of.
 
     Raises:
         UserError: A gate refused some; the others were through theirs.
     """
     from .tracking.stages import NONE
 
-    unseen = [
+    unseen = _compared_live(context)
+    unseen += [
         str(version.version)
         for version in reversed(context.registry.versions())
         if version.tags.get("stage", NONE) == NONE
@@ -426,8 +433,21 @@ def deploy_new(context: Context, who: str, tell: Tell = nobody) -> list[Requeste
     return requested
 
 
+def _compared_live(context: Context) -> list[str]:
+    """The challenger whose promotion waits for requests to come, if there is one."""
+    from .deployment.transitions import waiting
+    from .tracking.registry import CHALLENGER
+
+    challenger = context.registry.aliased(CHALLENGER)
+    if not context.settings.deployment.live_rows or challenger is None or waiting(context):
+        return []
+    return [challenger]
+
+
 def request(context: Context, version: str, who: str, tell: Tell = nobody) -> Requested:
     """Compare a challenger and ask for its promotion; granted at once where policy decides.
+
+    Where requests must show more of it (`deployment.live_rows`), it stays the challenger.
 
     Raises:
         UserError: It is worse than the margins allow, or no challenger.
@@ -439,6 +459,17 @@ def request(context: Context, version: str, who: str, tell: Tell = nobody) -> Re
         raise worse(comparison)
     evidence = comparison.evidence
     champion = comparison.champion
+    if champion and context.settings.deployment.live_rows:
+        from .deployment.live import compare_live
+
+        live = compare_live(context, version, champion)
+        if live.status == "worse":
+            raise worse_live(version, live)
+        if live.status == "unknown":
+            requested = Requested(version, is_champion=False, lacking=live.evidence)
+            tell(requested)
+            return requested
+        evidence = f"{evidence}; {live.evidence}"
     is_champion = transitions.request(context, version, who, evidence, champion)
     index(context)
     requested = Requested(version, is_champion)
@@ -561,6 +592,12 @@ def archived(context: Context, version: str) -> UserError:
     why = context.registry.version(version).tags.get("stage.why", "by hand")
     remedy = "Correct the causes in `problem/` or the data, and train again."
     return UserError(f"Version {version} is archived: {why}.", remedy)
+
+
+def worse_live(version: str, live: Live) -> UserError:
+    """What is said where requests have shown a challenger to be worse."""
+    message = f"Version {version} is worse than the margin allows, {live.evidence}."
+    return UserError(message, "The champion stays; train another version.")
 
 
 def worse(comparison: Comparison) -> UserError:

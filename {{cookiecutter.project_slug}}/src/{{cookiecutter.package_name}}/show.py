@@ -49,6 +49,8 @@ def _(result: Comparison) -> None:
 def _(result: Requested) -> None:
     if result.is_champion:
         say(f"[green]✓[/] Version {result.version} is the champion.")
+    elif result.lacking:
+        say(f"Version {result.version} stays the challenger, {result.lacking}.")
     else:
         say(f"Version {result.version} waits for `approve` or `reject`.")
 

@@ -168,6 +168,8 @@ class DeploymentSettings(_Section):
     """Share of the champion's metric by which a challenger may be worse."""
     slice_margin: _Share = 0.05
     """The same on each slice."""
+    live_rows: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """Labelled requests that champion and challenger must both have scored; 0: none."""
     max_slope: Annotated[float, Field(gt=1, le=1_000)] = 2
     """Outcomes must not surely rise so many times as steeply as scores, nor scores as outcomes."""
     max_bias: _Limit = 0.25
