@@ -33,7 +33,7 @@ LOCKS = {
     "types": (*PROJECT, "test.in", "types.in"),
     "spark": (*PROJECT, "--extra=spark", "connect.in", "test.in"),
     "storage": (*PROJECT, "storage.in", "test.in"),
-    "redis": (*PROJECT, "--extra=redis"),  # where servers share the online store
+    "redis": (*PROJECT, "redis.in"),  # where servers share the online store
     "mlflow": ("mlflow.in",),  # the server of deploy/compose.yml
     "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),

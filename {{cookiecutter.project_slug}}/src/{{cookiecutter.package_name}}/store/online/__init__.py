@@ -41,5 +41,5 @@ def open_backend(folder: Path, variable: str | None = None, name: str = "") -> B
         from .remote import Remote
     except ModuleNotFoundError as error:
         message = f"`online.redis` needs {error.name}, which is not installed."
-        raise UserError(message, "Install the extra `redis`: requirements/redis.txt.") from None
+        raise UserError(message, "Install its client: requirements/redis.txt.") from None
     return Remote(variable, name)
