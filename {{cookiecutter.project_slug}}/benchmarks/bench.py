@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -47,6 +47,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "{{cookiecutter.package_name}}")
 REPEATS = 5
 SCORED_ROWS = (1_000_000, 20_000_000)
+STREAMED_ROWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,32 @@ def bench_scoring() -> Iterator[Row]:
     yield Row("champion / bare booster, time", whole / bare, 1 / 0.9, "x")
 
 
+def bench_stream() -> Iterator[Row]:
+    """Requests of the last day, for so many other entities, from their table to the predictions."""
+    from benchmarks.scale import copied
+
+    context = open_context("dev")
+    lakehouse, keys = context.lakehouse, list(PROBLEM.model.keys)
+    built = (lakehouse.complete_until(declared.features(item)) for item in PROBLEM.feature_tables)
+    as_of = min(until or PROBLEM.begins for until in built)
+    spine = _frame(PROBLEM.model.spine(prepared(lakehouse, PROBLEM, as_of, {})))
+    since = as_of - timedelta(hours=context.settings.online.history_hours)
+    recent = spine.filter(pl.col(PREDICTION_TIME) > since, pl.col(PREDICTION_TIME) <= as_of)
+    sent = lakehouse.read(declared.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
+    rows = sent.join(recent.select(keys), on=keys, how="semi")
+    copies = [copied(rows, set(keys), copy) for copy in range(1 + STREAMED_ROWS // rows.height)]
+    idle = call("stream", "--once")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        source = Path(folder) / "requests.parquet"
+        pl.concat(copies).head(STREAMED_ROWS).sink_parquet(source)
+        call("send", "--input", str(source))
+    taken = call("stream", "--once")
+    processor = 1e6 * (taken.processor - idle.processor) / STREAMED_ROWS
+    seconds = taken.seconds - idle.seconds
+    rate = f"{STREAMED_ROWS / seconds:,.0f} a second"
+    yield Row(f"stream of {STREAMED_ROWS:,} requests ({rate}), CPU each", processor, 100, "µs")
+
+
 def bench_memory() -> Iterator[Row]:
     """Peak memory of scoring a file of replicated requests into a file, as the file grows."""
     context = open_context("dev")
@@ -191,6 +218,7 @@ BENCHES: tuple[Callable[[], Iterator[Row]], ...] = (
     bench_loop,
     bench_join,
     bench_scoring,
+    bench_stream,
     bench_memory,
     bench_drift,
     bench_replay,

@@ -124,23 +124,21 @@ class Scorer:
             refused.append(left_out.with_columns(reason=pl.lit(_LEFT_OUT)))
             self._score(rows.join(error.keys, on=keys, how="anti"), scored, refused)
         except TooLongAgoError as error:
-            self._score_halves(rows, error.what, scored, refused)
+            refused.append(rows[error.places].with_columns(reason=pl.lit(error.what)))
+            is_old = pl.Series(range(rows.height)).is_in(error.places)
+            self._score(rows.filter(~is_old), scored, refused)
         except OnlineError:
             raise
         except Exception:  # noqa: BLE001 of whatever a row makes a library raise
-            self._score_halves(rows, _NOT_COMPUTED, scored, refused)
+            self._score_halves(rows, scored, refused)
         except pl.exceptions.PanicException:  # no Exception
-            self._score_halves(rows, _NOT_COMPUTED, scored, refused)
+            self._score_halves(rows, scored, refused)
 
     def _score_halves(
-        self,
-        rows: pl.DataFrame,
-        reason: str,
-        scored: list[pl.DataFrame],
-        refused: list[pl.DataFrame],
+        self, rows: pl.DataFrame, scored: list[pl.DataFrame], refused: list[pl.DataFrame]
     ) -> None:
         if rows.height == 1:
-            refused.append(rows.with_columns(reason=pl.lit(reason)))
+            refused.append(rows.with_columns(reason=pl.lit(_NOT_COMPUTED)))
             return
         half = rows.height // 2
         self._score(rows[:half], scored, refused)

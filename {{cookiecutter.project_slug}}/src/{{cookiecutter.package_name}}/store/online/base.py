@@ -14,7 +14,12 @@ class OnlineError(UserError):
 
 
 class TooLongAgoError(OnlineError):
-    """A moment before what the store goes back to."""
+    """Moments before what the store goes back to; `places` says which of those asked for."""
+
+    def __init__(self, what: str, remedy: str, places: Sequence[int]) -> None:
+        """Keep which they are."""
+        super().__init__(what, remedy)
+        self.places = places
 
 
 class OvertakenError(OnlineError):

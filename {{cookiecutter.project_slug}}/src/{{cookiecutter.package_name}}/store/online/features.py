@@ -93,9 +93,13 @@ class Codec:
 
     def find(self, held: bytes, moment: int) -> Found | None:
         """The newest of an entity's rows that was available at a moment."""
-        for available, row in unpack(held):
+        at = 0
+        while at < len(held):
+            available, length = _HEAD.unpack_from(held, at)
+            at += _HEAD.size
             if available <= moment:
-                return Found(available, self._decoder.decode(row))
+                return Found(available, self._decoder.decode(held[at : at + length]))
+            at += length
         return None
 
 
@@ -175,10 +179,11 @@ class OnlineFeatures:
         if not self.codecs or not moments:
             return
         since = max(published[codec.table.name].since for codec in self.codecs)
-        if min(moments) < since:
+        places = [place for place, moment in enumerate(moments) if moment < since]
+        if places:
             message = f"The online store goes back to {moment_of(since):%Y-%m-%d %H:%M} (UTC)."
             remedy = "Score older rows with `predict`, or raise `online.history_hours`."
-            raise TooLongAgoError(message, remedy)
+            raise TooLongAgoError(message, remedy, places)
 
 
 def pack(entries: Iterable[Entry]) -> bytes:
