@@ -25,7 +25,7 @@ import typer
 from .core.console import complain, line, say
 from .core.errors import UserError
 from .core.failures import explain
-from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PROJECT_VARIABLE
+from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PROJECT_VARIABLE, SECRET_VARIABLE
 
 if TYPE_CHECKING:
     from .context import Context
@@ -34,7 +34,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 opened = ExitStack()
 """What ends with the command: an environment keeps its state then."""
 ME = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
-SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 # pragma: allowlist secret
 DEBUG_VARIABLE = "DEBUG"
 _LOOP = "The loop"
 _STEPS = "Steps"

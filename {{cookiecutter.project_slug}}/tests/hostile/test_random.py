@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 
-from {{cookiecutter.package_name}}.cli import SECRET_VARIABLE
 from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
 from {{cookiecutter.package_name}}.core.settings import (
     ENV_PREFIX,
     described,

@@ -6,19 +6,23 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from standardwebhooks import Webhook
+from starlette.applications import Starlette
 
+from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
+from {{cookiecutter.package_name}}.serving import api
 from {{cookiecutter.package_name}}.serving import server as serving
 from {{cookiecutter.package_name}}.serving.server import server
 from {{cookiecutter.package_name}}.serving.webhook import receiver, work_off
 
 from tests.conftest import free_port, wait_for
+from tests.workers import worker
 
 SECRET, MODEL = "only for tests", "ours"
 CREATED = {"entity": "model_version", "action": "created", "data": {"name": MODEL, "version": "7"}}
@@ -34,13 +38,20 @@ def listening(tmp_path: Path) -> Iterator[Receiver]:
     started: list[str] = []
     queue = tmp_path / "deliveries"
     application = receiver(SECRET, MODEL, queue, lambda: work_off(queue, started.append))
+    with running(application) as address:
+        yield Receiver(address, started)
+
+
+@contextmanager
+def running(application: Starlette) -> Iterator[str]:
+    """A server on the loopback; gives its address."""
     port = free_port()
-    running = server(application, "127.0.0.1", port)
-    thread = threading.Thread(target=running.run)
+    one = server(application, "127.0.0.1", port)
+    thread = threading.Thread(target=one.run)
     thread.start()
-    assert wait_for(lambda: running.started)
-    yield Receiver(f"http://127.0.0.1:{port}/", started)
-    running.should_exit = True
+    assert wait_for(lambda: one.started)
+    yield f"http://127.0.0.1:{port}/"
+    one.should_exit = True
     thread.join()
 
 
@@ -153,3 +164,13 @@ def test_slow_connections_are_closed(listening: Receiver, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert wait_for(lambda: deliver(listening) in (202, 409))
     assert listening.started == ["7"]
+
+
+@pytest.mark.parametrize(("known", "status"), [(SECRET, 202), ("another", 401), ("", 404)])
+def test_only_the_registry_makes_the_server_look_for_the_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str, status: int
+) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, known)
+    with running(worker(tmp_path)) as address:
+        assert deliver(Receiver(f"{address}v1/changed", [])) == status
+    assert (tmp_path / api.WAKE).exists() is (status == 202)

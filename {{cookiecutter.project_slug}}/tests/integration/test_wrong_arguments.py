@@ -16,6 +16,7 @@ import pytest
 import typer
 
 from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
 
 from tests.conftest import copy_project, wait_for
 
@@ -97,7 +98,7 @@ def test_every_option_has_wrong_values() -> None:
 def test_wrong_arguments_end_in_one_message(
     project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(cli.SECRET_VARIABLE, "secret")
+    monkeypatch.setenv(SECRET_VARIABLE, "secret")
     monkeypatch.setattr(webbrowser, "open", lambda address: True)
     (project / "rows.txt").write_text("1", encoding="utf-8")
     bearable = set()

@@ -14,6 +14,7 @@ from {{cookiecutter.package_name}} import cli, flows
 from {{cookiecutter.package_name}}.cli import parse_moment
 from {{cookiecutter.package_name}}.core.contract import Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
+from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests import parcels
@@ -181,7 +182,7 @@ def test_the_command_line_is_there_before_heavy_imports() -> None:
 def test_a_receiver_that_could_do_nothing_does_not_start(
     project: Path, run: Run, monkeypatch: pytest.MonkeyPatch, secret: str, said: str
 ) -> None:
-    monkeypatch.setenv(cli.SECRET_VARIABLE, secret)
+    monkeypatch.setenv(SECRET_VARIABLE, secret)
     code, out, err = run("webhook", "--env", "test", "--start", "no-such-command now")
     assert (code, out) == (1, "")
     assert said in err

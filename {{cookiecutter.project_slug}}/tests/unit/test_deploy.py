@@ -21,7 +21,7 @@ from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, load_setting
 from {{cookiecutter.package_name}}.serving import api
 
 from tests.conftest import ROOT
-from tests.parcels import PROBLEM
+from tests.workers import worker
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("[!k]*.yml"))
@@ -73,24 +73,7 @@ def server() -> dict[str, Any]:
 
 def addresses(folder: Path) -> set[str]:
     """Paths that the API answers."""
-    config = api.Config(
-        problem=PROBLEM.__module__,
-        folder=str(folder),
-        online=str(folder / "online"),
-        redis=None,
-        model="parcels",
-        tokens=str(folder / "tokens.json"),
-        max_rows=1,
-        max_bytes=1,
-        body_seconds=1,
-        rate=1,
-        log_bytes=1,
-        ship_seconds=1,
-        share=0,
-        challenger_answers=False,
-    )
-    application = api.routes(api.open_service(config, PROBLEM))
-    return {route.path for route in application.routes if isinstance(route, Route)}
+    return {route.path for route in worker(folder).routes if isinstance(route, Route)}
 
 
 def containerfile() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from {{cookiecutter.package_name}}.serving import access, journal, shipping
 from {{cookiecutter.package_name}}.serving.access import Access
 from {{cookiecutter.package_name}}.serving.api import share_of
 from {{cookiecutter.package_name}}.serving.journal import Journal, JournalFullError
-from {{cookiecutter.package_name}}.serving.online import is_loopback
+from {{cookiecutter.package_name}}.serving.online import Loops, is_loopback
 from {{cookiecutter.package_name}}.serving.records import Records
 from {{cookiecutter.package_name}}.serving.requests import (
     RequestError,
@@ -356,3 +357,16 @@ def test_batches_of_a_writer_are_appended_once(toy: Problem, lakehouse: Lakehous
     assert done == [True, False, True]
     assert lakehouse.last_batch(table, "w") == 2
     assert lakehouse.last_batch(table, "other") == 0
+
+
+def test_a_loop_wakes_when_it_is_told_to(tmp_path: Path) -> None:
+    # Given
+    done, wake = threading.Event(), tmp_path / "wake"
+    loops = Loops(tmp_path)
+    loops.start("follow", done.set, 3_600, wake)
+    assert not done.wait(0.2)
+    # When
+    wake.touch()
+    # Then
+    assert done.wait(60)
+    loops.stop()

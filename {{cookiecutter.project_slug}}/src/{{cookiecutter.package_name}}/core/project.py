@@ -7,6 +7,7 @@ from pathlib import Path
 
 PROJECT_VARIABLE = "PROJECT_FOLDER"
 DATA_VARIABLE = "DATA_FOLDER"
+SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 # pragma: allowlist secret
 COMMIT_VARIABLE = "DEPLOYED_COMMIT"
 
 

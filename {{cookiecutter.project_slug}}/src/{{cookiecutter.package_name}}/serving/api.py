@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import polars as pl
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,6 +29,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..core.contract import PREDICTION, PREDICTION_TIME, Problem
 from ..core.errors import UserError
+from ..core.project import SECRET_VARIABLE
 from ..store.online import OnlineError, OnlineFeatures, TooLongAgoError, open_backend
 from .access import Access
 from .journal import Journal, JournalFullError
@@ -35,10 +37,12 @@ from .pointer import Pointer, digest_of, folder_of, read_pointer
 from .records import Records, likeliest, probabilities
 from .requests import RequestError, body_type, row_type
 from .scoring import Asked, Lookup, Scored, Version, ages, load, now_in_utc
+from .signed import verify
 
 PAGE, DESCRIPTION = "docs.html", "openapi.json"
 JOURNAL = "journal"
 STATUS = "status.json"  # what fails beside the workers
+WAKE = "wake"  # written when the registry says that something has changed
 _TICK = 0.05  # seconds
 _SLOW_TICK = 1.0
 _FRIENDLY = {404: "not-found", 405: "method-not-allowed"}
@@ -396,6 +400,7 @@ def routes(service: Service) -> Starlette:
         routes=[
             Route("/v1/predict", Predict(service), methods=["POST"]),
             Route("/v1/model", model),
+            Route("/v1/changed", partial(_changed, service), methods=["POST"]),
             Route("/metrics", metrics),
             Route("/health", health),
             Route("/ready", readiness),
@@ -405,6 +410,20 @@ def routes(service: Service) -> Starlette:
         exception_handlers={RequestError: _refuse, HTTPException: _refuse, Exception: _refuse},
         lifespan=lifespan,
     )
+
+
+async def _changed(service: Service, request: Request) -> Response:
+    """The registry says that something has changed: who the champion is is read there."""
+    secret = os.environ.get(SECRET_VARIABLE)
+    if not secret:
+        raise RequestError(404, "not-found", f"{SECRET_VARIABLE} is not set.")
+    body = await read_body(request.scope, request.receive, service.config)
+    try:
+        verify(body, request.headers, Webhook(secret.encode()))
+    except ValueError as error:
+        raise RequestError(401, "unauthorized", str(error)) from None
+    (Path(service.config.folder) / WAKE).touch()
+    return Response(status_code=202)
 
 
 async def _upkeep(service: Service) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,13 +25,14 @@ from ..core.errors import UserError
 from ..core.failures import explain
 from ..reporting import pages
 from .access import SCOPES
-from .api import DESCRIPTION, JOURNAL, PAGE, STATUS, Config
+from .api import DESCRIPTION, JOURNAL, PAGE, STATUS, WAKE, Config
 from .follower import Follower
 from .pointer import VERSIONS, read_pointer
 from .requests import PROBLEM_TYPES, openapi
 from .shipping import ship
 
 _STOP_SECONDS = 10
+_LOOK_SECONDS = 0.05
 _WAITING_REQUESTS = 512
 
 
@@ -62,7 +64,7 @@ def serve(context: Context, host: str, port: int, workers: int) -> None:
     _begin(context, follower, folder)
     settings = context.settings.serving
     loops = Loops(folder)
-    loops.start("follow", follower.follow, settings.poll_seconds)
+    loops.start("follow", follower.follow, settings.poll_seconds, folder / WAKE)
     loops.start("sync", context.publish, settings.sync_seconds)
     loops.start("ship", lambda: ship(context, folder / JOURNAL), settings.ship_seconds)
     command = [sys.executable, "-m", "granian", "--interface", "asgi", "--factory", "--no-ws"]
@@ -95,11 +97,20 @@ class Loops:
         self._writing = threading.Lock()
         self._tell("", "")
 
-    def start(self, name: str, work: Callable[[], object], seconds: float) -> None:
-        """Do some work now and then, in a thread of its own."""
+    def start(
+        self, name: str, work: Callable[[], object], seconds: float, wake: Path | None = None
+    ) -> None:
+        """Do some work now and then, in a thread of its own.
+
+        Args:
+            name: Of the work.
+            work: What to do.
+            seconds: Between two times.
+            wake: File that is written when it should be done at once.
+        """
 
         def run() -> None:
-            while not self._ended.wait(seconds):
+            while not self._wait(seconds, wake):
                 try:
                     work()
                 except BaseException as error:  # noqa: BLE001 the next time it may work
@@ -117,6 +128,16 @@ class Loops:
         for thread in self._threads:
             thread.join(_STOP_SECONDS)
 
+    def _wait(self, seconds: float, wake: Path | None) -> bool:
+        """Wait until it is time, or somebody wakes; returns whether all should end."""
+        if wake is None:
+            return self._ended.wait(seconds)
+        ends, before = time.monotonic() + seconds, _written_at(wake)
+        while time.monotonic() < ends and _written_at(wake) == before:
+            if self._ended.wait(_LOOK_SECONDS):
+                return True
+        return self._ended.is_set()
+
     def _tell(self, name: str, fault: str) -> None:
         """Keep for the workers' health what fails."""
         with self._writing:
@@ -131,6 +152,14 @@ class Loops:
                 partial = self._status.with_name(f".{STATUS}.partial")
                 partial.write_bytes(msgspec.json.encode(self._faults))
                 partial.replace(self._status)
+
+
+def _written_at(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def write_pages(context: Context, folder: Path) -> None:

@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from standardwebhooks import Webhook, WebhookVerificationError
+from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-_HEADERS = {
-    "webhook-id": "x-mlflow-delivery-id",
-    "webhook-timestamp": "x-mlflow-timestamp",
-    "webhook-signature": "x-mlflow-signature",
-}
+from .signed import HEADERS, verify
+
 _MAX_BYTES = 64 * 1024
 _REMEMBERED_SECONDS = 24 * 3600
 
@@ -70,7 +67,7 @@ def receiver(secret: str, model: str, queue: Path, wake: Callable[[], None]) -> 
         body = await _small_body(request)
         _verify(body, request, verifier)
         created = _parsed(body)
-        delivery = request.headers[_HEADERS["webhook-id"]]
+        delivery = request.headers[HEADERS["webhook-id"]]
         is_ours = created is not None and created.name == model
         version = created.version if created and is_ours else ""
         _remember(queue, delivery, version)
@@ -141,10 +138,9 @@ async def _small_body(request: Request) -> bytes:
 
 
 def _verify(body: bytes, request: Request, verifier: Webhook) -> None:
-    headers = {name: request.headers.get(theirs, "") for name, theirs in _HEADERS.items()}
     try:
-        verifier.verify(body, headers, json_parse=False)
-    except (WebhookVerificationError, ValueError) as error:
+        verify(body, request.headers, verifier)
+    except ValueError as error:
         raise _RefusedError(401, str(error)) from None
 
 
