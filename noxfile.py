@@ -26,6 +26,8 @@ GO_TOOLS = (
 # A public package of another layout, whose own tests the workflows run: version and digest.
 FOREIGN = "pathspec==0.12.1"
 FOREIGN_DIGEST = "a482d51503a1ab33b1c67a6c3813a26953dbdc71c31dacaef9a838c4e29f5712"
+# What executes GitLab's pipelines; later versions need a newer Node than Debian 12 has.
+GITLAB_CI_LOCAL = "gitlab-ci-local@4.63.0"
 # What each lock is made from. The widest comes first: the others are held to its choices.
 LOCKS = {
     "dev": ("bootstrap.in", "dev.in", "lint.in", "render.in", "test.in", "types.in"),
@@ -118,7 +120,7 @@ def swapped(session: nox.Session) -> None:
 
 @nox.session
 def workflows(session: nox.Session) -> None:
-    """Execute the workflows of a rendered project with act, red and green."""
+    """Execute the workflows of rendered projects, red and green (needs npm and rsync)."""
     prepare(session, "workflows")
     tools = Path(session.cache_dir).resolve() / "go"
     for package in GO_TOOLS:
@@ -126,8 +128,28 @@ def workflows(session: nox.Session) -> None:
     session.run(str(tools / "actionlint"), external=True)  # a project lints its own
     # Two stories, side by side: most of their jobs keep one core busy.
     side_by_side = ("--numprocesses=2", "--dist=loadfile")
-    given = {"ACT": str(tools / "act"), "FOREIGN": str(foreign_sources(session))}
+    given = {
+        "ACT": str(tools / "act"),
+        "FOREIGN": str(foreign_sources(session)),
+        "GITLAB_CI_LOCAL": str(gitlab_ci_local(session)),
+    }
     session.run("pytest", "-m", "act", *side_by_side, *session.posargs, env=given)
+
+
+def gitlab_ci_local(session: nox.Session) -> Path:
+    """The program that executes GitLab's pipelines, which npm fetches once."""
+    folder = Path(session.cache_dir).resolve() / GITLAB_CI_LOCAL
+    program = folder / "node_modules" / ".bin" / "gitlab-ci-local"
+    if missing := [name for name in ("npm", "rsync") if shutil.which(name) is None]:
+        session.error(
+            f"{' and '.join(missing)} must be installed (Debian, Ubuntu: apt-get install)."
+        )
+    if not program.exists():
+        options = ("--silent", "--no-fund", "--no-audit", "--ignore-scripts")
+        session.run(
+            "npm", "install", *options, f"--prefix={folder}", GITLAB_CI_LOCAL, external=True
+        )
+    return program
 
 
 def foreign_sources(session: nox.Session) -> Path:

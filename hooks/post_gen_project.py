@@ -13,13 +13,42 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-# What only one value of an option has: the others' parts are removed.
+# What only one value of an option has: the others' parts are removed. Each file is named, so that
+# nobody's other files go with them.
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "contents": {
         "everything": (".github/workflows/locks.yml", "ci/model.py"),
-        "ci_only": (".ci_only",),
     },
-    # Each file is named, so that nobody's other files go with them.
+    "ci": {
+        "github": (
+            ".github/CODEOWNERS",
+            ".github/actionlint.yaml",
+            ".github/actions/alert/action.yml",
+            ".github/actions/login/action.yml",
+            ".github/actions/missing/action.yml",
+            ".github/actions/python/action.yml",
+            ".github/actions/wheel/action.yml",
+            ".github/dependabot.yml",
+            ".github/pull_request_template.md",
+            ".github/rulesets/main.json",
+            ".github/rulesets/release.json",
+            ".github/rulesets/tags.json",
+            ".github/workflows/environment.yml",
+            ".github/workflows/locks.yml",
+            ".github/workflows/production.yml",
+            ".github/workflows/pull-request.yml",
+            ".github/workflows/release.yml",
+            ".github/workflows/staging.yml",
+            ".github/zizmor.yml",
+            "docs/login/aws/action.yml",
+            "docs/login/azure/action.yml",
+            "docs/login/databricks/action.yml",
+            "docs/login/gcp/action.yml",
+            "docs/login/variables/action.yml",
+            "requirements/actionlint.in",
+            "requirements/actionlint.txt",
+        ),
+    },
     "platform": {
         "databricks": (
             "databricks.yml",
@@ -46,14 +75,19 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }
-# All that `ci_only` has, together with what lies in its folder.
+# Folders whose files take the places of others, or join them, with a choice.
+INSTEAD = {("ci", "gitlab"): ".gitlab_ci", ("contents", "ci_only"): ".ci_only"}
+# All that `ci_only` keeps.
 CI_ONLY = (
     ".github/actionlint.yaml",
     ".github/actions",
     ".github/rulesets",
     ".github/workflows",
     ".github/zizmor.yml",
+    ".gitlab-ci.yml",
+    ".gitlab/own.yml",
     "ci",
+    "docs/ci.md",
     "docs/login",
 )
 # Of it, what belongs to the repository once it is there.
@@ -61,6 +95,7 @@ THEIRS = (
     ".github/actionlint.yaml",
     ".github/actions/login/action.yml",
     ".github/zizmor.yml",
+    ".gitlab/own.yml",
     "ci/commands.toml",
 )
 MOST_NAMED = 5
@@ -71,32 +106,23 @@ IS_OVERWRITING = bool("{{ 'yes' if cookiecutter._overwrite == 'yes' else '' }}")
 # Of prompts that offer a choice, what was chosen: never free text.
 ANSWERS = {
     "contents": "{{ 'ci_only' if cookiecutter.get('contents') == 'ci_only' else 'everything' }}",
+    "ci": "{{ 'gitlab' if cookiecutter.get('ci') == 'gitlab' else 'github' }}",
     "platform": "{{ 'databricks' if cookiecutter.get('platform') == 'databricks' else 'local' }}",
 }
 
 
 def keep_parts(rendering: Path, answers: dict[str, str]) -> None:
-    """Remove what belongs to answers that were not given."""
-    if answers["contents"] == "ci_only":
-        keep_ci_only(rendering)
+    """Remove what belongs to answers that were not given; lay over it what belongs to others."""
     for option, values in PARTS.items():
         for value, paths in values.items():
             if value != answers[option]:
                 remove(rendering, paths)
-
-
-def keep_ci_only(rendering: Path) -> None:
-    """Leave the workflows and what they need, with the contract and the page of `ci_only`."""
-    (own,) = PARTS["contents"]["ci_only"]
-    kept = [rendering / path for path in (*CI_ONLY, own)]
-    # What a folder holds comes before the folder.
-    for path in sorted(rendering.rglob("*"), reverse=True):
-        if path.is_file() and not any(path.is_relative_to(part) for part in kept):
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-    shutil.copytree(rendering / own, rendering, dirs_exist_ok=True)
-    shutil.rmtree(rendering / own)
+    for (option, value), folder in INSTEAD.items():
+        if value == answers[option]:
+            shutil.copytree(rendering / folder, rendering, dirs_exist_ok=True)
+        remove(rendering, [folder])
+    if answers["contents"] == "ci_only":
+        keep_ci_only(rendering)
 
 
 def remove(rendering: Path, paths: Iterable[str]) -> None:
@@ -110,6 +136,17 @@ def remove(rendering: Path, paths: Iterable[str]) -> None:
         for folder in Path(path).parents[:-1]:
             with suppress(OSError):  # gone already, or it holds what others have put there
                 (rendering / folder).rmdir()
+
+
+def keep_ci_only(rendering: Path) -> None:
+    """Leave the workflows and what they need."""
+    kept = [rendering / path for path in CI_ONLY]
+    # What a folder holds comes before the folder.
+    for path in sorted(rendering.rglob("*"), reverse=True):
+        if path.is_file() and not any(path.is_relative_to(part) for part in kept):
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def join(repository: Path, rendering: Path, *, overwrite: bool) -> str | None:

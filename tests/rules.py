@@ -191,7 +191,7 @@ TRIGGERS: dict[str, Any] = {
     "environment": {"workflow_call": ...},
 }
 VERBS = {
-    "lint": "lint actionlint",
+    "lint": "lint workflows",
     "types": "types",
     "unit": "unit",
     "integration": "problem integration gates",
@@ -621,8 +621,8 @@ def schedules_only_start_the_branch_release(it: Rendered) -> None:
 
 
 def a_comment_is_kept_up_to_date(it: Rendered) -> None:
-    report = (it.project / "ci" / "report.py").read_text(encoding="utf-8")
-    found = re.search(r'^MARKER = "(.+)"$', report, re.MULTILINE)
+    report = (it.project / "ci" / "forge.py").read_text(encoding="utf-8")
+    found = re.search(r'^MARKER = "(.+)"  #', report, re.MULTILINE)
     assert found
     step = it.jobs["pull-request/comment"]["steps"][-1]
     assert f'select(.user.type == "Bot" and (.body | startswith("{found[1]}")))' in step["run"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from names import GOOD_SLUGS, NOT_A_NAME, PACKAGES, REFUSED_SLUGS, REFUSED_TEXTS, TEXTS
-from support import NASTY, OPTIONS, PROBLEM_TYPES, PROMPTS, Bake, files_in
+from support import NASTY, OPTIONS, PROMPTS, Bake, files_in
 
 import template_answers
 from template_answers import (
@@ -29,6 +29,7 @@ DEFAULTS = {
     "author": "Data Team",
     "problem_type": "regression",
     "contents": "everything",
+    "ci": "github",
 }
 NAMES = [
     *("Flight Delays", "Test", "2024 Sales", "yes", "Null", "Python", "pip", "GitHub", "JSON"),
@@ -184,8 +185,9 @@ def test_a_refusal_leaves_nothing_behind(
 
 def test_every_prompt_is_worded() -> None:
     assert OPTIONS["__prompts__"].keys() == PROMPTS
-    assert OPTIONS["__prompts__"]["problem_type"].keys() == {"__prompt__", *PROBLEM_TYPES}
-    assert OPTIONS["__prompts__"]["platform"].keys() == {"__prompt__", *OPTIONS["platform"]}
+    for option in ("problem_type", "platform", "contents", "ci"):
+        assert OPTIONS["__prompts__"][option].keys() == {"__prompt__", *OPTIONS[option]}
+    assert len(PROMPTS) <= 8
 
 
 @pytest.mark.parametrize(
@@ -197,6 +199,7 @@ def test_every_prompt_is_worded() -> None:
         {"author": "Someone Else"},
         {"problem_type": "regression"},
         {"platform": "databricks"},
+        {"ci": "gitlab"},
     ],
 )
 def test_every_prompt_changes_a_rendered_file(bake: Bake, answers: dict[str, str]) -> None:

@@ -69,7 +69,7 @@ def test_files_of_the_user_stay_where_others_are_left_out(tmp_path: Path) -> Non
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    keep_parts(tmp_path, {"contents": "everything", "platform": "local"})
+    keep_parts(tmp_path, {"contents": "everything", "ci": "github", "platform": "local"})
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert left == {"resources", "resources/ours.yml", "conf", "conf/dev.yml"}
 

@@ -136,7 +136,7 @@ def test_the_hooks_hold_no_answers(template: Path) -> None:
     for path in (template / "hooks").glob("*.py"):
         environment = create_env_with_context({})
         source = environment.from_string(path.read_text(encoding="utf-8"))
-        options = {"contents": "everything", "_overwrite": "no"}
+        options = {"contents": "everything", "ci": "github", "_overwrite": "no"}
         plain = source.render(cookiecutter={"description": "a", **options})
         for name in ("description", *options):
             odd = {"description": "a", **options, name: '"; print("b'}

@@ -136,7 +136,7 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
     # The contract
     (COMMANDS, "bootstrap.py gates --junitxml=reports/gates.xml", "bootstrap.py unit"),
     (COMMANDS, '  "python3 bootstrap.py problem --junitxml=reports/problem.xml",\n', ""),
-    (COMMANDS, '"python3 bootstrap.py lint", "python3 bootstrap.py actionlint"', '"true x y"'),
+    (COMMANDS, '"python3 bootstrap.py lint", "python3 bootstrap.py workflows"', '"true x y"'),
     (COMMANDS, "unit-$PYTHON.xml", "unit.xml"),
     (PR, "          PYTHON: ${{ matrix.python }}\n", "          PYTHON: one\n"),
     (COMMANDS, "approve --env prod --version $VERSION", "approve --env prod"),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from post_gen_project import PARTS
+from post_gen_project import INSTEAD, PARTS
 from support import (
     NASTY,
     OPTIONS,
@@ -139,6 +139,7 @@ def test_without_hooks_all_but_the_repository_is_there_and_parts_of_other_answer
     assert with_hooks.items() <= without.items()
     # what comes with a choice that was not made is there, too: only a hook can leave it out
     parts = [path for values in PARTS.values() for paths in values.values() for path in paths]
+    parts += INSTEAD.values()
     others = tuple(map(rendered, parts))
     more = without.keys() - with_hooks.keys()
     assert [name for name in more if not name.startswith(others)] == []

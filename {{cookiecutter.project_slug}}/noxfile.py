@@ -29,7 +29,9 @@ LOCKS = {
     "run": PROJECT,
     "test": (*PROJECT, "test.in"),
     "lint": ("lint.in",),
+{%- if cookiecutter.ci == "github" %}
     "actionlint": ("actionlint.in",),
+{%- endif %}
     "types": (*PROJECT, "test.in", "types.in"),
     "spark": (*PROJECT, "--extra=spark", "connect.in", "test.in"),
     "storage": (*PROJECT, "storage.in", "test.in"),
@@ -51,14 +53,15 @@ LOCKS = {
 UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
 OLDEST_JAVA = 17
 DELTA = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
-ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 AZURITE = "azurite@3.37.0"
+{%- if cookiecutter.ci == "github" %}
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 SCHEMAS = {
     "github-workflows": (".github/workflows/*.yml",),
     "github-actions": (".github/actions/*/action.yml", "docs/login/*/action.yml"),
     "dependabot": (".github/dependabot.yml",),
-    "compose-spec": ("deploy/compose.yml",),
 }
+{%- endif %}
 
 
 def prepare(session: nox.Session, *purposes: str) -> None:
@@ -70,33 +73,47 @@ def prepare(session: nox.Session, *purposes: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, the direction of imports, workflows, and notebooks without output."""
+    """Check style, format, the direction of imports, secrets, and notebooks without output."""
     prepare(session, "lint")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
+    manifests = sorted(str(path) for path in ROOT.glob("deploy/kubernetes/[!k]*.yml"))
+    session.run("kubernetes-validate", "--quiet", "--strict", *manifests)
+    compose = ("--builtin-schema", "vendor.compose-spec", "deploy/compose.yml")
+    session.run("check-jsonschema", "--quiet", *compose)
+    if found := notebooks():
+        session.run("nbstripout", "--verify", *found)
+    # A workflow that passes its secrets on names none.
+    passed_on = "--exclude-secrets=^inherit$"
+    session.run("detect-secrets-hook", "--no-verify", passed_on, *secret_bearers())
+{%- if cookiecutter.ci == "github" %}
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflows: security, schemas, expressions, shell lines (builds an actionlint)."""
+    prepare(session, "lint")
     logins = sorted(str(path) for path in ROOT.glob("docs/login/*/action.yml"))
     quietly = ("--offline", "--pedantic", "--quiet", "--no-progress")
     session.run("zizmor", *quietly, "--config=.github/zizmor.yml", ".github", *logins)
     for schema, patterns in SCHEMAS.items():
         files = [str(path) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
         session.run("check-jsonschema", "--quiet", "--builtin-schema", f"vendor.{schema}", *files)
-    manifests = sorted(str(path) for path in ROOT.glob("deploy/kubernetes/[!k]*.yml"))
-    session.run("kubernetes-validate", "--quiet", "--strict", *manifests)
-    if found := notebooks():
-        session.run("nbstripout", "--verify", *found)
-    # A workflow that passes its secrets on names none.
-    passed_on = "--exclude-secrets=^inherit$"
-    session.run("detect-secrets-hook", "--no-verify", passed_on, *secret_bearers())
-
-
-@nox.session
-def actionlint(session: nox.Session) -> None:
-    """Check the workflows' expressions and shell lines, with an actionlint that is built here."""
     prepare(session, "actionlint")
     session.env["GOBIN"] = session.bin
     session.run_install("go", "install", ACTIONLINT, external=True)
     session.run("actionlint", external=True)
+{%- else %}
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the pipeline against the forge's schema."""
+    prepare(session, "lint")
+    schema = ("--builtin-schema", "vendor.gitlab-ci")
+    session.run("check-jsonschema", "--quiet", *schema, ".gitlab-ci.yml", ".gitlab/own.yml")
+{%- endif %}
 
 
 @nox.session

@@ -1,1 +1,1 @@
-"""What every forge's workflows call: a task's commands, the report of a pull request, notes."""
+"""What every forge's workflows call: a task's commands, the report of a change, notes."""

@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Callable
 
+from .forge import marked
+
 
 class CiError(Exception):
     """Something that whoever reads the log can correct."""
 
 
 def append_to(name: str, text: str) -> None:
-    """Write to the file that the runner names, such as GITHUB_STEP_SUMMARY; without one: print."""
+    """Write to the file that a variable of the runner names; without one: print."""
     if path := os.environ.get(name):
         with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123 append
             file.write(f"{text}\n")
@@ -25,6 +27,5 @@ def run(script: Callable[[list[str]], None]) -> None:
     try:
         script(sys.argv[1:])
     except CiError as error:
-        mark = "::error::" if os.environ.get("GITHUB_ACTIONS") else "ci: "
-        print(f"{mark}{error}", file=sys.stderr)
+        print(marked(str(error)), file=sys.stderr)
         sys.exit(1)

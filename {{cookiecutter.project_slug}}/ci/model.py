@@ -1,4 +1,4 @@
-"""The model of a pull request against an opponent, on the same rows: `nox -s ci -- model ...`.
+"""The model of a change against an opponent, on the same rows: `nox -s ci -- model ...`.
 
 `model score FILE` trains in the environment `test` on the first weeks of the data and writes the
 holdout's rows with their predictions; what the code of the target branch writes is one opponent.
@@ -29,6 +29,7 @@ from {{cookiecutter.package_name}}.training.pipeline import train
 from {{cookiecutter.package_name}}.training.split import windows_until
 
 from .errors import CiError, append_to, run
+from .forge import SUMMARY
 
 ENVIRONMENT = "test"
 PREDICTED = "prediction"
@@ -130,7 +131,7 @@ def judge_files(context: Context, folder: Path) -> None:
     settings = context.settings
     comparison = judge(head, base, context.problem.model, settings.deployment.margin)
     (folder / "comparison.json").write_text(json.dumps(comparison, indent=1), encoding="utf-8")
-    append_to("GITHUB_STEP_SUMMARY", comparison["sentence"])
+    append_to(SUMMARY, comparison["sentence"])
     if comparison["verdict"] == "worse":
         raise CiError(comparison["sentence"])
 
@@ -143,7 +144,7 @@ def judge(head: pl.DataFrame, base: pl.DataFrame, model: Model, margin: float) -
     promotion.
 
     Args:
-        head: Rows as `score` writes them, by the code of the pull request; its labels count.
+        head: Rows as `score` writes them, by the code of the change; its labels count.
         base: The same of the opponent; where it does not say whose, of the target branch.
         model: Keys, metrics and slices.
         margin: Share of the opponent's metric that may be lost.

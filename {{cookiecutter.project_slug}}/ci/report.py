@@ -1,4 +1,4 @@
-"""The report of a pull request: `python3 -m ci.report RESULTS REPORT`; it fails where a job did.
+"""The report of a change: `python3 -m ci.report RESULTS REPORT`; it fails where a job did.
 
 Reads JUnit files and `comparison.json` from the folder RESULTS, and from variables how the jobs
 ended (NEEDS), why the model's gate was overridden (OVERRIDE) and the run's address (RUN). Writes
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CiError, append_to, run
+from .forge import CHANGE, MARKER, SUMMARY
 
-MARKER = "<!-- report of the pull request -->"
 GATE = "model"  # the one job that people may override, with a reason
 _SHOWN_FAILURES = 20
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&~|@#])")
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     link = os.environ.get("RUN", "")
     text = compose(results, read_suites(folder), comparison, link, override)
     page.write_text(text, encoding="utf-8")
-    append_to("GITHUB_STEP_SUMMARY", text)
+    append_to(SUMMARY, text)
     if failed := stopping(results, override):
         raise CiError(f"Not ready to merge: {', '.join(failed)}.")
 
@@ -150,7 +150,7 @@ def _name(case: ET.Element) -> str:
 def _model(comparison: Mapping[str, Any]) -> Iterator[str]:
     mark = {"better": "📈", "worse": "❌"}.get(comparison["verdict"], "✅")
     yield from (f"{mark} {plain(comparison['sentence'])}", "")
-    yield f"| metric | this pull request | {plain(comparison['opponent'])} | gain |"
+    yield f"| metric | this {CHANGE} | {plain(comparison['opponent'])} | gain |"
     yield "|---|---|---|---|"
     for row in comparison["metrics"]:
         cells = (_interval(row["head"]), _interval(row["base"]), _interval(row["gain"]))

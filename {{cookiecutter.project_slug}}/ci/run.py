@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CiError, append_to, run
+from .forge import OUTPUT, SUMMARY
 from .report import table
 
 COMMANDS = Path(__file__).with_name("commands.toml")
@@ -40,9 +41,9 @@ def main(arguments: list[str]) -> None:
         outputs.touch()
         results = execute(task, outputs, place)
         for name, value in read_outputs(outputs).items():
-            append_to("GITHUB_OUTPUT", f"{name}={value}")
+            append_to(OUTPUT, f"{name}={value}")
     ended = table(results, "command") if results else [f"{arguments[0]}: nothing to do here."]
-    append_to("GITHUB_STEP_SUMMARY", "\n".join(ended))
+    append_to(SUMMARY, "\n".join(ended))
     if reports := task.get("reports"):
         keep(Path(fill(reports, given())))
     if failed := [command for command, result in results.items() if result == "failure"]:

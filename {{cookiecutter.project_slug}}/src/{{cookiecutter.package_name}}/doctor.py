@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from . import hosting
 from .context import Context, open_context
 from .core.errors import UserError
 from .core.settings import Settings, find_project
@@ -54,7 +55,7 @@ def examine(env: str) -> Iterator[Finding]:
     yield _packages(project)
     yield from _index()
     yield from _git(project)
-    yield from _github(project)
+    yield from _hosting(project)
     try:
         context = open_context(env)
     except UserError as error:
@@ -128,20 +129,11 @@ def _java(settings: Settings) -> Iterator[Finding]:
         yield Finding("Java", version_said[1])
 
 
-def _github(project: Path) -> Iterator[Finding]:
-    """Whether GitHub's command line can set up the repository there."""
-    if "github." not in (_asked(project, "remote", "get-url", "origin") or ""):
-        return
-    if shutil.which("gh") is None:
-        remedy = "Install it (gh): docs/ci.md has the commands that set up the repository."
-        yield Finding("GitHub", "its command line is not installed", remedy)
-    elif _said("gh", "auth", "status") is None:
-        yield Finding("GitHub", "its command line is not logged in", "gh auth login")
-    elif (names := _said("gh", "variable", "list", "--json", "name")) is None:
-        yield Finding("GitHub", "the repository does not answer", "gh repo view")
-    else:
-        is_on = '"PRODUCTION"' in names
-        yield Finding("GitHub", f"set up, production is {'on' if is_on else 'off'}")
+def _hosting(project: Path) -> Iterator[Finding]:
+    """Whether the repository is set up where it is hosted."""
+    origin = _asked(project, "remote", "get-url", "origin") or ""
+    for said, remedy in hosting.look(origin, _said):
+        yield Finding(hosting.NAME, said, remedy)
 
 
 def _said(*command: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
-from ci import model, report
+from ci import forge, model, report
 from ci.errors import CiError
 
 Add = Callable[..., str]
@@ -36,7 +36,7 @@ def test_a_pull_request_is_compared_with_the_registered_champion(
     # then they were judged on the same rows, and the report names the opponent
     assert (found["verdict"], found["rows"]) == ("alike", head.height)
     assert "as good as that of the champion of test" in found["sentence"]
-    assert "| metric | this pull request | champion of test | gain |" in report.compose(
+    assert f"| metric | this {forge.CHANGE} | champion of test | gain |" in report.compose(
         {"model": "success"}, {}, found, ""
     )
 

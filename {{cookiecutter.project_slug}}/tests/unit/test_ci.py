@@ -12,7 +12,7 @@ import pytest
 
 from {{cookiecutter.package_name}}.core.contract import Problem
 
-from ci import errors, model, notes, report
+from ci import errors, forge, model, notes, report
 from ci import run as tasks
 from ci.errors import CiError
 
@@ -65,9 +65,9 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]
     file = tmp_path / "commands.toml"
     file.write_text(text, encoding="utf-8")
     monkeypatch.setattr(tasks, "COMMANDS", file)
-    monkeypatch.setenv("GITHUB_OUTPUT", str(written))
+    monkeypatch.setenv(forge.OUTPUT, str(written))
     summary = tmp_path / "summary.md"
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv(forge.SUMMARY, str(summary))
     return {"outputs": written, "summary": summary}
 
 
@@ -183,7 +183,7 @@ def test_the_notes_are_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_green_report_says_so() -> None:
     text = report.compose(GREEN, {}, None, LINK)
-    assert text.startswith(f"{report.MARKER}\n## ✅ Ready to merge\n")
+    assert text.startswith(f"{forge.MARKER}\n## ✅ Ready to merge\n")
     assert LINK in text
 
 
@@ -221,7 +221,7 @@ def test_a_broken_results_file_is_named(tmp_path: Path) -> None:
 def test_the_report_is_a_file_and_the_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    monkeypatch.setenv(forge.SUMMARY, str(tmp_path / "summary.md"))
     monkeypatch.setenv("NEEDS", json.dumps({"lint": {"result": "success", "outputs": {}}}))
     (tmp_path / "unit.xml").write_text(JUNIT)
     report.main([str(tmp_path), str(tmp_path / "report.md")])
@@ -310,16 +310,14 @@ def test_a_script_called_wrongly_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: Any
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["script", *"too many arguments here".split()])
-    for actions, mark in (("true", "::error::Usage"), ("", "ci: Usage")):
-        monkeypatch.setenv("GITHUB_ACTIONS", actions)
-        with pytest.raises(SystemExit, match="1"):
-            errors.run(script.main)
-        assert capsys.readouterr().err.startswith(mark)
+    with pytest.raises(SystemExit, match="1"):
+        errors.run(script.main)
+    assert capsys.readouterr().err.startswith(forge.marked("Usage"))
 
 
 def test_without_a_runner_what_it_would_collect_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    errors.append_to("GITHUB_STEP_SUMMARY", "text")
+    monkeypatch.delenv(forge.SUMMARY, raising=False)
+    errors.append_to(forge.SUMMARY, "text")
     assert capsys.readouterr().out == "text\n"

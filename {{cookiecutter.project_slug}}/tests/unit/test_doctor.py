@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from {{cookiecutter.package_name}} import doctor
+from {{cookiecutter.package_name}} import doctor, hosting
 from {{cookiecutter.package_name}}.core.settings import Settings
 
 from tests.conftest import ROOT
@@ -81,20 +81,18 @@ def test_java_is_looked_for_where_spark_computes(
     assert none.said == "not found"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="programs are scripts of a shell")
-def test_github_is_looked_at_where_the_repository_is_there(
-    committed: Path, programs: Callable[[str, str], None]
+def test_the_repository_is_looked_at_where_it_is_hosted(
+    committed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(doctor._github(committed)) == []
-    remote = "https://github.com/company/project"
-    subprocess.run(["git", "-C", str(committed), "remote", "add", "origin", remote], check=True)
-    programs("gh", "exit 1")
-    [out] = doctor._github(committed)
-    assert out.remedy == "gh auth login"
-    programs("gh", """echo '[{"name":"PRODUCTION"}]'""")
-    [on] = doctor._github(committed)
-    assert on.is_well
-    assert on.said == "set up, production is on"
+    seen: list[str] = []
+
+    def look(origin: str, said: Callable[..., str | None]) -> list[tuple[str, str]]:
+        seen.append(origin)
+        return [("not set up", "Set it up.")]
+
+    monkeypatch.setattr(hosting, "look", look)
+    [finding] = doctor._hosting(committed)
+    assert (finding.name, finding.remedy, seen) == (hosting.NAME, "Set it up.", [""])
 
 
 def test_an_index_that_does_not_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

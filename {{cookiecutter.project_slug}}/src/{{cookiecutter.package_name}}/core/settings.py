@@ -159,7 +159,7 @@ class DeploymentSettings(_Section):
     four_eyes: bool = False
     """Whoever asked for a promotion cannot approve it."""
     identity: _Variable | None = None
-    """Environment variable that tells who acts (GITHUB_ACTOR); `--who` must agree with it."""
+    """Environment variable that tells who acts; `--who` must agree with it."""
     clean_git: bool = False
     """Only versions of committed code."""
     min_gain: Annotated[float, Field(ge=-1e9, le=1e9)] = 0
