@@ -36,6 +36,7 @@ LOCKS = {
     "spark": (*PROJECT, "--extra=spark", "connect.in", "test.in"),
     "storage": (*PROJECT, "storage.in", "test.in"),
     "redis": (*PROJECT, "redis.in"),  # where servers share the online store
+    "serve": (*PROJECT, "serve.in", "test.in"),
     "mlflow": ("mlflow.in",),  # the server of deploy/compose.yml
     "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
@@ -341,6 +342,13 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure speed, memory and size, in `.venv`, and print a table."""
     session.run(project_python(session), "benchmarks/bench.py", *session.posargs, external=True)
+
+
+@nox.session(name="bench-serve")
+def bench_serve(session: nox.Session) -> None:
+    """Measure the server beside MLflow's and LitServe on the same version; needs Linux."""
+    prepare(session, "serve")
+    session.run("python", "-m", "benchmarks.serve", *session.posargs)
 
 
 @nox.session(venv_backend="none")

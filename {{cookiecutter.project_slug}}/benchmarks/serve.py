@@ -1,0 +1,432 @@
+"""Measure the server beside MLflow's own and LitServe: `bootstrap.py bench-serve [SECONDS]`.
+
+All serve the same version, one worker each, 16 requests at a time, one after the other, in one run.
+The project's server does what it does in production: it checks a token, looks features up, and
+writes the request log. The others are given the features, and neither look up nor log. What is
+counted is the CPU of a server's whole tree of processes while requests come. Needs Linux, whose
+/proc tells.
+
+It is a measurement and not a test: it prints what it finds and changes no exit code.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+
+from {{cookiecutter.package_name}}.context import Context, open_context
+from {{cookiecutter.package_name}}.core.console import step, table
+from {{cookiecutter.package_name}}.core.contract import PREDICTION, PREDICTION_TIME
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.deployment.transitions import move
+from {{cookiecutter.package_name}}.serving.access import grant
+from {{cookiecutter.package_name}}.serving.online import tokens_of
+from {{cookiecutter.package_name}}.store.online import OnlineFeatures
+from {{cookiecutter.package_name}}.store.online.features import microseconds, moment_of
+from {{cookiecutter.package_name}}.store.point_in_time import available, prepared, with_features
+from {{cookiecutter.package_name}}.training.pipeline import train
+
+from benchmarks.bench import COMMAND, PROJECT, call, own_environment
+
+ENV = "test"  # trains in seconds; what a request costs does not depend on it
+AT_ONCE = 16
+SECONDS = 10.0
+WARM_UP = 2.0
+ROWS = 200
+SWAPS = 10
+LOOK_UPS = 5_000
+PATIENCE = 300.0
+PORTS = (18_100, 18_101, 18_102)
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Rows as they are sent, and what is to come back."""
+
+    sent: list[dict[str, Any]]
+    entities: list[dict[str, Any]]
+    features: pl.DataFrame
+    expected: list[Any]
+
+
+@dataclass
+class Load:
+    """What came of requests."""
+
+    answered: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    processor: float = 0.0  # seconds
+    latencies: list[float] = field(default_factory=list)
+
+    @property
+    def each(self) -> float:
+        """CPU microseconds a request."""
+        return self.processor / max(self.answered, 1) * 1e6
+
+    def cells(self, name: str, ours: float) -> tuple[str, ...]:
+        """The row of the table."""
+        slowest = np.quantile(self.latencies, 0.99) * 1e3 if self.latencies else float("nan")
+        return (
+            name,
+            f"{self.each:,.0f}",
+            f"{1e6 / self.each:,.0f}",
+            f"{self.each / ours:.1f}",
+            f"{self.answered / self.seconds:,.0f}",
+            f"{slowest:.1f}",
+            f"{self.failed}",
+        )
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    path: str
+    headers: dict[str, str]
+    bodies: Sequence[bytes]
+
+    def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Status and content of one request."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = {"Content-Type": "application/json", **self.headers}
+        connection.request("GET" if body is None else "POST", path, body, sent)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, content
+
+
+def main() -> None:
+    """Train two versions, measure the servers one after the other, print what came."""
+    os.chdir(PROJECT)
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    with own_environment():
+        os.environ[f"{ENV_PREFIX}SERVING__RATE"] = "1000000"
+        with step("train"):
+            versions = two_versions()
+        context = open_context(ENV)
+        requests = newest(context, versions[0])
+        token = grant(tokens_of(context), "bench", ["predict", "read"])
+        loads = {}
+        with ours(token, requests) as server:
+            with step("ours"):
+                loads["this server"] = measured(server, seconds)
+                same = compared(server, requests)
+                memory = proportional(worker_of(server))
+            with step("swaps"):
+                swapped, lags = swaps(context, server, versions)
+        with step("look-ups"):
+            look_up = look_ups(context, requests)
+        folder = context.registry.download(versions[0])
+        with step("LitServe"), litserve(folder, requests) as server:
+            loads["LitServe"] = measured(server, seconds)
+        with step("mlflow models serve"), mlflow(folder, requests) as server:
+            loads["mlflow models serve"] = measured(server, seconds)
+    each = loads["this server"].each
+    table(
+        f"{AT_ONCE} at a time, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        ("server", "CPU µs", "a CPU second", "times ours", "a second", "p99 ms", "failed"),
+        [load.cells(name, each) for name, load in loads.items()],
+    )
+    table(
+        "This server",
+        ("what", "measured"),
+        [
+            ("answers as of a batch, to the bit", f"{same} of {len(requests.sent)}"),
+            ("look-up of all feature tables", f"{look_up:.0f} µs CPU"),
+            ("memory of a worker (PSS)", f"{memory / 1e6:.0f} MB"),
+            (
+                f"{SWAPS} swaps of the champion under load",
+                f"{swapped.failed} of {swapped.answered:,} requests failed",
+            ),
+            ("  until it answers, median and longest", f"{np.median(lags):.2f}, {max(lags):.2f} s"),
+        ],
+    )
+
+
+# What is served ---------------------------------------------------------------------------------
+
+
+def two_versions() -> tuple[str, str]:
+    """Versions of two seeds; the first becomes the champion."""
+    for verb in ("ingest", "prepare", "features"):
+        call(verb, "--env", ENV)
+    numbers = []
+    for seed in ("1", "2"):
+        os.environ[f"{ENV_PREFIX}SEED"] = seed
+        context, now = open_context(ENV), datetime.now(UTC)
+        as_of = min(now, context.problem.ends or now)
+        numbers.append(str(train(context, as_of).version))
+    move(open_context(ENV), "approve", numbers[0], "bench", "to be measured")
+    return numbers[0], numbers[1]
+
+
+def newest(context: Context, number: str) -> Requests:
+    """The newest rows whose features are known, and what a batch says of them."""
+    problem, lakehouse = context.problem, context.lakehouse
+    context.publish()
+    published = OnlineFeatures(problem.feature_tables, context.online).published()
+    until = moment_of(min(item.complete_until for item in published.values()))
+    since = moment_of(max(item.since for item in published.values()))
+    known = prepared(lakehouse, problem, until, {})
+    time_of = nw.col(PREDICTION_TIME)
+    spine = problem.model.spine(known).filter(time_of > since, time_of <= until)
+    keys = list(problem.model.keys)
+    chosen = lakehouse.collect(spine.sort(PREDICTION_TIME, *keys, descending=True).head(ROWS))
+    estimator = context.registry.load(number)
+    features = available(lakehouse, problem, until, {})
+    joined = with_features(lakehouse, problem, lakehouse.frame(chosen), features)
+    inputs = lakehouse.collect(joined.select(*dict.fromkeys((*keys, *estimator.features))))
+    scores = estimator.predict(inputs).reshape(inputs.height, -1).tolist()
+    rows = lakehouse.collect(known[problem.model.scored].select(*problem.scored.prepared))
+    sent = inputs.select(keys).join(rows, on=keys, how="left", maintain_order="left")
+    entities = inputs.select(keys).join(chosen, on=keys, how="left", maintain_order="left")
+    return Requests(
+        sent.rows(named=True),
+        entities.rows(named=True),
+        inputs.select(estimator.features),
+        scores,
+    )
+
+
+# Servers ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ours(token: str, requests: Requests) -> Iterator[Server]:
+    """The project's server."""
+    bodies = [
+        json.dumps({"rows": [row]}, default=lambda value: value.isoformat()).encode()
+        for row in requests.sent
+    ]
+    command = [*COMMAND, "serve", "--env", ENV, "--port", str(PORTS[0]), "--workers", "1"]
+    headers = {"Authorization": f"Bearer {token}"}
+    with started(command, PORTS[0], "/v1/predict", headers, bodies) as server:
+        yield server
+
+
+@contextmanager
+def litserve(folder: Path, requests: Requests) -> Iterator[Server]:
+    """LitServe with the version's own function for single rows."""
+    bodies = [json.dumps({"row": list(row)}).encode() for row in requests.features.rows()]
+    estimator = folder / "artifacts" / "estimator"
+    command = [sys.executable, "-m", "benchmarks.litserver", str(estimator), str(PORTS[1])]
+    with started(command, PORTS[1], "/predict", {}, bodies) as server:
+        yield server
+
+
+@contextmanager
+def mlflow(folder: Path, requests: Requests) -> Iterator[Server]:
+    """What MLflow serves its models with."""
+    bodies = [
+        json.dumps({"dataframe_split": {"columns": requests.features.columns, "data": [row]}})
+        for row in requests.features.rows()
+    ]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(folder)]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(PORTS[2])]
+    command += ["--workers", "1"]
+    encoded = [body.encode() for body in bodies]
+    with started(command, PORTS[2], "/invocations", {}, encoded) as server:
+        yield server
+
+
+@contextmanager
+def started(
+    command: Sequence[str], port: int, path: str, headers: dict[str, str], bodies: Sequence[bytes]
+) -> Iterator[Server]:
+    """A server that answers; it is ended afterwards."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        said: list[bytes] = []
+        reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+        reader.start()
+        server = Server(process, port, path, headers, bodies)
+        ends = time.monotonic() + PATIENCE
+        try:
+            while not answers(server):
+                if process.poll() is not None or time.monotonic() > ends:
+                    name, why = " ".join(command[1:4]), b"".join(said).decode()
+                    raise SystemExit(f"{name} does not answer:\n{why}")
+                time.sleep(0.2)
+            yield server
+        finally:
+            for child in reversed(family(process.pid)):
+                try:
+                    os.kill(child, 15)
+                except ProcessLookupError:
+                    continue
+
+
+def answers(server: Server) -> bool:
+    """Whether a request is answered."""
+    try:
+        return server.ask(server.path, server.bodies[0])[0] == 200
+    except OSError:
+        return False
+
+
+# Load -------------------------------------------------------------------------------------------
+
+
+def measured(server: Server, seconds: float) -> Load:
+    """What requests cost, after some that do not count."""
+    asyncio.run(loaded(server, WARM_UP))
+    before = processor(server.process.pid)
+    load = asyncio.run(loaded(server, seconds))
+    load.processor = processor(server.process.pid) - before
+    return load
+
+
+async def loaded(server: Server, seconds: float, ended: threading.Event | None = None) -> Load:
+    """Requests, so many at a time, for so long or until something has ended."""
+    load = Load()
+    began = time.perf_counter()
+
+    def goes_on() -> bool:
+        if ended is not None:
+            return not ended.is_set()
+        return time.perf_counter() - began < seconds
+
+    async def caller(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        while goes_on():
+            body = server.bodies[(number + load.answered) % len(server.bodies)]
+            asked = time.perf_counter()
+            try:
+                status = await exchange(reader, writer, server, body)
+            except (OSError, asyncio.IncompleteReadError):
+                status = 0
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            load.answered += 1
+            load.failed += status != 200
+            load.latencies.append(time.perf_counter() - asked)
+        writer.close()
+
+    await asyncio.gather(*(caller(number) for number in range(AT_ONCE)))
+    load.seconds = time.perf_counter() - began
+    return load
+
+
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Server, body: bytes
+) -> int:
+    """Send a request on an open connection, read the answer, return its status."""
+    headers = {"Host": "a", "Content-Type": "application/json", **server.headers}
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    head = [f"POST {server.path} HTTP/1.1", *lines, f"Content-Length: {len(body)}", "", ""]
+    writer.write("\r\n".join(head).encode() + body)
+    answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+    _, _, rest = answer.partition(b"content-length:")
+    await reader.readexactly(int(rest.partition(b"\r\n")[0]))
+    return int(answer.split(b" ", 2)[1])
+
+
+def compared(server: Server, requests: Requests) -> int:
+    """How many predictions are those of a batch."""
+    same = 0
+    for body, expected in zip(server.bodies, requests.expected, strict=True):
+        _, content = server.ask(server.path, body)
+        (prediction,) = json.loads(content)["predictions"]
+        said = list(prediction.get("probabilities", {}).values())
+        found = said if len(expected) > 1 else [prediction[PREDICTION]]
+        same += found == expected
+    return same
+
+
+def swaps(context: Context, server: Server, versions: tuple[str, str]) -> tuple[Load, list[float]]:
+    """Champions that change while requests come: what fails, and seconds until each answers."""
+    ended = threading.Event()
+    loads: list[Load] = []
+
+    def requesting() -> None:
+        loads.append(asyncio.run(loaded(server, 0, ended)))
+
+    thread = threading.Thread(target=requesting)
+    thread.start()
+    lags = []
+    for number in range(SWAPS):
+        chosen = versions[(number + 1) % 2]
+        move(context, "approve", chosen, "bench", "to be measured")
+        began = time.perf_counter()
+        while json.loads(server.ask("/v1/model")[1])["champion"] != chosen:
+            time.sleep(0.02)
+        lags.append(time.perf_counter() - began)
+    ended.set()
+    thread.join()
+    return loads[0], lags
+
+
+def look_ups(context: Context, requests: Requests) -> float:
+    """CPU microseconds of looking up an entity in all feature tables."""
+    features = OnlineFeatures(context.problem.feature_tables, context.online)
+    rows = requests.entities
+    moments = [microseconds(row[PREDICTION_TIME]) for row in rows]
+    began = time.process_time()
+    for number in range(LOOK_UPS):
+        at = number % len(rows)
+        features.look_up(rows[at : at + 1], moments[at : at + 1])
+    return (time.process_time() - began) / LOOK_UPS * 1e6
+
+
+# Processes --------------------------------------------------------------------------------------
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it started, and so on."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after = path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(after[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for member in found:
+        found += parents.get(member, [])
+    return found
+
+
+def processor(pid: int) -> float:
+    """CPU seconds that a process and those that it started have used."""
+    total = 0
+    for member in family(pid):
+        try:
+            text = Path(f"/proc/{member}/stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            continue
+        after = text.rpartition(")")[2].split()
+        total += int(after[11]) + int(after[12])
+    return total / TICKS
+
+
+def worker_of(server: Server) -> int:
+    """The process that answers."""
+    return int(json.loads(server.ask("/v1/model")[1])["process"])
+
+
+def proportional(pid: int) -> int:
+    """Bytes of a process's memory, with its part of what it shares."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    (line,) = (line for line in text.splitlines() if line.startswith("Pss:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()
