@@ -37,7 +37,11 @@ from {{cookiecutter.package_name}}.serving.access import grant
 from {{cookiecutter.package_name}}.serving.online import tokens_of
 from {{cookiecutter.package_name}}.store.online import OnlineFeatures
 from {{cookiecutter.package_name}}.store.online.features import microseconds, moment_of
-from {{cookiecutter.package_name}}.store.point_in_time import available, prepared, with_features
+from {{cookiecutter.package_name}}.store.point_in_time import (
+    available,
+    prepared,
+    with_features,
+)
 from {{cookiecutter.package_name}}.training.pipeline import train
 
 from benchmarks.bench import COMMAND, PROJECT, call, own_environment
