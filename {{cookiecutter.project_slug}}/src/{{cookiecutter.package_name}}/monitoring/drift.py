@@ -18,7 +18,7 @@ from ..modeling.relations import Relation, residuals
 _MIN_WINDOWS = 3
 # No limit is farther than so many times the farthest window of the training. Outages come seldom
 # and together: the windows of a training tell less of them.
-_FARTHEST = {"drift": 3.0, "unseen": 3.0, "missing": 5.0}
+_FARTHEST = {"drift": 3.5, "unseen": 3.0, "missing": 5.0}
 _FARTHEST_POSSIBLE = 1.0  # of distances and of shares
 _MISSING = -1  # positions of bins
 _UNSEEN = -2
