@@ -90,6 +90,7 @@ def machine(folder: Path, workspace: str) -> Machine:
         "DATABRICKS_HOST": workspace,
         "DATABRICKS_TOKEN": TOKEN,
         "TMPDIR": str(folder / "home"),
+        "GIT_CEILING_DIRECTORIES": str(folder),  # there is no repository around it there
     }
     return Machine(Path(os.environ["TASKS_PYTHON"]), folder / "home", variables)
 
