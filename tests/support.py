@@ -77,9 +77,10 @@ def replace_problem(project: Path, name: str) -> None:
     checks = (given / "checks.py").read_text(encoding="utf-8")
     checks = checks.replace("PACKAGE", package.name)
     (own_tests / f"test_{name}.py").write_text(checks, encoding="utf-8")
-    if (given / "small.yml").exists():
-        for env in ("test", "dev", "replay"):
-            shutil.copy(given / "small.yml", project / "conf" / f"{env}.yml")
+    for path in given.glob("*.yml"):
+        shutil.copy(path, project / "conf")
+    if (given / "test.yml").exists():
+        shutil.copy(given / "test.yml", project / "conf" / "dev.yml")
     for path in (project / "notebooks").glob("*.ipynb"):
         path.unlink()
 

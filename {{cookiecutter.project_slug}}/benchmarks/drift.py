@@ -1,8 +1,8 @@
 """How often drift alarms without cause, and which faults of the data it sees.
 
 `python3 bootstrap.py drift [DRAWS]`. A training of 4 or of 13 weeks is drawn from the sample, and
-the week after it: measured as it is, and again with one column changed. Days hold every fourth row.
-It is a measurement and not a test; what it found stands in docs/monitoring.md.
+the week after it: measured as it is, and again with one column changed. Days that hold many rows
+are thinned. It is a measurement and not a test; what it found stands in problem/README.md.
 """
 
 import os
@@ -29,10 +29,12 @@ from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
 
 PROJECT, MODEL = Path(__file__).resolve().parents[1], PROBLEM.model
-WARM_UP, SEED = timedelta(days=28), 0
+# Features of the first days look back on nothing.
+WARM_UP = max((item.lookback for item in PROBLEM.feature_tables), default=timedelta(0))
+SEED = 0
 DRAWS = 400
 TRAININGS = (28, 91)  # days
-EVERY = 4
+ROWS = 220  # of a day, about
 MOVED = (0.5, 1.0)  # spreads
 SHARES = (0.05, 0.2)
 ENDS = PROBLEM.ends or PROBLEM.begins + timedelta(days=365)
@@ -52,9 +54,11 @@ def main() -> None:
     os.chdir(PROJECT)
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
     monitoring = load_settings("dev").monitoring
-    monitoring = monitoring.model_copy(update={"min_rows": monitoring.min_rows // EVERY})
     with step("days"):
-        days = [day.gather_every(EVERY) for day in days_of_the_sample()]
+        whole = days_of_the_sample()
+    every = max(1, round(sum(day.height for day in whole) / len(whole) / ROWS))
+    days = [day.gather_every(every) for day in whole]
+    monitoring = monitoring.model_copy(update={"min_rows": monitoring.min_rows // every})
     for length in TRAININGS:
         if len(days) < length + monitoring.window_days:
             say(f"No training of {length} days: there are {len(days)} of them.")
