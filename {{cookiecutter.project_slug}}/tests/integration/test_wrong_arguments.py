@@ -58,6 +58,7 @@ NEEDED = {
     "approve": ("--why", "good"),
     "reject": ("--why", "bad"),
     "rollback": ("--why", "bad"),
+    "send": ("--input", "nowhere.csv"),
     "token": ("ann",),
 }
 
