@@ -52,6 +52,8 @@ from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
     from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 with warnings.catch_warnings():  # it warns of its own type hints
@@ -350,6 +352,13 @@ def trained(
 def context(trained: tuple[Context, Trained]) -> Context:
     """The project in which every step has run."""
     return trained[0]
+
+
+@pytest.fixture
+def version(trained: tuple[Context, Trained]) -> ModelVersion:
+    """The version that was trained there, whatever else has been registered since."""
+    context, done = trained
+    return context.registry.version(done.version)
 
 
 @pytest.fixture

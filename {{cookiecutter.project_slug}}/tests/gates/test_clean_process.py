@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.deployment import compliance
@@ -31,9 +32,19 @@ PLANTED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def scored_once() -> None:
+    """Here nothing stands for a clean process: each is started."""
+
+
 @pytest.mark.parametrize(("body", "told"), PLANTED.values(), ids=PLANTED)
 def test_code_that_reaches_out_is_refused(
-    body: str, told: str, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    body: str,
+    told: str,
+    context: Context,
+    version: ModelVersion,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # given a version whose scoring does something else first, secrets, and a project's files
     monkeypatch.setenv("TOKEN", "secret")
@@ -41,7 +52,7 @@ def test_code_that_reaches_out_is_refused(
     secret.parent.mkdir()
     secret.write_text("secret", encoding="utf-8")
     elsewhere = tmp_path / "elsewhere.txt"
-    folder = shutil.copytree(context.registry.download("1"), tmp_path / "version")
+    folder = shutil.copytree(context.registry.download(version.version), tmp_path / "version")
     line = body.replace("{secret!r}", repr(str(secret)))
     line = line.replace("{elsewhere!r}", repr(str(elsewhere)))
     planted = f"\n\ndef _planted(self, rows):\n    import os\n    {line}\n"
@@ -56,18 +67,18 @@ def test_code_that_reaches_out_is_refused(
 
 
 def test_a_process_that_needs_too_much_time_is_told_by_its_processor_time(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: Context, version: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compliance, "_CPU_SECONDS", 1)
-    found = compliance.score_alone(context.registry.download("1"), ())
+    found = compliance.score_alone(context.registry.download(version.version), ())
     assert "of CPU time" in found["failure"]
 
 
-def test_a_version_is_not_changed_by_being_scored(context: Context) -> None:
-    folder = context.registry.download("1")
+def test_a_version_is_not_changed_by_being_scored(context: Context, version: ModelVersion) -> None:
+    folder = context.registry.download(version.version)
     found = compliance.score_alone(folder, (context.settings.project, Path.home()))
     assert found["scores"] == found["again"]
-    assert context.registry.download("1") == folder
+    assert context.registry.download(version.version) == folder
 
 
 def test_the_environment_of_this_process_is_not_handed_on(

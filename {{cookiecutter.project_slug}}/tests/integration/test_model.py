@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import Estimator
@@ -32,8 +33,8 @@ print(json.dumps([float(value) for value in model.predict(pd.read_parquet(sys.ar
 
 
 @pytest.fixture
-def predictor(context: Context) -> Estimator:
-    return context.registry.load(context.registry.versions()[0].version)
+def predictor(context: Context, version: ModelVersion) -> Estimator:
+    return context.registry.load(version.version)
 
 
 @pytest.fixture
@@ -63,7 +64,11 @@ def test_the_baseline_knows_the_training_window_only(
 
 
 def test_it_predicts_the_same_where_the_project_is_unknown(
-    context: Context, predictor: Estimator, inputs: pl.DataFrame, tmp_path: Path
+    context: Context,
+    version: ModelVersion,
+    predictor: Estimator,
+    inputs: pl.DataFrame,
+    tmp_path: Path,
 ) -> None:
     rows = inputs.head(500).with_columns(
         pl.col(set(MODEL.features) - set(MODEL.categorical)).cast(pl.Float64)
@@ -71,7 +76,7 @@ def test_it_predicts_the_same_where_the_project_is_unknown(
     rows.write_parquet(tmp_path / "rows.parquet")
     package = Context.__module__.partition(".")[0]
     command = [sys.executable, "-I", "-W", "ignore", "-c", ELSEWHERE.replace("{package}", package)]
-    model = context.registry.download(context.registry.versions()[0].version)
+    model = context.registry.download(version.version)
     arguments = [str(model), str(tmp_path / "rows.parquet")]
     done = subprocess.run(
         [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -13,6 +13,7 @@ import mlflow
 import optuna
 import polars as pl
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from polars.testing import assert_frame_equal
@@ -50,7 +51,8 @@ def rows(context: Context, table: Table) -> pl.DataFrame:
 
 def booster(context: Context) -> str:
     mlflow.set_tracking_uri(context.settings.mlflow.tracking_uri)
-    folder = context.registry.download(context.registry.versions()[0].version)
+    first = context.registry.versions()[-1]
+    folder = context.registry.download(first.version)
     return (folder / "artifacts" / ESTIMATOR / BOOSTER).read_text(encoding="utf-8")
 
 
@@ -81,9 +83,10 @@ def test_no_row_is_lost_on_the_way(context: Context) -> None:
     assert quarantined > 0
 
 
-def test_a_version_tells_where_it_comes_from(context: Context, as_of: datetime) -> None:
+def test_a_version_tells_where_it_comes_from(
+    context: Context, version: ModelVersion, as_of: datetime
+) -> None:
     project, registry = context.settings.project, context.registry
-    (version,) = registry.versions()
     head = subprocess.run(
         ["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     )
@@ -106,10 +109,10 @@ def test_a_version_tells_where_it_comes_from(context: Context, as_of: datetime) 
 
 
 def test_a_run_holds_parameters_metrics_and_data(
-    context: Context, trained: tuple[Context, Trained]
+    context: Context, trained: tuple[Context, Trained], version: ModelVersion
 ) -> None:
     results = trained[1].results
-    run = context.registry.client.get_run(str(context.registry.versions()[0].run_id))
+    run = context.registry.client.get_run(str(version.run_id))
     assert run.info.status == "FINISHED"
     assert run.data.params["seed"] == str(context.settings.seed)
     assert {
@@ -127,9 +130,9 @@ def test_a_run_holds_parameters_metrics_and_data(
 
 
 def test_a_run_tells_how_long_it_took_its_trials_and_its_learning_curve(
-    context: Context, as_of: datetime
+    context: Context, version: ModelVersion, as_of: datetime
 ) -> None:
-    client, version = context.registry.client, context.registry.versions()[0]
+    client = context.registry.client
     run_id = str(version.run_id)
     run = client.get_run(run_id)
     assert run.info.run_name.startswith(f"as of {as_of:%Y-%m-%d} (")
@@ -146,12 +149,10 @@ def test_a_run_tells_how_long_it_took_its_trials_and_its_learning_curve(
 
 
 def test_documents_are_logged(
-    context: Context, trained: tuple[Context, Trained], tmp_path: Path
+    trained: tuple[Context, Trained], version: ModelVersion, tmp_path: Path
 ) -> None:
-    run_id = context.registry.versions()[0].run_id
-    folder = Path(
-        mlflow.artifacts.download_artifacts(f"runs:/{run_id}/evaluation", dst_path=str(tmp_path))
-    )
+    logged = f"runs:/{version.run_id}/evaluation"
+    folder = Path(mlflow.artifacts.download_artifacts(logged, dst_path=str(tmp_path)))
     names = {path.name for path in folder.iterdir()}
     assert {
         "report.html",
@@ -169,8 +170,8 @@ def test_documents_are_logged(
     assert PROBLEM.model.card.strip() in (folder / "model_card.md").read_text(encoding="utf-8")
 
 
-def test_a_version_says_what_it_takes(context: Context, holdout: pl.DataFrame) -> None:
-    info = mlflow.models.get_model_info(str(context.registry.versions()[0].source))
+def test_a_version_says_what_it_takes(version: ModelVersion) -> None:
+    info = mlflow.models.get_model_info(str(version.source))
     assert tuple(info.signature.inputs.input_names()) == PROBLEM.model.features
     kinds = dict(
         zip(info.signature.inputs.input_names(), info.signature.inputs.input_types(), strict=True)
