@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -37,6 +37,7 @@ from {{cookiecutter.package_name}}.store.measurements import (
     PRODUCTION,
     RUN,
     SCHEDULE,
+    SERVING,
 )
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
 from {{cookiecutter.package_name}}.store.tables import (
@@ -143,6 +144,27 @@ def health() -> list[dict[str, object]]:
     ]
 
 
+def streamed(end: datetime) -> list[dict[str, object]]:
+    """An hour of a stream, with a quarter in which requests waited."""
+    found: list[dict[str, object]] = []
+    for number in range(60):
+        is_slow = 20 < number < 35
+        lag = 70.0 + number if is_slow else 0.4
+        status = "violated" if is_slow else "ok"
+        window_end = end - number * timedelta(minutes=1)
+        window = {"window_start": window_end - timedelta(minutes=1), "window_end": window_end}
+        given = {"producer": SERVING, "subject": "stream", "slice": "", "rows": 3_000, **window}
+        measures = (
+            ("lag_seconds", lag, 60.0, status),
+            ("refused", 0.002, 0.01, "ok"),
+            ("rows_per_second", 50.0, None, None),
+        )
+        for name, value, limit, judged in measures:
+            measure = {"metric": f"stream_{name}", "value": value, "threshold": limit}
+            found.append(given | measure | {"status": judged})
+    return found
+
+
 def watch(context: Context) -> None:
     """Tables as most of a year of monitoring leaves them."""
     rng, lakehouse, metric = (
@@ -177,6 +199,7 @@ def watch(context: Context) -> None:
             found.append(
                 window | {"producer": RUN, "subject": "predict", "metric": name, "value": value}
             )
+    found.extend(streamed(start + WEEK))
     texts = ("metric", "slice", "status", "receiver", "kind", "text")
     told = "opened: drift feature=depot is violated: 0.31, limit 0.1, May 14 to May 21 (version 2)"
     values = zip(texts, ("drift", "feature=depot", "violated", LOG, "opened", told), strict=True)
@@ -434,5 +457,6 @@ def test_before_anything_was_measured_the_page_is_sound(
     visit: Callable[[str, str], Page], tmp_path: Path
 ) -> None:
     path = tmp_path / "index.html"
-    pages.write(path, pages.render("dashboard.html.jinja", name="parcels", windows=[], home=""))
+    known: dict[str, Any] = {"name": "parcels", "windows": [], "home": "", "streams": []}
+    pages.write(path, pages.render("dashboard.html.jinja", **known))
     assert visit(path.as_uri(), "phone").evaluate(CHECKS) == []

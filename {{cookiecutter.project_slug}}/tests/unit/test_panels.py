@@ -19,6 +19,7 @@ from {{cookiecutter.package_name}}.store.measurements import (
     NEVER,
     PRODUCTION,
     SCHEDULE,
+    SERVING,
     mean_gains,
 )
 from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS, TRANSITIONS
@@ -137,6 +138,40 @@ def test_windows_come_newest_first_and_lead_to_what_shifted() -> None:
     ends, [(name, cells)] = panels.heat(rows, {}, links)
     assert (name, ends) == ("depot", [ENDS + WEEK, ENDS])
     assert [cell.link for cell in cells] == ["shift.html#depot", None]
+
+
+def test_a_stream_has_a_panel_of_its_newest_windows_and_none_where_nothing_streams() -> None:
+    # Given one of many windows that is violated
+    minutes = [ENDS + timedelta(minutes=number) for number in range(100)]
+    measures = (
+        ("lag_seconds", 2.5, 60.0),
+        ("refused", 0.5, 0.01),
+        ("rows_per_second", 0.5, None),
+    )
+    found: list[dict[str, object]] = [
+        {
+            "producer": SERVING,
+            "subject": "stream",
+            "window_end": minute,
+            "metric": f"stream_{name}",
+            "value": value,
+            "threshold": limit,
+            "status": "violated" if minute == minutes[-2] else "ok",
+            "rows": 30,
+        }
+        for minute in minutes
+        for name, value, limit in measures
+    ]
+    rows = measured(*found)
+    # When
+    [stream] = panels.streams(rows)
+    # Then
+    assert [window["window_end"] for window in stream.windows] == minutes[:-61:-1]
+    assert [window["lag_status"] for window in stream.windows[:3]] == ["ok", "violated", "ok"]
+    newest = stream.windows[0]
+    assert (newest["rows"], newest["lag"], newest["refused"]) == (30, 2.5, 0.5)
+    assert "<svg" in stream.chart
+    assert panels.streams(measured(estimate("version 2", 900))) == []
 
 
 def test_gains_do_not_hang_on_the_order_of_rows() -> None:

@@ -116,6 +116,8 @@ def _page(context: Context, metrics: pl.DataFrame, reports: str) -> str:
         "env": settings.env,
         "home": f"{reports}/{pages.INDEX}",
         "windows": measured["window_end"].unique().sort().to_list(),
+        "streams": panels.streams(metrics),
+        "settings": settings,
     }
     if measured.is_empty():
         return pages.render("dashboard.html.jinja", **known)
@@ -132,7 +134,6 @@ def _page(context: Context, metrics: pl.DataFrame, reports: str) -> str:
     return pages.render(
         "dashboard.html.jinja",
         **known,
-        settings=settings,
         metric=metric,
         reigns=panels.reigns(transitions, panels.leaders(measured)),
         tiles=panels.tiles(measured, metric),

@@ -12,7 +12,16 @@ from markupsafe import Markup
 
 from ..core.contract import Metric
 from ..reporting import pages
-from ..store.measurements import BACKTEST, DRIFT, GAIN, NEVER, PRODUCTION, RUN, SCHEDULE
+from ..store.measurements import (
+    BACKTEST,
+    DRIFT,
+    GAIN,
+    NEVER,
+    PRODUCTION,
+    RUN,
+    SCHEDULE,
+    SERVING,
+)
 from ..store.tables import CHAMPIONS_STAGE
 
 ESTIMATED = "estimated_"
@@ -22,6 +31,8 @@ _TICKS = 8
 _TICKS_ON_A_PHONE = 4
 _NEAR = 0.8  # of the limit: from there on a cell of the heat map has a colour
 _FAR = 2.0
+_STREAMS = {"stream": "Requests", "events": "Events"}  # by the subject of their measurements
+_WINDOWS_OF_A_STREAM = 60  # newest ones
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 Levels: TypeAlias = Mapping[tuple[str, str, str], float]
@@ -53,6 +64,15 @@ class Cell:
     kind: str
     title: str
     link: str | None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What streams, in its newest windows: a chart, and by window, newest first, the figures."""
+
+    title: str
+    chart: Markup
+    windows: list[dict[str, Any]]  # window_end, rows, and of each measure value, limit, status
 
 
 @dataclass(frozen=True)
@@ -324,6 +344,46 @@ def _hours(value: float | None) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g} ms"
+
+
+# Streams -----------------------------------------------------------------------------------------
+
+
+def streams(metrics: pl.DataFrame) -> list[Stream]:
+    """What streams here; nothing where nothing does."""
+    found = []
+    for subject, title in _STREAMS.items():
+        rows = metrics.filter(producer=SERVING, subject=subject)
+        windows = _stream_windows(rows, subject)
+        if windows.is_empty():
+            continue
+        described = f"{title}: longest wait in seconds by window, with the limit"
+        drawn = _by_window("stream", windows, "longest wait, seconds", described)
+        shown = windows.sort("window_end", descending=True).rows(named=True)
+        found.append(Stream(title, drawn, shown))
+    return found
+
+
+def _stream_windows(rows: pl.DataFrame, subject: str) -> pl.DataFrame:
+    """The newest windows of a stream, a row each, oldest first."""
+
+    def measured(column: str, name: str) -> pl.Expr:
+        return pl.col(column).filter(metric=f"{subject}_{name}").first()
+
+    by_window = rows.group_by("window_end").agg(
+        pl.col("rows").max(),
+        measured("value", "lag_seconds").alias("lag"),
+        measured("threshold", "lag_seconds").alias("lag_limit"),
+        measured("status", "lag_seconds").alias("lag_status"),
+        measured("value", "refused").alias("refused"),
+        measured("threshold", "refused").alias("refused_limit"),
+        measured("status", "refused").alias("refused_status"),
+        measured("value", "rows_per_second").alias("per_second"),
+    )
+    return by_window.sort("window_end").tail(_WINDOWS_OF_A_STREAM)
+
+
+# Runs --------------------------------------------------------------------------------------------
 
 
 def runs(metrics: pl.DataFrame) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -10,6 +10,7 @@ from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import AlertRule
+from {{cookiecutter.package_name}}.inference.stream import Answers, Batch, Meter
 from {{cookiecutter.package_name}}.monitoring.alerts import deliver, raise_alerts
 from {{cookiecutter.package_name}}.store.measurements import MONITORING as PRODUCER
 from {{cookiecutter.package_name}}.store.measurements import PRODUCTION, record
@@ -80,6 +81,29 @@ def test_an_alert_on_a_column_that_the_champion_does_not_take_now_closes(
     told = alert(production.context, ENDS + WEEK, "drift", "ok", "feature=amount")
     assert "recovered: drift feature=shop: the champion does not take it now" in told
     assert alert(production.context, ENDS + 2 * WEEK, "drift", "ok", "feature=amount") == []
+
+
+def test_a_stream_that_lags_or_refuses_opens_alerts_and_recovers(production: Production) -> None:
+    # Given
+    context = production.context
+    meter = Meter(context)
+
+    def measure(lag: timedelta, refused: int) -> list[str]:
+        """Measure a window of a hundred requests; returns the first words of the notices."""
+        requests = pl.DataFrame({"requested_at": [datetime.now(UTC) - lag] * 100})
+        meter.count(Batch(requests, 0, 100), Answers(requests[refused:], requests[:refused]))
+        meter.record()
+        return [text.partition(" is")[0] for text in raise_alerts(context, datetime.now(UTC))]
+
+    at_once = timedelta(0)
+    slow = timedelta(seconds=context.settings.stream.max_lag_seconds + 1)
+    # Then
+    assert measure(at_once, 0) == []
+    assert measure(slow, 0) == ["opened: stream_lag_seconds"]
+    assert measure(slow, 50) == ["opened: stream_refused"]
+    assert measure(at_once, 50) == ["recovered: stream_lag_seconds"]
+    assert measure(at_once, 0) == ["recovered: stream_refused"]
+    assert measure(at_once, 0) == []
 
 
 def test_rules_say_what_alerts(production: Production) -> None:

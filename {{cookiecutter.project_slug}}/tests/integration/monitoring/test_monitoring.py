@@ -265,7 +265,7 @@ def test_runs_are_recorded_and_failures_counted(production: Production) -> None:
 
 
 def test_the_dashboard_shows_what_was_measured(production: Production) -> None:
-    assert "Nothing has been measured yet" in files(production.context)["index.html"]
+    assert "No window has been measured yet" in files(production.context)["index.html"]
     production.score(new_rows(production))
     monitor(production.context, ENDS)
     made = files(production.context)
