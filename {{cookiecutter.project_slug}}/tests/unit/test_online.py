@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from {{cookiecutter.package_name}}.store.online import (
     publish,
     publishing,
 )
-from {{cookiecutter.package_name}}.store.online.features import microseconds
+from {{cookiecutter.package_name}}.store.online.features import Codec, microseconds, pack, unpack
 
 from tests.conftest import START
 from tests.feature_rows import (
@@ -65,6 +66,22 @@ def test_what_is_known_later_is_not_found(published: tuple[OnlineFeatures, Any])
     assert found is not None
     assert found.values[1] == 20
     assert found.available_at == microseconds(START + 20 * HOUR)
+
+
+@given(steps=st.lists(st.integers(0, 3), max_size=50), moment=st.integers(-1, 151))
+def test_of_many_rows_the_newest_before_a_moment_is_found(steps: list[int], moment: int) -> None:
+    # Given rows in order, some of which became available at the same moment
+    codec = Codec(TABLE)
+    moments = list(accumulate(steps))
+    rows = [(float(number), number, "", True, None) for number in range(len(moments))]
+    entries = [(at, codec.row(row)) for at, row in zip(moments, rows, strict=True)]
+    # When
+    held = pack(entries)
+    found = codec.find(held, moment)
+    # Then
+    known = [(at, row) for at, row in zip(moments, rows, strict=True) if at <= moment]
+    assert (found and (found.available_at, found.values)) == (known[-1] if known else None)
+    assert list(unpack(held)) == entries
 
 
 def test_longer_ago_than_the_store_goes_back_is_refused(

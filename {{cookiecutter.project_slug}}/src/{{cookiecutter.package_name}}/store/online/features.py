@@ -1,19 +1,23 @@
 """Rows of feature tables by entity, and the newest of them that was known at a moment.
 
-A value holds the rows of one entity in one table, newest first: those of the last hours, and one
-before them. So a moment that has just passed finds what was known then, as the point-in-time join
-does, and never what came later.
+A value holds the rows of one entity in one table: those of the last hours, and one before them. So
+a moment that has just passed finds what was known then, as the point-in-time join does, and never
+what came later. When each row became available stands before the rows: one of them is found by
+bisection, however many there are.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from itertools import accumulate
+from typing import Any, Final
 
 import msgspec
 import narwhals as nw
@@ -22,7 +26,9 @@ from ...core.contract import FeatureTable, Schema
 from .base import Backend, OnlineError, TooLongAgoError
 
 STATE = b"\0state"
-_HEAD = struct.Struct(">qI")  # when a row became available, and its length in bytes
+_LAYOUT = f"moments, ends, rows; {sys.byteorder}-endian"
+_NUMBER: Final = "q"  # 64 bits with a sign, in the machine's byte order
+_BYTES = 8
 _LONGEST_KEY = 400  # bytes; LMDB takes 511
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -48,7 +54,7 @@ class Published(msgspec.Struct, frozen=True):
     delta_version: int
     complete_until: int
     since: int  # how far back it answers
-    schema: str  # digest of keys and values
+    schema: str  # digest of keys, values and how both are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +99,12 @@ class Codec:
 
     def find(self, held: bytes, moment: int) -> Found | None:
         """The newest of an entity's rows that was available at a moment."""
-        at = 0
-        while at < len(held):
-            available, length = _HEAD.unpack_from(held, at)
-            at += _HEAD.size
-            if available <= moment:
-                return Found(available, self._decoder.decode(held[at : at + length]))
-            at += length
-        return None
+        moments, ends, rows = _parts(held)
+        place = bisect_right(moments, moment) - 1
+        if place < 0:
+            return None
+        row = rows[ends[place - 1] if place else 0 : ends[place]]
+        return Found(moments[place], self._decoder.decode(row))
 
 
 class OnlineFeatures:
@@ -186,22 +190,29 @@ class OnlineFeatures:
             raise TooLongAgoError(message, remedy, places)
 
 
-def pack(entries: Iterable[Entry]) -> bytes:
-    """Rows of an entity, newest first, as one value."""
-    parts: list[bytes] = []
-    for available, row in entries:
-        parts.extend((_HEAD.pack(available, len(row)), row))
-    return b"".join(parts)
+def pack(entries: Sequence[Entry]) -> bytes:
+    """Rows of an entity, oldest first, as one value."""
+    moments = array(_NUMBER, (available for available, _ in entries))
+    ends = array(_NUMBER, accumulate(len(row) for _, row in entries))
+    count = array(_NUMBER, [len(entries)])
+    return b"".join((count, moments, ends, *(row for _, row in entries)))
 
 
 def unpack(value: bytes) -> Iterator[Entry]:
     """What was packed."""
-    at = 0
-    while at < len(value):
-        available, length = _HEAD.unpack_from(value, at)
-        at += _HEAD.size
-        yield available, value[at : at + length]
-        at += length
+    moments, ends, rows = _parts(value)
+    start = 0
+    for available, end in zip(moments, ends, strict=True):
+        yield available, bytes(rows[start:end])
+        start = end
+
+
+def _parts(value: bytes) -> tuple[memoryview[int], memoryview[int], memoryview]:
+    """When each row became available, where it ends among the rows, and the rows."""
+    view = memoryview(value)
+    numbers = 1 + 2 * view[:_BYTES].cast(_NUMBER)[0]
+    head = view[: numbers * _BYTES].cast(_NUMBER)
+    return head[1 : 1 + numbers // 2], head[1 + numbers // 2 :], view[numbers * _BYTES :]
 
 
 def read_state(state: bytes | None) -> dict[str, Published]:
@@ -233,4 +244,4 @@ def _types(table: FeatureTable, schema: Schema) -> list[type]:
 
 def _digest(table: FeatureTable) -> str:
     columns = [(name, str(kind)) for name, kind in (*table.keys.items(), *table.values.items())]
-    return hashlib.sha256(repr((list(table.keys), columns)).encode()).hexdigest()
+    return hashlib.sha256(repr((list(table.keys), columns, _LAYOUT)).encode()).hexdigest()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from itertools import groupby, takewhile
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -124,15 +126,15 @@ def _update(
     for key, entries in _by_entity(lakehouse, changed, codec):
         kept = writing.get(key) if grew else None
         earlier = unpack(kept) if kept else iter(())
-        writing.put(key, pack(_recent([*reversed(entries), *earlier], found.since)))
+        writing.put(key, pack(_recent([*earlier, *entries], found.since)))
         count += len(entries)
     return count
 
 
-def _recent(newest_first: Sequence[Entry], since: int) -> Iterator[Entry]:
+def _recent(in_order: Sequence[Entry], since: int) -> Sequence[Entry]:
     """Entries since a moment, and the one before it."""
-    later = list(takewhile(lambda entry: entry[0] > since, newest_first))
-    yield from newest_first[: len(later) + 1]
+    later = bisect_right(in_order, since, key=itemgetter(0))
+    return in_order[max(later - 1, 0) :]
 
 
 def _by_entity(
