@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..core.errors import UserError
 from ..core.project import SECRET_VARIABLE
 from ..store.online import OnlineError, OnlineFeatures, TooLongAgoError, open_backend
 from .access import Access
+from .gathering import Gatherer
 from .journal import Journal, JournalFullError
 from .pointer import Pointer, digest_of, folder_of, read_pointer
 from .records import Records, likeliest, probabilities
@@ -108,13 +109,13 @@ class Service:
     journal: Journal
     access: Access
     ready: Ready | None = None
-    waiting: list[Job] = field(default_factory=list)
     fault: str = ""  # why nothing can be answered, where that was found
 
     def __post_init__(self) -> None:
         """Plan what is the same for every version."""
         self.lookup = Lookup(self.problem, self.features)
         self.records = Records(self.problem)
+        self.waiting = Gatherer(self.score)
         self.limits = {
             table.name: table.max_age.total_seconds() if table.max_age else float("inf")
             for table in self.problem.feature_tables
@@ -122,9 +123,8 @@ class Service:
 
     # Scoring -----------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Score all that waits; a request that cannot be scored does not spoil the others."""
-        jobs, self.waiting = self.waiting, []
+    def score(self, jobs: Sequence[Job]) -> None:
+        """Answer requests together; one that cannot be scored does not spoil the others."""
         try:
             self._answer(jobs)
         except Exception as error:  # noqa: BLE001 of whatever a row makes a library raise
@@ -134,13 +134,11 @@ class Service:
 
     def _one_by_one(self, jobs: Sequence[Job], error: BaseException) -> None:
         if len(jobs) == 1:
-            refusal = _refusal(error)
-            if not jobs[0].answer.done():
-                jobs[0].answer.set_exception(refusal)
+            if not jobs[0].answer.done():  # its caller has gone
+                jobs[0].answer.set_exception(_refusal(error))
             return
         for job in jobs:
-            self.waiting.append(job)
-            self.flush()
+            self.score([job])
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         ready = self.ready
@@ -174,7 +172,7 @@ class Service:
             answers.append({"request_id": job.request_id, "predictions": predictions})
         self.journal.write(b"".join(lines))
         for job, answer in zip(jobs, answers, strict=True):
-            if not job.answer.done():  # its caller has gone
+            if not job.answer.done():
                 job.answer.set_result(msgspec.json.encode(answer))
 
     def _of_challenger(
@@ -288,12 +286,9 @@ class Predict:
             service.access.check(authorization(scope), "predict")
             content = await read_body(scope, receive, service.config)
             rows = self._decode(content)
-            loop = asyncio.get_running_loop()
-            job = Job(request_id, rows, started, loop.create_future())
-            if not service.waiting:
-                loop.call_soon(service.flush)
-            service.waiting.append(job)
-            body, status = await job.answer, 200
+            answer = asyncio.get_running_loop().create_future()
+            service.waiting.add(Job(request_id, rows, started, answer))
+            body, status = await answer, 200
         except RequestError as error:
             body, status = error.body(request_id), error.status
         REQUESTS.labels(status).inc()

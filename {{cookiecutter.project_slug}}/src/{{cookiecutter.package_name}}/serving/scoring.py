@@ -79,7 +79,7 @@ class Lookup:
             name: kind for table in problem.feature_tables for name, kind in table.values.items()
         }
         self._values = polars_schema(kinds)
-        self._nothing = tuple((None,) * len(table.values) for table in problem.feature_tables)
+        self._names = tuple(tuple(table.values) for table in problem.feature_tables)
         self.schema = pl.Schema({**self._spine.schema, **self._values})
 
     def __call__(self, rows: Sequence[msgspec.Struct], now: datetime) -> Asked:
@@ -89,28 +89,27 @@ class Lookup:
             OnlineError: The online store cannot answer.
             LeftOutError: A row that the spine leaves out.
         """
-        sent = [(*msgspec.structs.astuple(row), now) for row in rows]
-        return self.of(pl.DataFrame(sent, schema=self._asked, orient="row"), now)
+        sent = [{**msgspec.structs.asdict(row), KNOWN_AT: now} for row in rows]
+        return self.of(pl.DataFrame(sent, schema=self._asked), now)
 
     def of(self, rows: pl.DataFrame, now: datetime) -> Asked:
         """The same of a frame with the prepared columns and `known_at`."""
-        spine = self._in_order(rows.select(self._asked.names()))
+        spine = self._in_order(rows[self._asked.names()])
         entities = spine.rows(named=True)
         latest = microseconds(now)
         moments = [min(microseconds(row[PREDICTION_TIME]), latest) for row in entities]
         found = self._features.look_up(entities, moments)
-        values = [self._flat(of_row) for of_row in found]
         if not self._values:
             return Asked(spine, found, moments)
-        known = pl.DataFrame(values, schema=self._values, orient="row")
-        return Asked(spine.hstack(known), found, moments)
+        known = pl.DataFrame([self._known(of_row) for of_row in found], schema=self._values)
+        return Asked(pl.concat([spine, known], how="horizontal"), found, moments)
 
     def _in_order(self, asked: pl.DataFrame) -> pl.DataFrame:
         """The spine, a row for each row that was sent, in their order."""
         keys = list(self._keys)
         spine = self._spine(asked)
-        wanted = asked.select(keys)
-        if spine.height == asked.height and spine.select(keys).equals(wanted):
+        wanted = asked[keys]  # `select` would plan a query
+        if spine.height == asked.height and spine[keys].equals(wanted):
             return spine
         if wanted.is_duplicated().any():
             one_by_one = [self._in_order(asked[number]) for number in range(asked.height)]
@@ -120,11 +119,13 @@ class Lookup:
             raise LeftOutError(wanted.join(spine, on=keys, how="anti"))
         return ordered.select(spine.columns)
 
-    def _flat(self, found: Sequence[Found | None]) -> tuple[Any, ...]:
-        values: list[Any] = []
-        for row, nothing in zip(found, self._nothing, strict=True):
-            values.extend(nothing if row is None else row.values)
-        return tuple(values)
+    def _known(self, found: Sequence[Found | None]) -> dict[str, Any]:
+        """Values of the features that are known; the frame has null for others."""
+        values: dict[str, Any] = {}
+        for row, names in zip(found, self._names, strict=True):
+            if row is not None:
+                values.update(zip(names, row.values, strict=True))
+        return values
 
 
 class Version:
