@@ -32,7 +32,8 @@ from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.inference.score import score
 from {{cookiecutter.package_name}}.monitoring.alerts import raise_alerts
 from {{cookiecutter.package_name}}.serving.access import grant
-from {{cookiecutter.package_name}}.serving.online import tokens_of
+from {{cookiecutter.package_name}}.serving.online import folder_of_server, tokens_of
+from {{cookiecutter.package_name}}.serving.pointer import VERSIONS
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.point_in_time import available
 from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
@@ -312,6 +313,22 @@ def test_champions_change_under_load_without_a_failed_request(
             assert wait_for(partial(_all_serve, server, number))
     # Then
     assert set(statuses) == {200}
+
+
+def test_a_challenger_is_placed_and_tried_before_its_promotion(
+    server: Server, copied: Callable[..., str]
+) -> None:
+    # Given
+    other = copied()
+    # When
+    move(server.context, "stage", other, "tests", "to be examined")
+    placed = wait_for(lambda: _taken(server).get(f"version {other}") == "ok")
+    served = server.served()
+    move(server.context, "reject", other, "tests", "it was only to be examined")
+    # Then
+    assert placed
+    assert (folder_of_server(server.context) / VERSIONS / other).is_dir()
+    assert served == {server.champion}
 
 
 def test_a_version_whose_files_were_changed_is_not_taken_and_alerts(

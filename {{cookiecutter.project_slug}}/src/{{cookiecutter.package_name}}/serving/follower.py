@@ -50,6 +50,7 @@ class Follower:
         self._context = context
         self._folder = folder
         self._refused: dict[str, str] = {}
+        self._placed: dict[str, Pointed] = {}  # tried by this process
         self._named: tuple[str | None, str | None] | None = None  # borne out by the log
 
     def follow(self) -> Pointer:
@@ -74,13 +75,14 @@ class Follower:
         if champion is None:
             remedy = "Promote one: `deploy`, then `approve` where a person decides."
             raise UserError("There is no champion yet.", remedy)
-        number = examined if share else None
-        challenger = self._taken(number, None) if number and number != champion.number else None
+        examined = None if examined == champion.number else examined
+        challenger = self._taken(examined, None) if share else None
         if old and (old.champion, old.challenger) == (champion, challenger):
+            self._taken(examined, None)  # ahead of its promotion, which then takes no time
             return old
         pointer = Pointer(champion, challenger, time.time() + (_LEAD if old else 0.0))
         write_pointer(self._folder, pointer)
-        self._forget_all_but(pointer, old)
+        self._forget_all_but(pointer, old, examined)
         return pointer
 
     def _names(self) -> tuple[str | None, str | None]:
@@ -92,7 +94,8 @@ class Follower:
             EditedError: The registry was changed by hand.
         """
         registry = self._context.registry
-        named = (registry.aliased(CHAMPION), registry.aliased(CHALLENGER))
+        aliases = registry.aliases()
+        named = (aliases.get(CHAMPION), aliases.get(CHALLENGER))
         if named != self._named:
             require_untouched(self._context.lakehouse, registry)
             self._named = named
@@ -111,6 +114,8 @@ class Follower:
             return instead
         if instead and instead.number == number:
             return instead
+        if number in self._placed:
+            return self._placed[number]
         if number in self._refused:
             return self._or_refuse(number, instead)
         try:
@@ -118,6 +123,7 @@ class Follower:
         except UserError as error:
             self._refuse(number, error.what)
             return self._or_refuse(number, instead)
+        self._placed[number] = placed
         self._tell(number, "")
         return placed
 
@@ -162,8 +168,8 @@ class Follower:
         subject, rows = f"version {number}", pl.DataFrame([row])
         record(self._context.lakehouse, rows, SERVING, subject, moment, moment)
 
-    def _forget_all_but(self, pointer: Pointer, old: Pointer | None) -> None:
-        """Remove versions that neither this pointer nor the last one names."""
+    def _forget_all_but(self, pointer: Pointer, old: Pointer | None, next_one: str | None) -> None:
+        """Remove versions that neither this pointer nor the last one names, nor come next."""
         kept = {
             pointed.number
             for known in (pointer, old)
@@ -172,7 +178,8 @@ class Follower:
             if pointed
         }
         for path in (self._folder / VERSIONS).iterdir():
-            if path.name not in kept:
+            if path.name not in kept | {next_one}:
+                self._placed.pop(path.name, None)
                 shutil.rmtree(path)
 
 

@@ -161,8 +161,12 @@ class Registry:
 
     def aliased(self, alias: str) -> str | None:
         """Number of the version that an alias points to."""
-        found = self.client.get_registered_model(self.settings.model).aliases.get(alias)
-        return None if found is None else str(found)
+        return self.aliases().get(alias)
+
+    def aliases(self) -> Mapping[str, str]:
+        """Numbers of versions by alias, as they are at one moment."""
+        found = self.client.get_registered_model(self.settings.model).aliases
+        return {alias: str(number) for alias, number in found.items()}
 
     def point(self, alias: str, number: str | None) -> None:
         """Move an alias to a version in one call; None: take it away."""
