@@ -13,12 +13,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
 from {{cookiecutter.package_name}} import cli
-from {{cookiecutter.package_name}}.inference import stream_tables
+from {{cookiecutter.package_name}}.inference import stream
 from {{cookiecutter.package_name}}.serving import streamed
 
 IMPORTED = (model_registry, streamed, tracking)
@@ -34,13 +35,13 @@ def consume() -> int:
     code = 1
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        offset = stream_tables.Answered.offset
+        read = stream.consume
 
-        def begin(sink: stream_tables.Answered) -> int:
+        def begin(*given: Any, **options: Any) -> stream.Streamed:
             BEGUN.touch()
-            return offset(sink)
+            return read(*given, **options)
 
-        setattr(stream_tables.Answered, "offset", begin)  # noqa: B010 a method, for mypy
+        setattr(stream, "consume", begin)  # noqa: B010 a function, for mypy
         sys.argv = ["project", "stream", "--once", "--env", "test"]
         cli.main()
         code = 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -26,6 +27,7 @@ from {{cookiecutter.package_name}}.inference.stream import (
     Answers,
     Batch,
     Meter,
+    Offsets,
     Streamed,
     consume,
 )
@@ -100,10 +102,16 @@ def run(context: Context, version: str = "1") -> Streamed:
     return consume(context, source, scorer, sink, Event(), once=True)
 
 
+def all_of(context: Context, since: int, until: int) -> Batch:
+    """Requests between two offsets of the one partition."""
+    source = Requests(context)
+    return source.between({source._name: since}, {source._name: until})
+
+
 def assert_answered_once(context: Context) -> None:
     """Each request is in the log or a dead letter; predictions are the newest of the log."""
     lakehouse, problem = context.lakehouse, context.problem
-    requests = Requests(context).between(0, 2**62)
+    requests = all_of(context, 0, 2**62).rows
     log = lakehouse.read(tables.inference_log(problem))
     letters = lakehouse.read(tables.dead_letters(problem))
     found = [*log["request_id"], *letters["request_id"]]
@@ -218,20 +226,26 @@ def test_requests_are_read_in_one_order_however_they_are_cut(
     ids = [name for batch in read for name in batch.rows["request_id"]]
     assert len(set(ids)) == len(ids)
     for batch in read:
-        assert Requests(context).between(batch.since, batch.until).equals(batch.rows)
+        (since,), (until,) = batch.since.values(), batch.until.values()
+        assert all_of(context, since, until).rows.equals(batch.rows)
+
+
+def _at(partitions: Collection[str], offset: int) -> Offsets:
+    return dict.fromkeys(partitions, offset)
 
 
 def batches(context: Context, sizes: list[int]) -> Iterator[Batch]:
     """All batches; every other one is read by a consumer that has just begun."""
-    source, offset = Requests(context), 0
+    source, reached = Requests(context), 0
     for number, size in enumerate(itertools.cycle(sizes)):
         if number % 2:
             source = Requests(context)
-        batch = source.read(offset, size)
+            source.start(partial(_at, offset=reached))
+        batch = source.read(size)
         if batch is None:
             return
         yield batch
-        offset = batch.until
+        (reached,) = batch.until.values()
 
 
 def test_a_request_that_is_sent_twice_in_a_batch_is_one(context: Context) -> None:
@@ -258,7 +272,7 @@ def test_a_table_of_requests_that_is_made_anew_is_read_from_its_beginning(
     # Then
     assert run(context) == Streamed(scored=2, refused=0)
     with pytest.raises(UserError, match="made anew"):
-        reading.read(0, 1)
+        reading.read(1)
 
 
 def test_a_table_without_a_feed_of_its_changes_is_refused(
@@ -296,7 +310,7 @@ def test_lag_and_refusals_are_measured_and_judged(context: Context) -> None:
     clock = iter([0.0, 0.0, 2.0, 2.0])
     meter = Meter(context, lambda: next(clock, 100.0))
     # When
-    meter.count(Batch(long_ago, 0, 4), answers)
+    meter.count(Batch(long_ago, rows.clear(), {}, {}), answers)
     meter.record()
     # Then
     found = context.lakehouse.read(tables.MEASUREMENTS)

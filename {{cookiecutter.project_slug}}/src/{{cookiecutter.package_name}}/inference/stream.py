@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import polars as pl
 
@@ -22,16 +22,24 @@ from ..core.errors import UserError
 from ..store.measurements import SERVING, record
 
 SUBJECT = "stream"
+ID = "request_id"
 _MEASURED = {"metric": pl.String, "value": pl.Float64, "threshold": pl.Float64}
+
+
+Stop = threading.Event
+"""Set: the stream ends after the batch that it is at."""
+Offsets: TypeAlias = Mapping[str, int]
+"""How far the partitions of a source are answered, by partition; 0: nothing yet."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests, each with an id of its own, between two offsets."""
+    """Requests, each with an id of its own, between two offsets of each partition."""
 
     rows: pl.DataFrame  # columns of the table of requests
-    since: int  # offset of the last request before them
-    until: int  # offset of the last of them
+    unreadable: pl.DataFrame  # what is no request, as dead letters
+    since: Offsets  # before them
+    until: Offsets  # behind them
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,33 @@ class Answers:
     refused: pl.DataFrame  # dead letters
 
 
+Reached: TypeAlias = Callable[[Collection[str]], Offsets]
+"""Tells until where all is answered."""
+
+
 class Source(Protocol):
     """Where requests come from, in an order that is the same each time they are read."""
 
-    def read(self, since: int, rows: int) -> Batch | None:
-        """The next requests after an offset, at most so many; None where none is there yet."""
+    def start(self, reached: Reached) -> None:
+        """Begin to read, behind what is answered."""
 
-    def between(self, since: int, until: int) -> pl.DataFrame:
-        """All requests after one offset until another."""
+    def read(self, rows: int) -> Batch | None:
+        """The next requests, at most so many; None where none is there yet."""
+
+    def wait(self, stop: Stop) -> None:
+        """Let time pass before another look, where reading did not."""
+
+    def is_drained(self) -> bool:
+        """Whether all is read that was there when it was read last."""
+
+    def rewind(self) -> None:
+        """Go on behind what is answered, wherever that is now."""
+
+    def between(self, since: Offsets, until: Offsets) -> Batch:
+        """All requests between two offsets of each partition that is named."""
+
+    def tidy(self) -> None:
+        """See to what many small commits leave behind, now and then."""
 
 
 class Scorer(Protocol):
@@ -65,18 +92,14 @@ class Scorer(Protocol):
 class Sink(Protocol):
     """Where answers go, and what remembers the offset with them."""
 
-    def offset(self) -> int:
-        """Until where all is answered and nothing is wanting; 0: nothing yet."""
+    def offsets(self, partitions: Collection[str]) -> Offsets:
+        """Until where all is answered and nothing is wanting."""
 
     def write(self, batch: Batch, answers: Answers) -> bool:
         """Commit answers and offset; False where another consumer was first."""
 
     def tidy(self) -> None:
         """See to what many small commits leave behind, now and then."""
-
-
-Stop = threading.Event
-"""Set: the stream ends after the batch that it is at."""
 
 
 @dataclass
@@ -104,28 +127,39 @@ def consume(
     settings = context.settings.stream
     total = Streamed()
     meter = Meter(context)
-    offset = sink.offset()
+    source.start(sink.offsets)
     while not stop.is_set():
         scorer.follow()
-        batch = source.read(offset, settings.batch_rows)
+        batch = source.read(settings.batch_rows)
         if batch is None:
-            if once:
+            if once and source.is_drained():
                 break
-            stop.wait(settings.poll_seconds)
+            source.wait(stop)
         else:
-            answers = Answers(*scorer.score(batch.rows))
+            scored, refused = scorer.score(batch.rows)
+            answers = Answers(scored, together(batch.unreadable, refused))
             if sink.write(batch, answers):
-                offset = batch.until
                 total.scored += answers.scored.height
                 total.refused += answers.refused.height
                 meter.count(batch, answers)
             else:
-                offset = sink.offset()
+                source.rewind()
         if meter.is_due():
             meter.record()
+            source.tidy()
             sink.tidy()
     meter.record()
     return total
+
+
+def each_once(requests: pl.DataFrame) -> pl.DataFrame:
+    """Requests without those whose id came before."""
+    return requests.unique(ID, keep="first", maintain_order=True)
+
+
+def together(*letters: pl.DataFrame) -> pl.DataFrame:
+    """Dead letters of several origins; what one does not know is null."""
+    return pl.concat(letters, how="diagonal")
 
 
 class Meter:

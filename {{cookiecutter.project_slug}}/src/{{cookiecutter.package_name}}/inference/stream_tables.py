@@ -10,7 +10,7 @@ so that whoever finds one behind the log brings it in step before going on.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 import polars as pl
@@ -21,12 +21,11 @@ from ..core.errors import UserError
 from ..store import tables
 from ..store.engines import COMMIT
 from ..store.tables import MEASUREMENTS
-from .stream import Answers, Batch, Scorer
+from .stream import ID, Answers, Batch, Offsets, Reached, Scorer, Source, Stop, each_once, together
 
 _ROWS_OF_COMMIT = 2**32
 _MOST_COMMITS = 64  # that are read at a time
 _OFFSET = "_offset"
-_ID = "request_id"
 _WITHOUT_REASON = "It was refused once; scored now, it would not be: send it again."
 
 
@@ -45,20 +44,25 @@ def send(context: Context, rows: Iterable[pl.DataFrame]) -> int:
     lakehouse.create_feed(table)
     sent = 0
     for given in rows:
-        now = datetime.now(UTC)
-        name = uuid.uuid4().hex
-        asked = given.with_columns(
-            pl.format("{}-{}", pl.lit(name), pl.int_range(pl.len())).alias(_ID),
-            pl.lit(now, dtype=pl.Datetime("us", "UTC")).alias("requested_at"),
-        )
-        if ROW in table.schema and ROW not in asked.columns:
-            first = int(now.timestamp() * 1_000_000)
-            asked = asked.with_columns((first + pl.int_range(pl.len())).alias(ROW))
-        asked = asked.select(*table.schema)
+        asked = requests_of(given, table)
         while not lakehouse.append_if_unchanged(table, asked, lakehouse.version(table)):
             continue
         sent += asked.height
     return sent
+
+
+def requests_of(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """Rows as requests that are made now, each with an id of its own."""
+    now = datetime.now(UTC)
+    name = uuid.uuid4().hex
+    asked = rows.with_columns(
+        pl.format("{}-{}", pl.lit(name), pl.int_range(pl.len())).alias(ID),
+        pl.lit(now, dtype=pl.Datetime("us", "UTC")).alias("requested_at"),
+    )
+    if ROW in table.schema and ROW not in asked.columns:
+        first = int(now.timestamp() * 1_000_000)
+        asked = asked.with_columns((first + pl.int_range(pl.len())).alias(ROW))
+    return asked.select(*table.schema)
 
 
 class Requests:
@@ -71,40 +75,69 @@ class Requests:
             UserError: It cannot be made or read.
         """
         self._lakehouse = context.lakehouse
-        self.table = tables.requests(context.problem)
-        self._lakehouse.create_feed(self.table)
-        self._identity = self._lakehouse.identity(self.table)
-        self.name = f"stream:{self._identity}"
+        self._poll_seconds = context.settings.stream.poll_seconds
+        self._unreadable = tables.dead_letters(context.problem).empty()
+        self._table = tables.requests(context.problem)
+        self._lakehouse.create_feed(self._table)
+        self._identity = self._lakehouse.identity(self._table)
+        self._name = f"stream:{self._identity}"  # the one partition
         self._held = self._none()
-        self._at = -1  # offset that the held rows follow
+        self._at = 0  # offset that the held rows follow
         self._read_until = -1  # commit
+        self._reached: Reached = lambda partitions: dict.fromkeys(partitions, 0)
 
-    def read(self, since: int, rows: int) -> Batch | None:
-        """The next requests after an offset, at most so many; None where none is there yet."""
-        if since != self._at:  # at first, or where another consumer went on
-            self._held = self._none()
-            self._read_until = since // _ROWS_OF_COMMIT - 1
-            self._at = since
+    def start(self, reached: Reached) -> None:
+        """Begin to read, behind what is answered."""
+        self._reached = reached
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go on behind what is answered, wherever that is now."""
+        self._at = self._reached([self._name])[self._name]
+        self._held = self._none()
+        self._read_until = self._at // _ROWS_OF_COMMIT - 1
+
+    def read(self, rows: int) -> Batch | None:
+        """The next requests, at most so many; None where none is there yet."""
+        since = self._at
         if self._held.is_empty():
             self._fetch(since, rows)
         if self._held.is_empty():
             return None
         taken, self._held = self._held[:rows], self._held[rows:]
         self._at = int(taken[_OFFSET][-1])
-        return Batch(_each_once(taken), since, self._at)
+        return self._batch(taken, since, self._at)
 
-    def between(self, since: int, until: int) -> pl.DataFrame:
-        """All requests after one offset until another."""
-        rows = self._appended(since // _ROWS_OF_COMMIT, until // _ROWS_OF_COMMIT)
+    def wait(self, stop: Stop) -> None:
+        """Let time pass before another look."""
+        stop.wait(self._poll_seconds)
+
+    def is_drained(self) -> bool:
+        """All is read that was there when it was read last."""
+        return True
+
+    def between(self, since: Offsets, until: Offsets) -> Batch:
+        """All requests between two offsets."""
+        first, last = since[self._name], until[self._name]
+        rows = self._appended(first // _ROWS_OF_COMMIT, last // _ROWS_OF_COMMIT)
         offset = pl.col(_OFFSET)
-        return _each_once(rows.filter(offset > since, offset <= until))
+        return self._batch(rows.filter(offset > first, offset <= last), first, last)
+
+    def tidy(self) -> None:
+        """Join the files that many small commits have left."""
+        if self._lakehouse.owns(self._table.name):
+            self._lakehouse.compact(self._table)
+
+    def _batch(self, rows: pl.DataFrame, since: int, until: int) -> Batch:
+        requests = each_once(rows.drop(_OFFSET))
+        return Batch(requests, self._unreadable, {self._name: since}, {self._name: until})
 
     def _fetch(self, since: int, rows: int) -> None:
         """Read commits until there are so many rows, or no more."""
-        if self._lakehouse.identity(self.table) != self._identity:
-            message = f"The table {self.table.name} was made anew while it was read."
+        if self._lakehouse.identity(self._table) != self._identity:
+            message = f"The table {self._table.name} was made anew while it was read."
             raise UserError(message, "Start the stream again: it begins where the new one does.")
-        newest = self._lakehouse.version(self.table) or 0
+        newest = self._lakehouse.version(self._table) or 0
         commits = 1
         found: list[pl.DataFrame] = []
         while self._read_until < newest and sum(part.height for part in found) < rows:
@@ -117,23 +150,23 @@ class Requests:
 
     def _appended(self, first: int, last: int) -> pl.DataFrame:
         """Requests of some commits in their order, with their offsets."""
-        names = list(self.table.schema)
-        rows = self._lakehouse.appended(self.table, first, last)
-        ordered = rows.sort(COMMIT, self.table.time, *names)
+        names = list(self._table.schema)
+        rows = self._lakehouse.appended(self._table, first, last)
+        ordered = rows.sort(COMMIT, self._table.time, *names)
         number = pl.int_range(1, pl.len() + 1).over(COMMIT)
         offset = pl.col(COMMIT) * _ROWS_OF_COMMIT + number
         own = pl.format("{}-{}-{}", pl.lit(self._identity), COMMIT, number)
-        given = ordered.with_columns(offset.alias(_OFFSET), pl.col(_ID).fill_null(own))
+        given = ordered.with_columns(offset.alias(_OFFSET), pl.col(ID).fill_null(own))
         return given.select(*names, _OFFSET)
 
     def _none(self) -> pl.DataFrame:
-        return self.table.empty().with_columns(pl.lit(0, dtype=pl.Int64).alias(_OFFSET))
+        return self._table.empty().with_columns(pl.lit(0, dtype=pl.Int64).alias(_OFFSET))
 
 
 class Answered:
     """Inference log, predictions and dead letters, with the offset that each is at."""
 
-    def __init__(self, context: Context, source: Requests, scorer: Scorer) -> None:
+    def __init__(self, context: Context, source: Source, scorer: Scorer) -> None:
         """Name the tables.
 
         Args:
@@ -149,25 +182,23 @@ class Answered:
         self._predictions = tables.predictions(problem)
         self._dead_letters = tables.dead_letters(problem)
 
-    def offset(self) -> int:
+    def offsets(self, partitions: Collection[str]) -> Offsets:
         """Until where all is answered: what lags behind the log is brought in step first."""
-        done = self._done(self._log)
-        predicted = self._done(self._predictions)
-        refused = self._done(self._dead_letters)
-        if predicted < done:
-            rows = self._logged(self._source.between(predicted, done))
-            self._predict(rows, predicted, done)
-        if refused < done:
-            asked = self._source.between(refused, done)
-            logged = self._logged(asked)
-            self._refuse(self._refused(asked, logged), refused, done)
+        done = self._lakehouse.last_batches(self._log, partitions)
+        predicted, lagging = self._lag(self._predictions, done)
+        if lagging:
+            asked = self._source.between(predicted, lagging)
+            self._predict(self._logged(asked.rows), predicted, lagging)
+        refused, lagging = self._lag(self._dead_letters, done)
+        if lagging:
+            asked = self._source.between(refused, lagging)
+            letters = self._refused(asked.rows, self._logged(asked.rows))
+            self._refuse(together(asked.unreadable, letters), refused, lagging)
         return done
 
     def write(self, batch: Batch, answers: Answers) -> bool:
-        """Commit answers and offset; False where another consumer was first."""
-        if not self._lakehouse.append_once(
-            self._log, answers.scored, self._source.name, batch.until, after=batch.since
-        ):
+        """Commit answers and offsets; False where another consumer was first."""
+        if not self._lakehouse.append_batches(self._log, answers.scored, batch.until, batch.since):
             return False
         # Where another consumer has brought these in step meanwhile, nothing is written.
         self._predict(answers.scored, batch.since, batch.until)
@@ -176,43 +207,39 @@ class Answered:
 
     def tidy(self) -> None:
         """Join the files that many small commits have left."""
-        answers = (self._log, self._predictions, self._dead_letters, MEASUREMENTS)
-        for table in (self._source.table, *answers):
+        for table in (self._log, self._predictions, self._dead_letters, MEASUREMENTS):
             if self._lakehouse.owns(table.name):
                 self._lakehouse.compact(table)
 
-    def _done(self, table: Table) -> int:
-        return self._lakehouse.last_batch(table, self._source.name)
+    def _lag(self, table: Table, done: Offsets) -> tuple[Offsets, Offsets]:
+        """Offsets of the partitions of which a table is behind the log, and where that is."""
+        reached = self._lakehouse.last_batches(table, done)
+        behind = [name for name, offset in done.items() if reached[name] < offset]
+        return {name: reached[name] for name in behind}, {name: done[name] for name in behind}
 
-    def _predict(self, logged: pl.DataFrame, since: int, until: int) -> None:
+    def _predict(self, logged: pl.DataFrame, since: Offsets, until: Offsets) -> None:
         """Give each entity and moment the prediction that was made last."""
         rows = logged.select(*self._predictions.schema)
         newest = rows.unique(self._predictions.keys, keep="last", maintain_order=True)
-        writer = self._source.name
-        self._lakehouse.merge_once(self._predictions, newest, writer, until, after=since)
+        self._lakehouse.merge_batches(self._predictions, newest, until, since)
 
-    def _refuse(self, letters: pl.DataFrame, since: int, until: int) -> None:
-        rows = letters.select(*self._dead_letters.schema)
-        writer = self._source.name
-        self._lakehouse.append_once(self._dead_letters, rows, writer, until, after=since)
+    def _refuse(self, letters: pl.DataFrame, since: Offsets, until: Offsets) -> None:
+        rows = together(self._dead_letters.empty(), letters)
+        declared = rows.select(*self._dead_letters.schema)
+        self._lakehouse.append_batches(self._dead_letters, declared, until, since)
 
     def _logged(self, asked: pl.DataFrame) -> pl.DataFrame:
         """What the log holds of requests, in their order."""
-        ids = asked.select(_ID)
+        ids = asked.select(ID)
         held = self._lakehouse.scan(self._log)
-        wanted = held.join(self._lakehouse.frame(ids), on=_ID, how="semi")
+        wanted = held.join(self._lakehouse.frame(ids), on=ID, how="semi")
         found = self._lakehouse.collect(wanted)
-        return ids.join(found, on=_ID, how="inner", maintain_order="left")
+        return ids.join(found, on=ID, how="inner", maintain_order="left")
 
     def _refused(self, asked: pl.DataFrame, logged: pl.DataFrame) -> pl.DataFrame:
         """Requests that the log does not hold, with a reason."""
-        missing = asked.join(logged.select(_ID), on=_ID, how="anti")
+        missing = asked.join(logged.select(ID), on=ID, how="anti")
         _, letters = self._scorer.score(missing)
-        why = letters.select(_ID, "reason")
-        told = missing.join(why, on=_ID, how="left", maintain_order="left")
+        why = letters.select(ID, "reason")
+        told = missing.join(why, on=ID, how="left", maintain_order="left")
         return told.with_columns(pl.col("reason").fill_null(_WITHOUT_REASON))
-
-
-def _each_once(rows: pl.DataFrame) -> pl.DataFrame:
-    """Requests without those whose id came before, and without offsets."""
-    return rows.drop(_OFFSET).unique(_ID, keep="first", maintain_order=True)

@@ -7,7 +7,7 @@ knows what is done. Which engine computes and commits, nobody above this module 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,8 @@ from ..core.errors import UserError
 from .engines import COMMIT, Engine, OvertakenError, PolarsEngine, Snapshot, StorageError
 
 Rows: TypeAlias = Frame | pl.DataFrame
+Batches: TypeAlias = Mapping[str, int]
+"""Numbers of batches, by their writer."""
 _ATTEMPTS = 10
 _TIMES = "_times"
 _BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
@@ -235,16 +237,34 @@ class Lakehouse:
         Raises:
             UserError: As `append`; also a table that others never leave alone.
         """
+        since = None if after is None else {writer: after}
+        return self.append_batches(table, rows, {writer: number}, since)
+
+    def append_batches(
+        self, table: Table, rows: Rows, until: Batches, since: Batches | None = None
+    ) -> bool:
+        """Add batches of several writers in one commit; arguments as of `append_once`, by writer.
+
+        Returns:
+            False where one of them was there already, or did not follow on `since`.
+
+        Raises:
+            UserError: As `append_once`.
+        """
         with self._checked(table, rows) as staged:
             for _ in range(_ATTEMPTS - 1):
                 with suppress(OvertakenWriteError):
-                    return self._append_batch(table, staged, writer, number, after)
-            return self._append_batch(table, staged, writer, number, after)
+                    return self._append_batches(table, staged, until, since)
+            return self._append_batches(table, staged, until, since)
 
     def last_batch(self, table: Table, writer: str) -> int:
         """Number of the newest batch of a writer; 0 before the first."""
+        return self.last_batches(table, [writer])[writer]
+
+    def last_batches(self, table: Table, writers: Iterable[str]) -> dict[str, int]:
+        """Numbers of the newest batches of several writers, at one version of the table."""
         seen = self._open(table)
-        return self.engine.last_batch(seen, writer) if seen else 0
+        return {writer: self._last_batch(seen, writer) for writer in writers}
 
     def append_if_unchanged(self, table: Table, rows: Rows, version: int | None) -> bool:
         """Add rows if the table is still at `version` (None: not there yet).
@@ -317,10 +337,20 @@ class Lakehouse:
         Raises:
             UserError: As `append`.
         """
+        since = None if after is None else {writer: after}
+        return self.merge_batches(table, rows, {writer: number}, since)
+
+    def merge_batches(
+        self, table: Table, rows: Rows, until: Batches, since: Batches | None = None
+    ) -> bool:
+        """Merge batches of several writers in one commit; arguments as of `append_batches`.
+
+        Spark records one writer of a merge: give it no more.
+        """
         for _ in range(_ATTEMPTS - 1):
             with suppress(OvertakenWriteError):
-                return self._merge_batch(table, rows, writer, number, after)
-        return self._merge_batch(table, rows, writer, number, after)
+                return self._merge_batches(table, rows, until, since)
+        return self._merge_batches(table, rows, until, since)
 
     def compact(self, table: Table) -> None:
         """Join the files of a table that many small commits have left; its rows stay."""
@@ -329,30 +359,33 @@ class Lakehouse:
 
     # -----------------------------------------------------------------------------------------
 
-    def _append_batch(
-        self, table: Table, staged: Frame, writer: str, number: int, after: int | None
+    def _append_batches(
+        self, table: Table, staged: Frame, until: Batches, since: Batches | None
     ) -> bool:
         seen = self._open(table)
-        if not self._is_next(seen, writer, number, after):
+        if not self._are_next(seen, until, since):
             return False
         with self._writing(table):
-            place = self.place(table.name)
-            self.engine.append(place, staged, seen, None, {writer: number})
+            self.engine.append(self.place(table.name), staged, seen, None, until)
         return True
 
-    def _merge_batch(
-        self, table: Table, rows: Rows, writer: str, number: int, after: int | None
+    def _merge_batches(
+        self, table: Table, rows: Rows, until: Batches, since: Batches | None
     ) -> bool:
         seen = self._open(table)
-        if not self._is_next(seen, writer, number, after):
+        if not self._are_next(seen, until, since):
             return False
-        self._merge_into(seen, table, rows, None, {writer: number})
+        self._merge_into(seen, table, rows, None, until)
         return True
 
-    def _is_next(self, seen: Snapshot | None, writer: str, number: int, after: int | None) -> bool:
-        """Whether a batch is the one to write on what was seen."""
-        last = self.engine.last_batch(seen, writer) if seen else 0
-        return last < number and after in {None, last}
+    def _are_next(self, seen: Snapshot | None, until: Batches, since: Batches | None) -> bool:
+        """Whether batches are those to write on what was seen."""
+        last = {writer: self._last_batch(seen, writer) for writer in until}
+        is_new = all(last[writer] < number for writer, number in until.items())
+        return is_new and since in (None, last)
+
+    def _last_batch(self, seen: Snapshot | None, writer: str) -> int:
+        return self.engine.last_batch(seen, writer) if seen else 0
 
     def _merge(self, table: Table, rows: Rows, until: datetime | None, *, update: bool) -> int:
         return self._merge_into(self._open(table), table, rows, until, {}, update=update)
