@@ -25,6 +25,12 @@ LOCATION = "/managed-by-the-catalog"
 class UnityCatalog(MlflowClient):
     """MLflow's client with a catalog behind it."""
 
+    def create_experiment(self, name: str, *given: Any, **named: Any) -> str:
+        # https://github.com/mlflow/mlflow/issues/8269
+        if not name.startswith("/"):
+            raise MlflowException(f"Got an invalid experiment name '{name}': no absolute path")
+        return super().create_experiment(name, *given, **named)
+
     def create_registered_model(self, name: str, *given: Any, **named: Any) -> Any:
         # client.create_registered_model: names are catalog.schema.model
         if len(name.split(".")) != 3:

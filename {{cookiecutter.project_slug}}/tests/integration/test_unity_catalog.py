@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
 
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.errors import UserError
@@ -36,7 +39,7 @@ def home(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     shutil.copytree(context.settings.project, folder)
     settings = load_settings("test", folder)
     (settings.state / "mlflow.db").unlink()
-    there = {"registry_uri": "databricks-uc", "model": MODEL}
+    there = {"registry_uri": "databricks-uc", "model": MODEL, "experiment": "/Shared/parcels"}
     # Its address is this machine's; whoever asks for MLflow's client is given the catalog's.
     monkeypatch.setattr(module, "MlflowClient", UnityCatalog)
     monkeypatch.setattr(mlflow, "set_registry_uri", lambda _: None)
@@ -112,6 +115,61 @@ def test_the_emulation_refuses_tags(home: Context, tags: dict[str, str], refused
         home.registry.client.set_registered_model_tag(MODEL, key, value)
     with pytest.raises(MlflowException, match=refused):
         home.registry.client.set_registered_model_tag(MODEL, *last)
+
+
+Asked = Callable[[MlflowClient], object]
+REFUSED: dict[str, tuple[Asked, str]] = {
+    "a name without catalog and schema": (
+        lambda client: client.create_registered_model("parcels"),
+        "does not have three levels",
+    ),
+    "a filter on models": (
+        lambda client: client.search_registered_models(f"name = '{MODEL}'"),
+        "'filter_string' is unsupported",
+    ),
+    "two conditions on versions": (
+        lambda client: client.search_model_versions(f"name = '{MODEL}' AND run_id = 'x'"),
+        "Unsupported filter",
+    ),
+    "a condition on tags": (
+        lambda client: client.search_model_versions("tags.stage = 'Staging'"),
+        "Unsupported filter",
+    ),
+    "an order of versions": (
+        lambda client: client.search_model_versions(f"name = '{MODEL}'", order_by=["name ASC"]),
+        "Unsupported filter",
+    ),
+    "stages": (
+        lambda client: client.transition_model_version_stage(MODEL, "1", "Staging"),
+        "is unsupported",
+    ),
+    "versions by stage": (
+        lambda client: client.get_latest_versions(MODEL, ["Staging"]),
+        "is unsupported",
+    ),
+    "an experiment without a path": (
+        lambda client: client.create_experiment("parcels"),
+        "invalid experiment name 'parcels'",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of stages, which MLflow will drop
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_emulation_refuses(home: Context, what: str) -> None:
+    asked, refused = REFUSED[what]
+    with pytest.raises(MlflowException, match=refused):
+        asked(home.registry.client)
+
+
+def test_the_emulation_refuses_a_version_without_a_signature(
+    home: Context, as_of: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = ModelSignature(Schema([ColSpec("double", "x")]))
+    unsigned = SimpleNamespace(signature=inputs)
+    monkeypatch.setattr("mlflow.models.get_model_info", lambda _: unsigned)
+    with pytest.raises(MlflowException, match="signature of both sides"):
+        train(home, as_of)
 
 
 def test_without_the_catalogs_ways_it_refuses_the_loop(home: Context, as_of: datetime) -> None:
