@@ -51,6 +51,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "platform": {
         "databricks": (
+            "ci/workspace.py",
             "databricks.yml",
             "docs/databricks.md",
             "requirements/databricks.in",
@@ -72,11 +73,15 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
             "tests/bundle/test_wheel_tasks.py",
             "tests/spark/test_catalog.py",
             "tests/unit/test_job.py",
+            "tests/unit/test_workspace.py",
         ),
     },
 }
 # Folders whose files take the places of others, or join them, with a choice.
 INSTEAD = {("ci", "gitlab"): ".gitlab_ci", ("contents", "ci_only"): ".ci_only"}
+# The login of the workflows, and the example that takes its place on Databricks.
+LOGIN = ".github/actions/login/action.yml"
+LOGINS = {"databricks": "docs/login/databricks/action.yml"}
 # All that `ci_only` keeps.
 CI_ONLY = (
     ".github/actionlint.yaml",
@@ -93,7 +98,7 @@ CI_ONLY = (
 # Of it, what belongs to the repository once it is there.
 THEIRS = (
     ".github/actionlint.yaml",
-    ".github/actions/login/action.yml",
+    LOGIN,
     ".github/zizmor.yml",
     ".gitlab/own.yml",
     "ci/commands.toml",
@@ -121,6 +126,9 @@ def keep_parts(rendering: Path, answers: dict[str, str]) -> None:
         if value == answers[option]:
             shutil.copytree(rendering / folder, rendering, dirs_exist_ok=True)
         remove(rendering, [folder])
+    example = LOGINS.get(answers["platform"])
+    if example and answers["ci"] == "github" and answers["contents"] == "everything":
+        shutil.copy(rendering / example, rendering / LOGIN)
     if answers["contents"] == "ci_only":
         keep_ci_only(rendering)
 

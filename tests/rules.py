@@ -246,8 +246,9 @@ class Rendered:
 
     @cached_property
     def commands(self) -> dict[str, Any]:
-        """The contract; of the template's own sources, with the lines of every choice."""
+        """The contract; of the template's own sources, with the first lines of every choice."""
         text = (self.project / "ci" / "commands.toml").read_text(encoding="utf-8")
+        text = re.sub(r"^\{%- else %\}\n.*?(?=^\{%)", "", text, flags=re.MULTILINE | re.DOTALL)
         return tomllib.loads(re.sub(r"^\{%.*\n", "", text, flags=re.MULTILINE))
 
     def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -64,6 +64,7 @@ STAND_INS: dict[str, tuple[str, dict[str, str]]] = {
         "bash -euo pipefail attest.sh",
         {"SUBJECT": "subject-path"},
     ),
+    "databricks/setup-cli": ("bash -euo pipefail databricks.sh", {}),
 }
 
 
@@ -374,7 +375,7 @@ class Stage:
             found[1]: found[2]
             for path in (self.work / ".github").rglob("*.yml")
             for found in re.finditer(
-                r"uses: (actions/[\w-]+)@(\w+)", path.read_text(encoding="utf-8")
+                r"uses: ((?:actions|databricks)/[\w-]+)@(\w+)", path.read_text(encoding="utf-8")
             )
         }
         command = [

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from post_gen_project import PARTS, keep_parts
+import yaml
+from post_gen_project import LOGIN, LOGINS, PARTS, keep_parts
 from pytest_cookies.plugin import Cookies
-from rules import RULES, VERBS, Rendered
+from rules import (
+    ACTIONS,
+    RULES,
+    VERBS,
+    Rendered,
+    decisions_are_bound_to_a_version_and_a_person,
+    tasks_are_what_they_should_be,
+)
 from support import LONGEST, NASTY, PROBLEM_TYPES, ROOT, Bake, checked, execute, files_in
 from test_structure import COLUMNS, PARSERS, PRAGMA, SCARS
+from test_workflows import lint
 
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 # What these files hold for Databricks to fill in.
@@ -46,14 +57,17 @@ def test_other_files_differ_by_whole_lines_that_are_added(bake: Bake, on_databri
     local = files_in(bake().project_path)
     there = files_in(on_databricks)
     changed = {name for name, content in local.items() if there[name] != content}
-    assert changed == {
+    assert (there.pop(LOGIN), LOGIN in changed) == (there[LOGINS["databricks"]], True)
+    assert changed - {LOGIN} == {
         "README.md",
         "ci/commands.toml",
         "noxfile.py",
         "pyproject.toml",
         "zensical.toml",
     }
-    for name in changed:
+    # what touches an environment is done by other commands there
+    contract = "ci/commands.toml"
+    for name in changed - {LOGIN, contract}:
         more = iter(there[name].decode().splitlines())
         left_out = re.compile(r" \[Databricks\]\(docs/databricks\.md\);")
         lines = local[name].decode().splitlines()
@@ -84,10 +98,180 @@ def test_its_files_are_whole(on_databricks: Path) -> None:
             parse(text)
 
 
-def test_its_workflows_keep_the_rules(on_databricks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VERBS, "integration", f"{VERBS['integration']} databricks")
-    for rule in RULES:
-        rule(Rendered(on_databricks))
+INTEGRATION = f"{VERBS['integration']} databricks"
+DEPLOY = "databricks bundle deploy --target {} --var build=true"
+RUN = "databricks bundle run --target {} {}"
+NEWEST = "python3 -m ci.workspace newest prod $OUTPUTS"
+GATES = RUN.format("prod", "--only gates deployment -- --model_version=$version")
+REPORTS = "python3 -m ci.workspace reports {} reports"
+DECIDED = "-- --model_version=$VERSION --who=$WHO --why=$WHY"
+# What is done in the workspace, in this order, and what is done at the end in any case.
+IN_WORKSPACE: dict[str, tuple[list[str], list[str]]] = {
+    "staging": (
+        [DEPLOY.format("staging"), RUN.format("staging", "integration -- --as_of=$AS_OF")],
+        [REPORTS.format("staging")],
+    ),
+    "init": ([DEPLOY.format("prod"), RUN.format("prod", "init")], []),
+    "candidate": (
+        [
+            DEPLOY.format("prod"),
+            RUN.format("prod", "training -- --as_of=$AS_OF"),
+            NEWEST,
+            GATES,
+            "python3 -m ci.workspace waiting prod $OUTPUTS",
+        ],
+        [REPORTS.format("prod")],
+    ),
+    "daily": (["python3 -m ci.workspace day prod $AS_OF"], [REPORTS.format("prod")]),
+    "deploy": ([NEWEST, GATES], []),
+    "approve": ([RUN.format("prod", f"deployment {DECIDED}")], []),
+    "reject": ([RUN.format("prod", f"reject {DECIDED}")], []),
+    "rollback": ([RUN.format("prod", "rollback -- --who=$WHO --why=$WHY")], []),
+}
+
+
+def what_touches_an_environment_is_done_in_the_workspace(it: Rendered) -> None:
+    found = {
+        task: (content["run"], content.get("finally", []))
+        for task, content in it.commands.items()
+        if task in IN_WORKSPACE
+    }
+    assert found == IN_WORKSPACE
+    elsewhere = {
+        task: " ".join(command.split()[2] for command in content["run"])
+        for task, content in it.commands.items()
+        if task not in {"advice", "demo", *IN_WORKSPACE}
+    }
+    sessions = {task: VERBS[task].replace("ci:model", "ci") for task in elsewhere}
+    assert elsewhere == {**sessions, "integration": INTEGRATION}
+    assert not any("databricks" in command for command in it.commands["demo"]["run"])
+
+
+def jobs_that_are_started_are_those_of_the_bundle(it: Rendered) -> None:
+    text = (it.project / "resources" / "jobs.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["resources"]["jobs"]
+    for run, _ in IN_WORKSPACE.values():
+        for command in run:
+            if found := re.search(r"(?:--only (\w+) )?(\w+)(?: -- (.*))?$", command):
+                only, name, given = found.groups()
+                if " bundle run " in command:
+                    known = {item["name"] for item in jobs[name]["parameters"]}
+                    assert set(re.findall(r"--(\w+)=", given or "")) <= known, command
+                    assert {only} <= {None, *(task["task_key"] for task in jobs[name]["tasks"])}
+
+
+def environments_log_in_without_a_secret(it: Rendered) -> None:
+    action = it.actions["login"]
+    assert "secrets." not in (it.github / "actions" / "login" / "action.yml").read_text("utf-8")
+    told, program = action["runs"]["steps"]
+    touched = "inputs.environment == 'staging' || inputs.environment == 'production'"
+    assert told["if"] == program["if"] == touched
+    assert program["uses"].startswith("databricks/setup-cli@")
+    for line in (
+        "DATABRICKS_AUTH_TYPE=github-oidc",
+        "DATABRICKS_CLIENT_ID=$CLIENT",
+        "DATABRICKS_HOST=$HOST",
+    ):
+        assert line in told["run"].splitlines(), line
+    assert '>> "$GITHUB_ENV"' in told["run"]
+    assert told["env"].keys() == {"CLIENT", "HOST"}
+
+
+OTHER = (tasks_are_what_they_should_be, decisions_are_bound_to_a_version_and_a_person)
+OWN_RULES: tuple[Callable[[Rendered], None], ...] = (
+    *(rule for rule in RULES if rule not in OTHER),
+    what_touches_an_environment_is_done_in_the_workspace,
+    jobs_that_are_started_are_those_of_the_bundle,
+    environments_log_in_without_a_secret,
+)
+
+
+@pytest.fixture
+def _its_action_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rules.ACTIONS", ACTIONS | {"databricks/setup-cli"})
+
+
+@pytest.mark.usefixtures("_its_action_is_known")
+@pytest.mark.parametrize("rule", OWN_RULES, ids=lambda rule: rule.__name__)
+def test_its_workflows_keep_rules(on_databricks: Path, rule: Callable[[Rendered], None]) -> None:
+    rule(Rendered(on_databricks))
+
+
+COMMANDS, ACTION = "ci/commands.toml", LOGIN
+JOBS, WORKFLOWS = "resources/jobs.yml", ".github/workflows"
+# File, text, what takes its place; the first occurrence.
+FAULTS: tuple[tuple[str, str, str], ...] = (
+    (COMMANDS, "deploy --target staging --var build=true", "deploy --target staging"),
+    (COMMANDS, "deploy --target prod --var build=true", "deploy --target prod"),
+    (COMMANDS, "deploy --target staging", "deploy --target prod"),
+    (COMMANDS, "run --target staging integration", "run --target staging --no-wait integration"),
+    (COMMANDS, "integration -- --as_of=$AS_OF", "integration"),
+    (COMMANDS, '  "databricks bundle run --target staging', '  "true", "echo'),
+    (COMMANDS, "training -- --as_of=$AS_OF", "loop -- --as_of=$AS_OF"),
+    (COMMANDS, "--only gates deployment", "deployment"),
+    (COMMANDS, "--model_version=$version", "--model_version=1"),
+    (COMMANDS, '  "python3 -m ci.workspace waiting prod $OUTPUTS",\n', ""),
+    (COMMANDS, "day prod $AS_OF", "day staging $AS_OF"),
+    (COMMANDS, "deployment -- --model_version=$VERSION", "deployment -- --model_version=$version"),
+    (COMMANDS, "$VERSION --who=$WHO --why=$WHY", "$VERSION --why=$WHY"),
+    (COMMANDS, "prod reject --", "prod rollback --"),
+    (COMMANDS, "rollback -- --who=$WHO", "rollback -- --who=me"),
+    (COMMANDS, 'finally = ["python3 -m ci.workspace reports staging reports"]', ""),
+    (COMMANDS, "bootstrap.py databricks --junitxml=reports/databricks.xml", "bootstrap.py unit"),
+    (JOBS, "task_key: gates", "task_key: gate"),
+    (JOBS, "name: who #", "name: whoever #"),
+    (JOBS, "name: as_of #", "name: moment #"),
+    (ACTION, "github-oidc", "pat"),
+    (ACTION, "DATABRICKS_CLIENT_ID=$CLIENT", "DATABRICKS_TOKEN=${{ secrets.TOKEN }}"),
+    (ACTION, "inputs.environment == 'staging' || ", ""),
+    (ACTION, " || inputs.environment == 'production'", ""),
+    (ACTION, "@fd1d91d9d3b5f1191a2aae9206f7c68a997dc52d # v1.16.0", "@main"),
+    (ACTION, "databricks/setup-cli@", "somebody/setup-cli@"),
+    (f"{WORKFLOWS}/environment.yml", "      id-token: write # to log in without a secret\n", ""),
+    (f"{WORKFLOWS}/release.yml", "needs.approval.result == 'success'", "true"),
+)
+
+
+def seen(project: Path) -> bool:
+    """Whether a rule objects."""
+    for rule in OWN_RULES:
+        try:
+            rule(Rendered(project))
+        except (AssertionError, KeyError, ValueError, TypeError):
+            return True
+    return False
+
+
+@pytest.mark.usefixtures("_its_action_is_known")
+@pytest.mark.parametrize("fault", [None, *FAULTS], ids=lambda fault: fault and fault[1][:40])
+def test_a_fault_in_its_delivery_is_seen(
+    on_databricks: Path, tmp_path: Path, fault: tuple[str, str, str] | None
+) -> None:
+    for part in (".github", "ci", "resources"):
+        shutil.copytree(on_databricks / part, tmp_path / part)
+    shutil.copy(on_databricks / "pyproject.toml", tmp_path)
+    if fault:
+        name, before, after = fault
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert before in text, f"{name} has no {before!r}"
+        (tmp_path / name).write_text(text.replace(before, after, 1), encoding="utf-8")
+    assert seen(tmp_path) == (fault is not None)
+
+
+def test_the_linters_find_nothing_in_its_workflows(on_databricks: Path) -> None:
+    lint(on_databricks / ".github")
+
+
+def test_logins_are_the_users_where_workflows_join_a_repository(
+    template: Path, tmp_path: Path
+) -> None:
+    project = template / "{{cookiecutter.project_slug}}"
+    for contents, same in (("everything", True), ("ci_only", False)):
+        place = tmp_path / contents
+        shutil.copytree(project, place)
+        keep_parts(place, {"contents": contents, "ci": "github", "platform": "databricks"})
+        example = (project / LOGINS["databricks"]).read_bytes()
+        assert ((place / LOGIN).read_bytes() == example) == same
 
 
 @pytest.mark.parametrize("slug", [LONGEST, "a"])
@@ -116,7 +300,7 @@ def test_its_own_checks_pass(on_databricks: Path, session: str) -> None:
 # What else is in `unit` is the same without the bundle.
 @pytest.mark.run
 def test_its_own_unit_tests_pass(on_databricks: Path) -> None:
-    assert "was successful" in nox(on_databricks, "unit", "-k", "test_job")
+    assert "was successful" in nox(on_databricks, "unit", "-k", "test_job or test_workspace")
 
 
 @pytest.mark.run

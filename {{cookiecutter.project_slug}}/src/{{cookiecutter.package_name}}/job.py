@@ -16,7 +16,7 @@ import tempfile
 from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,9 @@ from .core.console import complain, say
 from .core.errors import UserError
 from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PROJECT_VARIABLE
 from .core.settings import ENV_PREFIX, PACKAGE
+
+if TYPE_CHECKING:
+    from .context import Context
 
 SCHEMA_VARIABLE = "CATALOG_SCHEMA"
 APPROVAL_TAG = "approval"  # as the task is called: so Unity Catalog names the tag that it sets
@@ -38,6 +41,9 @@ _VARIABLES = {
 }
 
 Version = Annotated[str, typer.Option("--version", help="Model version.")]
+Who = Annotated[str, typer.Option("--who", help="Who approves here, instead of in the catalog.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
+Job = Annotated[str, typer.Option("--job", help="Id of the job.")]
 Schema = Annotated[
     str | None,
     typer.Option("--schema", help="As catalog.schema. Default: the one that was deployed."),
@@ -70,8 +76,23 @@ def tables(env: cli.Env = "dev", schema: Schema = None) -> None:
 
 
 @cli.app.command()
-def approval(version: Version, env: cli.Env = "dev") -> None:
-    """Promote a version that a person has approved in Unity Catalog; exit code 1 until then."""
+def trigger(job: Job, env: cli.Env = "dev") -> None:
+    """Have Unity Catalog start a job for each version of the model that is registered from now on.
+
+    It calls it a deployment job, and gives it the parameters `model_name` and `model_version`:
+    https://docs.databricks.com/aws/en/mlflow/deployment-job
+    """
+    context = cli.context_of(env)
+    client, name = context.registry.client, context.settings.mlflow.model
+    model = client.get_registered_model(name)
+    if model.deployment_job_id != job:
+        client.update_registered_model(name, model.description, deployment_job_id=job)
+    say(f"[green]✓[/] Each new version of {name} starts job {job}.")
+
+
+@cli.app.command()
+def approval(version: Version, env: cli.Env = "dev", who: Who = "", why: Why = "") -> None:
+    """Promote a version that a person has approved, in Unity Catalog or as `--who`; else fail."""
     from . import flows
     from .tracking.registry import CHAMPION
 
@@ -79,14 +100,24 @@ def approval(version: Version, env: cli.Env = "dev") -> None:
     if context.registry.aliased(CHAMPION) == version:
         say(f"[green]✓[/] Version {version} is the champion: nobody need approve it.")
         return
+    if not who:
+        who, why = _APPROVER, _approved(context, version)
+    flows.decide(context, who, why, approve=True, version=version)
+    say(f"[green]✓[/] Version {version} is the champion.")
+
+
+def _approved(context: Context, version: str) -> str:
+    """Why a version counts as approved.
+
+    Raises:
+        UserError: It does not.
+    """
     decision = context.registry.version(version).tags.get(APPROVAL_TAG, "")
     if decision.lower() != _APPROVED:
         message = f"Version {version} waits for a person."
         remedy = "Approve it on its page in Unity Catalog, which starts this task again."
         raise UserError(message, remedy)
-    why = f"the tag {APPROVAL_TAG} of version {version} says {decision}"
-    flows.decide(context, _APPROVER, why, approve=True, version=version)
-    say(f"[green]✓[/] Version {version} is the champion.")
+    return f"the tag {APPROVAL_TAG} of version {version} says {decision}"
 
 
 def main() -> None:

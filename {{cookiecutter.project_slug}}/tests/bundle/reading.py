@@ -65,7 +65,7 @@ def read(
         "var": values | given,
         "bundle": {**bundle["bundle"], "target": target, "git": {"commit": COMMIT}},
         "workspace": workspace | bundle.get("workspace", {}),
-        "resources": bundle["resources"],
+        "resources": _deployed(bundle["resources"]),
     }
     filled: dict[str, Any] = _filled(bundle, named)
     return filled
@@ -92,6 +92,14 @@ def _rename(resources: dict[str, Any]) -> None:
     for experiment in resources.get(_EXPERIMENTS, {}).values():
         folder, _, name = experiment["name"].rpartition("/")
         experiment["name"] = f"{folder}/[dev {ME}] {name}"
+
+
+def _deployed(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Resources as others refer to them, with the ids that a deployment would give."""
+    return {
+        kind: {name: {**fields, "id": f"{kind}-{name}"} for name, fields in named.items()}
+        for kind, named in resources.items()
+    }
 
 
 def _filled(value: Any, named: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from databricks.bundles.volumes import Volume
 from {{cookiecutter.package_name}} import cli, job
 from {{cookiecutter.package_name}}.core.settings import described
 
-from tests.bundle.jobs import order, parameters
+from tests.bundle.jobs import needed, order, parameters
 from tests.bundle.reading import COMMIT, ME, ROOT, TARGETS, files, read
 
 CLASSES: dict[str, type[Any]] = {
@@ -34,6 +34,7 @@ CLASSES: dict[str, type[Any]] = {
 }
 OF_FILES = set("artifacts bundle include resources sync targets variables".split())
 OF_TARGETS = set("artifacts default mode resources variables workspace".split())
+TRIGGER = "job.trigger.time.iso_datetime"
 TRIGGERED = "2024-11-01T06:00:00.000Z"
 
 
@@ -121,7 +122,7 @@ def test_the_command_line_takes_the_parameters_of_every_task(target: str) -> Non
     for of_job, task in tasks(target):
         called = task["python_wheel_task"]
         assert scripts[called["entry_point"]] == f"{called['package_name']}.job:main"
-        given = {"model_version": "1"}
+        given = {"model_version": "1", "who": "ada", "why": "It's better, --really"}
         deployed, *words = parameters(of_job, task, TRIGGERED, given)
         assert "=" in deployed
         # parsed by the group, then by the verb; neither is run
@@ -129,10 +130,13 @@ def test_the_command_line_takes_the_parameters_of_every_task(target: str) -> Non
             name, verb, rest = group.resolve_command(context, words)  # type: ignore[attr-defined]
             with verb.make_context(name, rest, parent=context) as parsed:
                 assert parsed.params["env"] == target
+                assert parsed.params.get("who") in {None, "ada", "deployment", "integration"}
+                assert parsed.params.get("why") in {None, given["why"]}
                 if as_of := parsed.params.get("as_of"):
                     assert cli.parse_moment(as_of).hour == 6
         verbs.add(name)
-    assert verbs >= set("init ingest features train deploy approval predict tables".split())
+    wanted = "init ingest features trigger train deploy approval reject rollback predict tables"
+    assert verbs >= set(wanted.split())
 
 
 def test_parameters_that_the_command_line_does_not_know_are_found() -> None:
@@ -166,9 +170,20 @@ def test_nobody_runs_production_as_themselves(target: str) -> None:
     assert bundle["workspace"]["root_path"].startswith("/Workspace/Users/42/")
     started = {"staging": "integration", "prod": "loop"}[target]
     named = bundle["resources"]["jobs"]
-    for name in (started, "training", "deployment"):
+    for name in (started, "training", "deployment", "reject", "rollback"):
         assert named[name]["run_as"] == {"service_principal_name": "42"}
-    assert "git status" in bundle["artifacts"]["wheel"]["build"]
+
+
+def test_what_is_shared_is_built_of_committed_code_or_was_fetched() -> None:
+    built = {target: read(target)["artifacts"]["wheel"]["build"] for target in TARGETS}
+    unchanged = 'test -z "$(git status --porcelain)"'
+    made = "python3 bootstrap.py build"
+    assert built == {
+        "dev": made,
+        "staging": f"{unchanged} && {made}",
+        "prod": f"{unchanged} && {made}",
+    }
+    assert read("prod", build="true")["artifacts"]["wheel"]["build"] == f"{unchanged} && true"
 
 
 def test_in_dev_nothing_is_shared_between_two_people() -> None:
@@ -183,6 +198,41 @@ def test_nothing_but_a_person_starts_the_approval_again() -> None:
     (task,) = (task for task in deployment["tasks"] if task["task_key"] == job.APPROVAL_TAG)
     assert task["max_retries"] == 0
     assert task["disable_auto_optimization"] is True
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_only_approvers_start_what_decides(target: str) -> None:
+    jobs = read(target)["resources"]["jobs"]
+    starting = {
+        name: [item["group_name"] for item in found["permissions"] if "MANAGE" in item["level"]]
+        for name, found in jobs.items()
+    }
+    decided = {"deployment", "reject", "rollback"}
+    assert starting == {name: ["model-approvers"] if name in decided else [] for name in jobs}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_training_names_the_job_that_takes_its_version_up(target: str) -> None:
+    jobs = read(target)["resources"]["jobs"]
+    (named,) = (task for task in jobs["training"]["tasks"] if task["task_key"] == "trigger")
+    (train,) = (task for task in jobs["training"]["tasks"] if task["task_key"] == "train")
+    assert named["python_wheel_task"]["parameters"][-2:] == ["--job", "jobs-deployment"]
+    assert "trigger" in needed(train)
+    # what Unity Catalog gives to a deployment job, and requires it to have
+    given = {item["name"] for item in jobs["deployment"]["parameters"]}
+    assert {"model_name", "model_version"} <= given
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_runs_queue_and_take_their_moment_from_the_trigger(target: str) -> None:
+    for found in read(target)["resources"]["jobs"].values():
+        assert found["queue"] == {"enabled": True}
+        defaults = {item["name"]: item["default"].strip("{}") for item in found["parameters"]}
+        assert defaults.get("as_of", TRIGGER) == TRIGGER
+        for task in found["tasks"]:
+            words = task["python_wheel_task"]["parameters"]
+            moments = {words[at + 1] for at, word in enumerate(words) if word == "--as-of"}
+            assert {moment.strip("{}") for moment in moments} <= {"job.parameters.as_of"}
 
 
 def test_only_production_has_a_schedule() -> None:

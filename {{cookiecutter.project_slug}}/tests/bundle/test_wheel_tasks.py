@@ -134,12 +134,13 @@ def codes(ended: list[Ended]) -> dict[str, int]:
 def test_from_an_empty_storage_to_a_day_of_production(machine: Machine, folder: Path) -> None:
     # given a storage that nobody has named
     refused = run(machine, folder, "training")
-    assert codes(refused) == {"ingest": 1}
-    assert "they carry no name" in refused[0].said
+    assert codes(refused) == {"trigger": 1, "ingest": 1}
+    assert all("they carry no name" in ended.said for ended in refused)
     # when it is named and a version is trained
     assert codes(run(machine, folder, "init")) == {"init": 0}
     trained = run(machine, folder, "training")
-    assert codes(trained) == dict.fromkeys(("ingest", "prepare", "features", "train"), 0), trained
+    steps = ("trigger", "ingest", "prepare", "features", "train")
+    assert codes(trained) == dict.fromkeys(steps, 0), trained
     # then the run tells which commit was deployed
     client = MlflowClient(f"sqlite:///{(folder / 'mlflow.db').as_posix()}")
     (model,) = client.search_registered_models()
@@ -156,6 +157,11 @@ def test_from_an_empty_storage_to_a_day_of_production(machine: Machine, folder: 
     approved = run(machine, folder, "deployment", **deployment)
     assert codes(approved) == {"gates": 0, "approval": 0}, approved
     assert client.get_registered_model(model.name).aliases == {"champion": version.version}
+    # when somebody refuses it too late, or wants the champion before
+    for decided, said in (("reject", "No request waits"), ("rollback", "no earlier champion")):
+        (ended,) = run(machine, folder, decided, who="ada", why="It's bad")
+        assert ended.code == 1
+        assert said in ended.said
     # when a day of production passes
     day = run(machine, folder, "loop")
     verbs = ("ingest", "prepare", "features", "predict", "monitor", "retrain", "dashboard")

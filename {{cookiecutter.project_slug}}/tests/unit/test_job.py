@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}} import cli, job
+from {{cookiecutter.package_name}} import cli, flows, job
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.errors import UserError
@@ -113,3 +113,63 @@ def test_tables_need_a_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(job.SCHEMA_VARIABLE, raising=False)
     with pytest.raises(UserError, match="No schema is named"):
         job.tables("test")
+
+
+class Catalog:
+    """Stands in for a client of Unity Catalog: knows one model, and what it is told of it."""
+
+    def __init__(self) -> None:
+        """No job was named yet."""
+        self.model = SimpleNamespace(description="What it is", deployment_job_id=None)
+        self.told: list[tuple[str, str]] = []
+
+    def get_registered_model(self, _: str) -> SimpleNamespace:
+        """The model."""
+        return self.model
+
+    def update_registered_model(self, name: str, text: str, deployment_job_id: str) -> None:
+        """Note it."""
+        self.told.append((name, deployment_job_id))
+        self.model = SimpleNamespace(description=text, deployment_job_id=deployment_job_id)
+
+
+def test_the_catalog_is_told_once_which_job_takes_versions_up(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog()
+    monkeypatch.setattr(type(home.registry), "client", catalog)
+    for number in ("7", "7", "8"):
+        job.trigger(number, "test")
+    assert catalog.told == [(home.settings.mlflow.model, "7"), (home.settings.mlflow.model, "8")]
+    assert catalog.model.description == "What it is"
+
+
+@pytest.mark.parametrize(
+    ("champion", "tag", "who", "decided"),
+    [
+        ("3", "", "", None),
+        ("2", "Approved", "", ("Unity Catalog", "the tag approval of version 3 says Approved")),
+        ("2", "", "ada", ("ada", "It's better")),
+        ("2", "rejected", "", UserError),
+        ("2", "", "", UserError),
+    ],
+)
+def test_a_version_is_approved_by_the_tag_or_by_name(
+    champion: str,
+    tag: str,
+    who: str,
+    decided: tuple[str, str] | type[UserError] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version = SimpleNamespace(tags={"approval": tag} if tag else {})
+    registry = SimpleNamespace(aliased=lambda _: champion, version=lambda _: version)
+    context = SimpleNamespace(registry=registry)
+    monkeypatch.setattr(cli, "context_of", lambda _: context)
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(flows, "decide", lambda _, who, why, **__: seen.append((who, why)))
+    if decided is UserError:
+        with pytest.raises(UserError, match="Version 3 waits for a person"):
+            job.approval("3", "test")
+    else:
+        job.approval("3", "test", who, "It's better")
+    assert seen == ([decided] if isinstance(decided, tuple) else [])
