@@ -67,6 +67,7 @@ def test_other_files_differ_by_whole_lines_that_are_added(bake: Bake, on_databri
     }
     # what touches an environment is done by other commands there
     contract = "ci/commands.toml"
+    assert not re.search(r"databricks|ci\.workspace", local[contract].decode())
     for name in changed - {LOGIN, contract}:
         more = iter(there[name].decode().splitlines())
         left_out = re.compile(r" \[Databricks\]\(docs/databricks\.md\);")

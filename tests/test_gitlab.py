@@ -136,6 +136,34 @@ def test_the_pipeline_fits_the_schema_and_no_fault_does(bake: Bake, tmp_path: Pa
             execute(*check, wrong, cwd=project)
 
 
+def test_on_databricks_jobs_log_in_by_a_token_of_their_own(bake: Bake) -> None:
+    project = bake(ci="gitlab", platform="databricks", **NASTY).project_path
+    check = (BIN / "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci")
+    execute(*check, ".gitlab-ci.yml", ".gitlab/own.yml", cwd=project)
+    own = yaml.safe_load((project / ".gitlab" / "own.yml").read_text(encoding="utf-8"))
+    login = own[".databricks"]
+    assert login["id_tokens"].keys() == {"DATABRICKS_OIDC_TOKEN"}
+    assert "export DATABRICKS_AUTH_TYPE=env-oidc" in login["before_script"]
+    for place in (".staging", ".production"):
+        assert own[place] == {"extends": ".databricks"}
+    assert "id_tokens" not in own[".merge-request"]
+    # and the jobs that touch an environment are those that log in
+    pipeline = yaml.safe_load((project / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+    joined = {name: job for name, job in pipeline.items() if isinstance(job, dict)}
+    assert ".staging" in joined["staging"]["extends"]
+    assert ".production" in joined[".on-production"]["extends"]
+
+
+def test_on_databricks_both_forges_have_one_contract_and_no_line_of_each_other(bake: Bake) -> None:
+    contracts = []
+    for forge, other in (("github", "gitlab"), ("gitlab", "github")):
+        project = bake(ci=forge, platform="databricks").project_path
+        contracts.append((project / "ci" / "commands.toml").read_text(encoding="utf-8"))
+        found = [name for name, text in texts(project).items() if other in text.lower()]
+        assert found == [], forge
+    assert contracts[0] == contracts[1]
+
+
 def test_every_task_of_the_contract_is_run(pipeline: dict[str, Any], bake: Bake) -> None:
     contract = (bake(ci="gitlab").project_path / "ci" / "commands.toml").read_text("utf-8")
     tasks = set(re.findall(r"^\[(\w+)\]", contract, re.MULTILINE)) - {"advice"}
