@@ -13,24 +13,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from statistics import median
 
 import narwhals as nw
 import polars as pl
 from scipy.stats import ks_2samp
 
+from {{cookiecutter.package_name}} import flows
 from {{cookiecutter.package_name}}.context import open_context
 from {{cookiecutter.package_name}}.core.console import step, table
 from {{cookiecutter.package_name}}.core.contract import (
     AVAILABLE_AT,
+    KNOWN_AT,
     PREDICTION_TIME,
     Frame,
+    Source,
 )
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.data.events import send_events
 from {{cookiecutter.package_name}}.modeling.lightgbm import encode
 from {{cookiecutter.package_name}}.modeling.profile import profile
 from {{cookiecutter.package_name}}.monitoring import drift
@@ -169,6 +174,39 @@ def bench_stream() -> Iterator[Row]:
     yield Row(f"stream of {STREAMED_ROWS:,} requests ({rate}), CPU each", processor, 100, "µs")
 
 
+def bench_events() -> Iterator[Row]:
+    """A round of `follow`: an hour's events of the last day, from their tables to the online store.
+
+    Everything before them is in the tables already.
+    """
+    last = PROBLEM.ends or datetime.now(UTC)
+    begun = last - timedelta(days=1)
+    with own_environment():
+        whole = open_context("dev")
+        flows.refresh(whole, begun)
+        sources = [replace(source, load=_nothing(source)) for source in PROBLEM.sources]
+        context = replace(whole, problem=replace(PROBLEM, sources=tuple(sources)))
+        flows.settle_change(context, "keep", begun)
+        rounds = []
+        processor = 0.0
+        sent = 0
+        for hour in range(24):
+            since, until = (begun + timedelta(hours=hour + more) for more in (0, 1))
+            for source in PROBLEM.sources:
+                rows = _frame(source.load(since, until))
+                if KNOWN_AT in rows.columns and not rows.is_empty():
+                    sent += send_events(context, source, [rows])
+            started = time.perf_counter()
+            processor -= time.process_time()
+            flows.refresh(context, until)
+            processor += time.process_time()
+            rounds.append(time.perf_counter() - started)
+    what = f"round of follow, {sent / len(rounds):.0f} events"
+    spent = f"{processor / len(rounds):.1f} s CPU"
+    yield Row(f"{what}, median of {len(rounds)} ({spent})", median(rounds), 5.0, "s")
+    yield Row("  the longest", max(rounds), 10.0, "s")
+
+
 def bench_memory() -> Iterator[Row]:
     """Peak memory of scoring a file of replicated requests into a file, as the file grows."""
     context = open_context("dev")
@@ -219,6 +257,7 @@ BENCHES: tuple[Callable[[], Iterator[Row]], ...] = (
     bench_join,
     bench_scoring,
     bench_stream,
+    bench_events,
     bench_memory,
     bench_drift,
     bench_replay,
@@ -277,6 +316,12 @@ def call(*arguments: str) -> Call:
                 f"{' '.join(arguments)} failed:\n{said.read().decode(errors='replace')}"
             )
     return Call(seconds, processor, peak)
+
+
+def _nothing(source: Source) -> Callable[[datetime | None, datetime], Frame]:
+    """A `load` that gives no rows."""
+    empty = nw.from_native(declared.raw(source).empty().lazy())
+    return lambda since, until: empty
 
 
 def _frame(rows: Frame) -> pl.DataFrame:

@@ -87,7 +87,10 @@ Input = Annotated[
 ]
 Query = Annotated[str, typer.Option("--query", help="What to read from the database.")]
 SentInput = Annotated[str, typer.Option("--input", help="File (.parquet, .csv) or database URI.")]
-Once = Annotated[bool, typer.Option("--once", help="End when no request is left.")]
+Receiver = Annotated[
+    str, typer.Option("--to", help="Source whose events they are. Default: requests.")
+]
+Once = Annotated[bool, typer.Option("--once", help="End when nothing is left that waits.")]
 Output = Annotated[
     Path | None,
     typer.Option("--output", help="File (.parquet, .csv) to write instead of the tables."),
@@ -454,11 +457,19 @@ def serve(
 
 
 @app.command(rich_help_panel=_PRODUCTION)
-def send(source: SentInput, env: Env = "dev", query: Query = "") -> None:
-    """Append the rows of a file or query to the requests that `stream` scores."""
+def send(source: SentInput, env: Env = "dev", query: Query = "", to: Receiver = "") -> None:
+    """Append the rows of a file or query to the requests, or to the events of a source."""
     from . import flows
 
-    flows.send(context_of(env), source, query)
+    flows.send(context_of(env), source, query, to)
+
+
+@app.command(rich_help_panel=_PRODUCTION)
+def follow(env: Env = "dev", *, once: Once = False) -> None:
+    """Take events and new rows to the feature tables and the online store as they come."""
+    from . import flows
+
+    flows.follow(context_of(env), _told_to_stop(), once=once)
 
 
 @app.command(rich_help_panel=_PRODUCTION)

@@ -7,6 +7,8 @@ command line must answer `--help` at once.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from .context import Context
 from .core.console import quiet, step
 from .core.errors import UserError
 from .core.words import counted
+from .store import tables
 from .store.measurements import mean_gains, recorded
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 _MICROSECONDS = 1_000_000
 Tell: TypeAlias = Callable[[object], None]
 _CLOCKS_DIFFER = timedelta(minutes=5)
+_JUDGED_ROWS = 1_000  # of a round's rows a source may have rejected its share of so many
 
 
 def nobody(result: object) -> None:
@@ -60,6 +64,23 @@ class Requested:
     version: str
     is_champion: bool
     lacking: str = ""
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """Rows of a round, how many failed their checks, and when the first event was sent."""
+
+    rows: int
+    refused: int
+    earliest: datetime | None
+
+
+@dataclass
+class Followed:
+    """Rows that `follow` took over, and how many of them failed their checks."""
+
+    rows: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -270,11 +291,17 @@ def predict(
     return predicted
 
 
-def send(context: Context, source: str, query: str = "") -> int:
-    """Append the rows of a file or query to the requests that `stream` scores."""
+def send(context: Context, source: str, query: str = "", to: str = "") -> int:
+    """Append the rows of a file or query to the requests, or to the events of a source (`to`)."""
+    from .data.events import send_events
     from .inference import inputs, stream_tables
 
     with step("send") as notes:
+        if to:
+            events = inputs.read_events(context, source, query, to)
+            sent = send_events(context, context.problem.source(to), events)
+            notes.append(f"{sent:,} events of {to}")
+            return sent
         sent = stream_tables.send(context, inputs.read(context, source, query))
         notes.append(f"{sent:,} requests")
     return sent
@@ -299,6 +326,74 @@ def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
         done = consume(context, source, scorer, sink, stop, once=once)
         notes.append(f"{done.scored:,} requests scored, {done.refused:,} refused")
     return done
+
+
+def refresh(context: Context, as_of: datetime) -> Refreshed:
+    """A round of `follow`: what became known, through all tables to the online store.
+
+    Raises:
+        OvertakenWriteError: Somebody else is at it, too.
+        UserError: A step cannot do its work.
+    """
+    from .data.ingest import take
+    from .data.prepare import prepare
+    from .features.build import build_features
+
+    ingested = take(context, as_of)
+    prepared = prepare(context, as_of, _JUDGED_ROWS)
+    build_features(context, as_of)
+    context.publish()
+    refused = sum(failed for _, failed in prepared.values())
+    return Refreshed(sum(ingested.rows.values()), refused, ingested.earliest)
+
+
+def follow(context: Context, stop: Event, *, once: bool) -> Followed:
+    """Take events through all tables to the online store as they come: the steps, again and again.
+
+    Each round is as of its beginning. Killed at any moment, it goes on where it stopped.
+
+    Args:
+        context: The environment.
+        stop: Set, it ends after the round that it is at.
+        once: End when no event is left.
+
+    Raises:
+        UserError: The problem's data end, or a step cannot do its work.
+    """
+    from .data.events import newest
+    from .inference.stream import Meter
+    from .store.lakehouse import OvertakenWriteError
+
+    if context.problem.ends is not None:
+        message = f"The data of this problem end on {context.problem.ends:%Y-%m-%d}: no more come."
+        raise UserError(message, "Where they are a live feed, take `ends` out of PROBLEM.")
+    settings = context.settings.features
+    meter = Meter(context, subject="events")
+    total = Followed()
+    taken: object = None
+    begun = -math.inf
+    with step("follow") as notes:
+        while not stop.is_set():
+            found = newest(context)
+            is_new = found != taken
+            if once and not is_new:
+                break
+            if is_new or time.monotonic() - begun > settings.quiet_seconds:
+                begun = time.monotonic()
+                with suppress(OvertakenWriteError):  # somebody else took them: look again
+                    done = refresh(context, datetime.now(UTC))
+                    meter.add(done.rows, done.refused, done.earliest)
+                    total.rows += done.rows
+                    total.refused += done.refused
+                    taken = found
+            else:
+                stop.wait(settings.poll_seconds)
+            if meter.is_due():
+                meter.record()
+                _tidy(context)
+        meter.record()
+        notes.append(f"{total.rows:,} rows, {total.refused:,} of them to quarantine")
+    return total
 
 
 def monitor(context: Context, as_of: datetime, tell: Tell = nobody) -> Monitored:
@@ -608,6 +703,14 @@ def worse(comparison: Comparison) -> UserError:
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _tidy(context: Context) -> None:
+    """Join the files that many small commits have left."""
+    for table in tables.fed(context.problem):
+        if context.lakehouse.owns(table.name):
+            context.lakehouse.compact(table)
+    context.publish()  # while the joined files are all that is new
 
 
 @contextmanager

@@ -123,6 +123,10 @@ class FeatureSettings(_Section):
 
     chunk_rows: _Count = 1_000_000
     """Prepared rows whose features are built at a time."""
+    poll_seconds: _Limit = 0.2
+    """Seconds between two looks for events, where `follow` runs."""
+    quiet_seconds: _Limit = 60
+    """Seconds after which `follow` goes on without events."""
 
 
 class TrainingSettings(_Section):

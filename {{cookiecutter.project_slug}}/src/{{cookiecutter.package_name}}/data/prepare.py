@@ -24,7 +24,7 @@ _SHOWN_ROWS = 200
 _ROWS = "rows"
 
 
-def prepare(context: Context, as_of: datetime) -> dict[str, tuple[int, int]]:
+def prepare(context: Context, as_of: datetime, judged_rows: int = 1) -> dict[str, tuple[int, int]]:
     """Check and shape the raw rows that became known until `as_of`.
 
     Rows pass through in batches: a source need not fit into memory. Identical rows count once. Of
@@ -34,6 +34,8 @@ def prepare(context: Context, as_of: datetime) -> dict[str, tuple[int, int]]:
     Args:
         context: Tables and sources; a page on the checks that failed goes to its state.
         as_of: Rows known later are not looked at.
+        judged_rows: The share of rows that fail is taken of so many at least: of a handful, one
+            tells nothing of the source.
 
     Returns:
         Rows passed and rows quarantined, by source that had anything new.
@@ -50,13 +52,23 @@ def prepare(context: Context, as_of: datetime) -> dict[str, tuple[int, int]]:
             continue
         lakehouse.require(tables.raw(source), as_of)
         new = _known_rows(lakehouse, source, since, as_of)
+        if since is not None and lakehouse.rows(new) == 0:
+            for empty in (tables.quarantine(source), table):
+                lakehouse.append(empty, empty.empty(), as_of)
+            done[source.name] = (0, 0)
+            continue
         with lakehouse.staged(_shaped(context, source, new, as_of)) as shaped:
-            done[source.name] = _commit(context, source, shaped, since, as_of)
+            done[source.name] = _commit(context, source, shaped, since, as_of, judged_rows)
     return done
 
 
 def _commit(
-    context: Context, source: Source, shaped: Frame, since: datetime | None, as_of: datetime
+    context: Context,
+    source: Source,
+    shaped: Frame,
+    since: datetime | None,
+    as_of: datetime,
+    judged_rows: int,
 ) -> tuple[int, int]:
     """Write the rows that passed and those that failed; returns how many."""
     lakehouse = context.lakehouse
@@ -68,7 +80,7 @@ def _commit(
             name = f"checks_{source.name}_{pages.stamp(as_of)}.html"
             page = context.settings.reports / name
             _report(lakehouse, source, failed, total, page, since, as_of)
-            _refuse_too_many(lakehouse, source, failed, total, page)
+            _refuse_too_many(lakehouse, source, failed, max(total, judged_rows), page)
         table = tables.quarantine(source)
         held = lakehouse.complete_until(table)  # a killed process may have written it
         fresh = failed if held is None else failed.filter(nw.col(KNOWN_AT) > held)

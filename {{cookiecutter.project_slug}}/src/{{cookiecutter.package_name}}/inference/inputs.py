@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from ..context import Context
-from ..core.contract import ROW, Form, Schema, Source, polars_schema
+from ..core.contract import KNOWN_AT, ROW, UTC_TIME, Form, Schema, Source, polars_schema
 from ..core.errors import UserError
 from ..core.reading import TEXT_FILES, as_type, infinite, query_rows, scan_text, with_names
 
@@ -31,7 +32,31 @@ def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
     Raises:
         UserError: An unknown kind of source, not readable, or without the declared columns.
     """
-    asked = context.problem.scored
+    return _read(context, source, query, context.problem.scored)
+
+
+def read_events(context: Context, source: str, query: str, name: str) -> Iterator[pl.DataFrame]:
+    """Rows of a file or of a database query as those of a raw table; `known_at` may be absent.
+
+    Args:
+        context: As of `read`, like the next two.
+        source: Path or URI.
+        query: SQL.
+        name: Of the source whose raw table it is.
+
+    Raises:
+        UserError: As `read`; also a source that there is not.
+    """
+    try:
+        declared = context.problem.source(name)
+    except LookupError:
+        names = ", ".join(item.name for item in context.problem.sources)
+        raise UserError(f"There is no source {name}.", f"Use one of: {names}.") from None
+    shape = {**declared.raw, KNOWN_AT: UTC_TIME}
+    return _read(context, source, query, replace(declared, prepared=shape))
+
+
+def _read(context: Context, source: str, query: str, asked: Source) -> Iterator[pl.DataFrame]:
     rows = context.settings.inference.chunk_rows
     database = "://" in source
     chunks = query_rows(source, query, rows) if database else _scan(Path(source), rows, asked.form)
@@ -49,18 +74,21 @@ def read(context: Context, source: str, query: str) -> Iterator[pl.DataFrame]:
 
 
 def conform(rows: pl.DataFrame, schema: Schema, where: str) -> pl.DataFrame:
-    """Give rows the declared types, where nothing is lost by it; `row` may be absent.
+    """Give rows the declared types, where nothing is lost by it.
+
+    `row` and `known_at` may be absent.
 
     Raises:
         UserError: A column is missing, or holds what its declared type cannot.
     """
     wanted = polars_schema(schema)
-    if ROW in wanted and ROW not in rows.columns:
-        wanted = pl.Schema({name: kind for name, kind in wanted.items() if name != ROW})
+    for name in (ROW, KNOWN_AT):
+        if name not in rows.columns:
+            wanted.pop(name, None)
     if missing := [name for name in wanted if name not in rows.columns]:
         raise UserError(
             f"{where} has no column {', '.join(missing)}.",
-            "It needs the columns of the prepared table.",
+            "It needs the columns of the table that it goes to.",
         )
     columns = []
     faults = []

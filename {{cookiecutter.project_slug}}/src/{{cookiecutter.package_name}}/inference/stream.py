@@ -165,9 +165,15 @@ def together(*letters: pl.DataFrame) -> pl.DataFrame:
 class Meter:
     """Lag, throughput and refusals, as measurements that alerts watch."""
 
-    def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin a window."""
+    def __init__(
+        self,
+        context: Context,
+        clock: Callable[[], float] = time.monotonic,
+        subject: str = SUBJECT,
+    ) -> None:
+        """Begin a window of a stream, which is the subject."""
         self._context = context
+        self._subject = subject
         self._clock = clock
         self._violated = False
         self._rows = 0
@@ -177,9 +183,13 @@ class Meter:
 
     def count(self, batch: Batch, answers: Answers) -> None:
         """Add a batch whose answers are committed."""
-        self._rows += answers.scored.height + answers.refused.height
-        self._refused += answers.refused.height
-        earliest = batch.rows["requested_at"].min()
+        refused = answers.refused.height
+        self.add(answers.scored.height + refused, refused, batch.rows["requested_at"].min())
+
+    def add(self, rows: int, refused: int, earliest: object) -> None:
+        """Add rows that are where they are needed, the first of which came then."""
+        self._rows += rows
+        self._refused += refused
         if isinstance(earliest, datetime):
             lag = (datetime.now(UTC) - earliest).total_seconds()
             self._lag = max(self._lag, lag)
@@ -199,18 +209,20 @@ class Meter:
             return
         seconds = max(self._clock() - self._started, 1e-9)
         measured = (
-            ("stream_lag_seconds", self._lag, settings.max_lag_seconds),
-            ("stream_refused", self._refused / max(self._rows, 1), settings.max_refused),
-            ("stream_rows_per_second", self._rows / seconds, None),
+            ("lag_seconds", self._lag, settings.max_lag_seconds),
+            ("refused", self._refused / max(self._rows, 1), settings.max_refused),
+            ("rows_per_second", self._rows / seconds, None),
         )
         found = pl.DataFrame(measured, schema=_MEASURED, orient="row")
         status = pl.when(pl.col("value") > pl.col("threshold")).then(pl.lit("violated"))
         judged = pl.col("threshold").is_not_null()
         rows = found.with_columns(
-            status=status.when(judged).then(pl.lit("ok")), rows=pl.lit(self._rows)
+            metric=pl.format("{}_{}", pl.lit(self._subject), "metric"),
+            status=status.when(judged).then(pl.lit("ok")),
+            rows=pl.lit(self._rows),
         )
         self._violated = "violated" in rows["status"]
-        _record(self._context, rows, self._began)
+        _record(self._context, rows, self._subject, self._began)
         self._begin()
 
     def _begin(self) -> None:
@@ -221,8 +233,8 @@ class Meter:
         self._lag = 0.0
 
 
-def _record(context: Context, rows: pl.DataFrame, began: datetime) -> None:
+def _record(context: Context, rows: pl.DataFrame, subject: str, began: datetime) -> None:
     ends = context.problem.ends or datetime.max.replace(tzinfo=UTC)
     window = (min(began, ends), min(datetime.now(UTC), ends))
     with suppress(UserError):
-        record(context.lakehouse, rows, SERVING, SUBJECT, *window)
+        record(context.lakehouse, rows, SERVING, subject, *window)

@@ -19,7 +19,15 @@ import polars as pl
 
 from ..core.contract import Frame, Schema, Table, polars_schema
 from ..core.errors import UserError
-from .engines import COMMIT, Engine, OvertakenError, PolarsEngine, Snapshot, StorageError
+from .engines import (
+    COMMIT,
+    COMMITTED_AT,
+    Engine,
+    OvertakenError,
+    PolarsEngine,
+    Snapshot,
+    StorageError,
+)
 
 Rows: TypeAlias = Frame | pl.DataFrame
 Batches: TypeAlias = Mapping[str, int]
@@ -31,6 +39,17 @@ _BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
 
 class OvertakenWriteError(UserError):
     """Somebody else wrote the table first; nothing was committed."""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Rows of a writer that numbers its batches, for a table as it was seen."""
+
+    rows: pl.DataFrame  # with the table's columns
+    writer: str
+    number: int
+    after: int  # number of the batch before it
+    since: datetime | None  # until when the table was complete
 
 
 @dataclass(frozen=True)
@@ -144,7 +163,7 @@ class Lakehouse:
         return self.engine.identity(snapshot) if snapshot else None
 
     def appended(self, table: Table, first: int, last: int) -> pl.DataFrame:
-        """Rows that the commits from `first` to `last` added, and which one in `COMMIT`.
+        """Rows that the commits from `first` to `last` added, with `COMMIT` and `COMMITTED_AT`.
 
         Raises:
             UserError: The table keeps no feed of its changes, these commits are gone from its log,
@@ -153,11 +172,15 @@ class Lakehouse:
         with self._reading(table, last):
             snapshot = self.engine.open(self.place(table.name))
             if snapshot is None:
-                return table.empty().with_columns(pl.lit(0, dtype=pl.Int64).alias(COMMIT))
+                return table.empty().with_columns(
+                    pl.lit(0, dtype=pl.Int64).alias(COMMIT),
+                    pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias(COMMITTED_AT),
+                )
             self._require_columns(table, snapshot)
             rows = self.engine.appended(snapshot, first, last)
         types = polars_schema(table.schema)
-        return rows.select(*(pl.col(name).cast(kind) for name, kind in types.items()), COMMIT)
+        declared = (pl.col(name).cast(kind) for name, kind in types.items())
+        return rows.select(*declared, COMMIT, COMMITTED_AT)
 
     def complete_until(self, table: Table) -> datetime | None:
         """The newest `until` that a write recorded; None before the first."""
@@ -186,10 +209,19 @@ class Lakehouse:
 
     # Writing ---------------------------------------------------------------------------------
 
-    def append(self, table: Table, rows: Rows, until: datetime) -> int:
+    def append(
+        self, table: Table, rows: Rows, until: datetime, batch: Numbered | None = None
+    ) -> int:
         """Add the rows that became known up to `until`, once; returns the rows written.
 
+        Args:
+            table: Where to.
+            rows: What became known.
+            until: From then on the table is complete until then.
+            batch: Rows besides, whose number the same commit records.
+
         Raises:
+            OvertakenWriteError: Somebody else wrote since the batch was made.
             UserError: A table that is not ours, wrong schema, bad keys, an unwritable root, or a
                 row that became known at another time: its step would never see it.
         """
@@ -197,10 +229,16 @@ class Lakehouse:
         since = seen.complete_until if seen else None
         if since and since >= until:
             return 0
-        with self._checked(table, rows) as staged:
+        given = self._accepted(table, rows)
+        batches = {}
+        if batch is not None:
+            self._require_next(table, seen, batch)
+            given = nw.concat([given, self._accepted(table, batch.rows)], how="vertical")
+            batches = {batch.writer: batch.number}
+        with self._checked(table, given) as staged:
             self._require_between(table, staged, since, until)
             with self._writing(table):
-                self.engine.append(self.place(table.name), staged, seen, until)
+                self.engine.append(self.place(table.name), staged, seen, until, batches)
             return self.rows(staged)
 
     def create_feed(self, table: Table) -> None:
@@ -377,6 +415,14 @@ class Lakehouse:
             return False
         self._merge_into(seen, table, rows, None, until)
         return True
+
+    def _require_next(self, table: Table, seen: Snapshot | None, batch: Numbered) -> None:
+        """Refuse a batch that was made for a table as it is no more."""
+        since = seen.complete_until if seen else None
+        until, after = {batch.writer: batch.number}, {batch.writer: batch.after}
+        if since != batch.since or not self._are_next(seen, until, after):
+            message = f"Somebody else wrote {self.place(table.name)} at the same time."
+            raise OvertakenWriteError(message, "Nothing was committed; run this again.")
 
     def _are_next(self, seen: Snapshot | None, until: Batches, since: Batches | None) -> bool:
         """Whether batches are those to write on what was seen."""

@@ -106,6 +106,14 @@ def raw(source: Source) -> Table:
     return Table(f"raw_{source.name}", {**source.raw, KNOWN_AT: UTC_TIME}, (), KNOWN_AT)
 
 
+def events(source: Source) -> Table:
+    """Rows of a source that others append as they come, in place of or besides its `load`.
+
+    An event without `known_at` became known when it was committed.
+    """
+    return replace(raw(source), name=f"events_{source.name}")
+
+
 def prepared(source: Source) -> Table:
     """Rows that passed every check."""
     schema = {**source.prepared, KNOWN_AT: UTC_TIME}
@@ -184,14 +192,19 @@ def inputs(problem: Problem) -> list[Table]:
     return [*sources, *(features(item) for item in problem.feature_tables)]
 
 
+def fed(problem: Problem) -> list[Table]:
+    """The tables that rows of sources pass through, to the feature tables."""
+    kinds = (events, raw, prepared, quarantine)
+    sources = [kind(source) for source in problem.sources for kind in kinds]
+    return [*sources, *(features(item) for item in problem.feature_tables)]
+
+
 def every(problem: Problem) -> list[Table]:
     """All tables that an environment may hold, in the order in which rows pass through them."""
-    sources = [table(source) for source in problem.sources for table in (raw, prepared, quarantine)]
-    built = [features(item) for item in problem.feature_tables]
     logs = [inference_log(problem), shadow_log(problem)]
     streamed = [requests(problem), dead_letters(problem)]
     scored = [*streamed, predictions(problem), *logs, outcomes(problem)]
-    return [*sources, *built, *scored, DECLARATIONS, MEASUREMENTS, TRANSITIONS, ALERTS, RETRAININGS]
+    return [*fed(problem), *scored, DECLARATIONS, MEASUREMENTS, TRANSITIONS, ALERTS, RETRAININGS]
 
 
 def _scored(problem: Problem, name: str, values: Schema) -> Table:

@@ -2,11 +2,12 @@
 
 from ...core.errors import UserError
 from ...core.settings import Settings
-from .base import COMMIT, Engine, OvertakenError, Snapshot, StorageError
+from .base import COMMIT, COMMITTED_AT, Engine, OvertakenError, Snapshot, StorageError
 from .polars import PolarsEngine
 
 __all__ = [
     "COMMIT",
+    "COMMITTED_AT",
     "Engine",
     "OvertakenError",
     "PolarsEngine",

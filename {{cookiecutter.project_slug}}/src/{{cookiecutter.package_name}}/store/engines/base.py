@@ -15,6 +15,8 @@ from ...core.contract import Frame, Schema
 
 COMMIT = "_commit_version"
 """Column that says which commit added a row."""
+COMMITTED_AT = "_commit_timestamp"
+"""Column that says when that was, in UTC."""
 Interval = tuple[datetime, datetime]
 """`(since, until]`, UTC."""
 
@@ -87,7 +89,7 @@ class Engine(Protocol):
         """Make a table without rows that tells which rows each commit adds."""
 
     def appended(self, snapshot: Snapshot, first: int, last: int) -> pl.DataFrame:
-        """Rows that the commits from `first` to `last` added, and which one in `COMMIT`."""
+        """Rows that the commits from `first` to `last` added, with `COMMIT` and `COMMITTED_AT`."""
 
     def stage(self, rows: Frame) -> AbstractContextManager[Frame]:
         """Compute rows once and keep them for the time of a write."""

@@ -12,7 +12,7 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from .base import COMMIT, Interval, OvertakenError, Snapshot, StorageError
+from .base import COMMIT, COMMITTED_AT, Interval, OvertakenError, Snapshot, StorageError
 
 NEW_TABLE = {
     "delta.checkpointInterval": "10",
@@ -25,6 +25,7 @@ COMPLETE_UNTIL = "complete_until"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MANY_FILES = 30
+_JOINING = "OPTIMIZE"
 
 
 class DeltaLog:
@@ -47,11 +48,18 @@ class DeltaLog:
             return False
         if before is None:
             return False
+        if self._only_joined(snapshot, version):
+            return True
         old, new = (_earliest_by_file(item.handle, column) for item in (before, snapshot))
         added = [earliest for path, earliest in new.items() if path not in old]
         return old.keys() <= new.keys() and all(
             earliest is not None and earliest > moment for earliest in added
         )
+
+    def _only_joined(self, snapshot: Snapshot, version: int) -> bool:
+        """Whether all commits since a version only joined files."""
+        commits = snapshot.handle.history(snapshot.version - version)
+        return all(commit["operation"] == _JOINING for commit in commits)
 
     def identity(self, snapshot: Snapshot) -> str:
         """What tells a table from one that is made anew in its place."""
@@ -70,7 +78,7 @@ class DeltaLog:
             )
 
     def appended(self, snapshot: Snapshot, first: int, last: int) -> pl.DataFrame:
-        """Rows that the commits from `first` to `last` added, and which one in `COMMIT`.
+        """Rows that the commits from `first` to `last` added, with `COMMIT` and `COMMITTED_AT`.
 
         Commits that only join files add none.
         """
@@ -82,7 +90,8 @@ class DeltaLog:
         except (DeltaError, OSError) as error:
             raise StorageError(reason(error)) from None
         inserted = changes.filter(pl.col("_change_type") == "insert")
-        return inserted.select(*snapshot.columns, pl.col(COMMIT).cast(pl.Int64))
+        at = pl.col(COMMITTED_AT).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+        return inserted.select(*snapshot.columns, pl.col(COMMIT).cast(pl.Int64), at)
 
     def last_batch(self, snapshot: Snapshot, writer: str) -> int:
         """Number of the newest batch of a writer that a commit recorded; 0: none."""

@@ -1,0 +1,122 @@
+"""Take events over in processes that are killed (-9) at random moments, then in two at once.
+
+Usage, in a project's folder: `python follower.py KILLS SEED SPAN ROWS`. Before each process begins,
+so many events of deliveries and of parcels are sent. A process is killed up to SPAN seconds after
+it has begun a round. Each is a fork of a process that has imported everything. Prints how many were
+killed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import polars as pl
+
+from {{cookiecutter.package_name}} import flows
+from {{cookiecutter.package_name}}.context import Context
+from {{cookiecutter.package_name}}.core.contract import KNOWN_AT
+from {{cookiecutter.package_name}}.core.settings import load_settings
+from {{cookiecutter.package_name}}.data import ingest, prepare
+from {{cookiecutter.package_name}}.data.events import send_events
+from {{cookiecutter.package_name}}.features import build
+from {{cookiecutter.package_name}}.store import online
+
+from tests.parcels import PROBLEM
+from tests.parcels.sources import REGIONS
+
+IMPORTED = (build, ingest, online, prepare)
+BEGUN = Path("begun")
+LIVE = replace(PROBLEM, ends=None)
+
+
+def opened() -> Context:
+    """The project in this folder, as a live feed."""
+    return Context(load_settings("test", Path.cwd()), LIVE)
+
+
+def send(number: int, rows: int) -> None:
+    """Events of so many parcels, which a later batch of parcels corrects, and their deliveries."""
+    context = opened()
+    parcel = 10**6 + number * rows // 2 + pl.int_range(rows, eager=True)
+    depots = pl.Series(list(REGIONS)).gather(parcel % len(REGIONS))
+    posted = pl.lit(LIVE.begins).cast(pl.Datetime("us", "UTC"))
+    known = pl.lit(None)
+    events = pl.DataFrame({"parcel": parcel, "depot": depots}).with_columns(known.alias(KNOWN_AT))
+    weighed = pl.when(pl.col("parcel") % 50 == 0).then(-1.0).otherwise(1.0 + number)
+    parcels = events.with_columns(
+        weighed.alias("kilograms"), pl.lit(value=True).alias("express"), posted.alias("posted_at")
+    )
+    deliveries = events.with_columns(minutes_late=pl.col("parcel") % 120 + number)
+    send_events(context, LIVE.source("parcels"), [parcels])
+    send_events(context, LIVE.source("deliveries"), [deliveries])
+
+
+def started(function: Callable[[], object]) -> int:
+    """Run a function in a process of its own; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        function()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def follow() -> int:
+    """Start to follow; returns the number of the process."""
+    BEGUN.unlink(missing_ok=True)
+    return started(_follow)
+
+
+def _follow() -> None:
+    refresh = flows.refresh
+
+    def begin(context: Context, as_of: datetime) -> flows.Refreshed:
+        BEGUN.touch()
+        return refresh(context, as_of)
+
+    setattr(flows, "refresh", begin)  # noqa: B010 a function of a module, for mypy
+    flows.follow(opened(), Event(), once=True)
+
+
+def ended(child: int) -> int:
+    """How a process ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill(child: int, seconds: float) -> bool:
+    """Kill a process so long after it has begun; whether it was still alive."""
+    while not BEGUN.exists():
+        time.sleep(0.002)
+        if os.waitpid(child, os.WNOHANG)[0]:
+            sys.exit("A process ended before it began.")
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return ended(child) == -signal.SIGKILL
+
+
+if __name__ == "__main__":
+    kills, seed, rows = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[4])
+    draw = random.Random(seed)  # noqa: S311 no secret
+    killed = 0
+    for number in range(kills):
+        ended(started(partial(send, number, rows)))
+        killed += kill(follow(), draw.uniform(0, float(sys.argv[3])))
+    ended(started(partial(send, kills, rows)))
+    for child in [follow(), follow()]:  # one of two may be refused, and says so
+        ended(child)
+    print(killed)  # noqa: T201
+    sys.exit(ended(follow()))
