@@ -57,6 +57,7 @@ PERMISSIONS: dict[str, dict[str, str]] = {
     "release/approval": {"actions": "read"},
     "release/promote": IN_ENVIRONMENT,
     "release/decide": IN_ENVIRONMENT,
+    "release/rollout": IN_ENVIRONMENT,
     "production/start": {"actions": "write"},
     "production/demo": IN_ENVIRONMENT,
     "production/daily": IN_ENVIRONMENT,
@@ -76,6 +77,7 @@ NEEDS: dict[str, Any] = {
     "staging/alert": ["build", "loop"],
     "release/approval": "candidate",
     "release/promote": ["candidate", "approval"],
+    "release/rollout": ["promote", "decide"],
     "production/alert": ["start", "daily"],
     "locks/propose": "lock",
 }
@@ -104,6 +106,10 @@ CONDITIONS = {
     "release/promote": "${{ !cancelled() && needs.approval.result == 'success' }}",
     "release/decide": (
         f"{_ON} && {_BY_HAND} && (inputs.action != 'approve' || vars.APPROVAL != 'environment')"
+    ),
+    "release/rollout": (
+        "${{ !cancelled() && (needs.promote.result == 'success' || "
+        "needs.decide.result == 'success' && inputs.action == 'approve') }}"
     ),
     "production/start": f"github.event_name == 'schedule' && {_ON}",
     "production/demo": f"{_BY_HAND} && vars.PRODUCTION != 'on'",
@@ -147,6 +153,7 @@ CALLS: dict[str, dict[str, str]] = {
         "who": "${{ github.triggering_actor }}",
         "why": "${{ inputs.why }}",
     },
+    "release/rollout": {**_OF_PRODUCTION, "task": "rollout", "lane": "decisions"},
     "production/demo": {"environment": "demo", "task": "demo"},
     "production/daily": {
         **_OF_PRODUCTION,
@@ -206,6 +213,7 @@ VERBS = {
     "daily": "ingest prepare features predict monitor retrain deploy dashboard",
     "deploy": "deploy",
     "approve": "approve",
+    "rollout": "",
     "reject": "reject",
     "rollback": "rollback",
     "demo": "build init ingest prepare features train deploy approve predict monitor dashboard",

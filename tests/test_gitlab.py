@@ -184,7 +184,8 @@ def test_what_touches_production_comes_from_its_branch_and_its_release(
         if isinstance(job, dict) and job.get("extends") in (".on-production", ".decide")
     }
     assert set(mine) == {
-        *(".decide", "candidate", "daily", "deploy", "init", "approve", "reject", "rollback"),
+        *(".decide", "candidate", "daily", "deploy", "init", "approve", "rollout", "reject"),
+        "rollback",
     }
     base = pipeline[".on-production"]
     assert base["resource_group"] == "production-tables"

@@ -107,6 +107,10 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
     (RELEASE, "who: ${{ github.triggering_actor }}", "who: ${{ github.actor }}"),
     (RELEASE, "|| vars.APPROVAL != 'environment'", "|| true"),
     (RELEASE, "      lane: decisions\n", ""),
+    (RELEASE, "      task: rollout\n", "      task: approve\n"),
+    (RELEASE, "needs: [promote, decide]", "needs: [promote]"),
+    (RELEASE, "needs.promote.result == 'success'", "true"),
+    (RELEASE, "&& inputs.action == 'approve')", ")"),
     (RELEASE, "      actions: read # to know who approved\n", ""),
     (RELEASE, "data: ${{ vars.PRODUCTION_DATA }}", 'data: ""'),
     # Production

@@ -219,3 +219,10 @@ def test_alerts_ask_for_what_the_server_measures() -> None:
         measured |= {f"{family.name}_total", f"{family.name}_bucket"}
     assert asked
     assert asked <= measured
+
+
+def test_a_rollout_waits_for_servers_that_are_there() -> None:
+    text = (ROOT / "docs" / "online.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"statefulset/([\w-]+)", text))
+    assert named == {"server"}
+    assert named <= set(of_kind("StatefulSet"))

@@ -23,7 +23,12 @@ from {{cookiecutter.package_name}}.store.online import (
     publish,
     publishing,
 )
-from {{cookiecutter.package_name}}.store.online.features import Codec, microseconds, pack, unpack
+from {{cookiecutter.package_name}}.store.online.features import (
+    Codec,
+    microseconds,
+    pack,
+    unpack,
+)
 
 from tests.conftest import START
 from tests.feature_rows import (
