@@ -91,7 +91,8 @@ def test_a_stream_that_lags_or_refuses_opens_alerts_and_recovers(production: Pro
     def measure(lag: timedelta, refused: int) -> list[str]:
         """Measure a window of a hundred requests; returns the first words of the notices."""
         requests = pl.DataFrame({"requested_at": [datetime.now(UTC) - lag] * 100})
-        meter.count(Batch(requests, 0, 100), Answers(requests[refused:], requests[:refused]))
+        batch = Batch(requests, requests.clear(), since={}, until={})
+        meter.count(batch, Answers(requests[refused:], requests[:refused]))
         meter.record()
         return [text.partition(" is")[0] for text in raise_alerts(context, datetime.now(UTC))]
 
