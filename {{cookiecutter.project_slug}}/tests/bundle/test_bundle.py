@@ -223,6 +223,15 @@ def test_training_names_the_job_that_takes_its_version_up(target: str) -> None:
     assert {"model_name", "model_version"} <= given
 
 
+def test_integration_run_again_does_not_pass_over_a_version_that_was_refused() -> None:
+    integration = read("staging")["resources"]["jobs"]["integration"]["tasks"]
+    (deploy,) = (task for task in integration if task["task_key"] == "deploy")
+    # `--new` would look for others, find none, and end well
+    assert "--new" not in deploy["python_wheel_task"]["parameters"]
+    after = {task["task_key"] for task in integration if "deploy" in needed(task)}
+    assert after == {"predict"}
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_runs_queue_and_take_their_moment_from_the_trigger(target: str) -> None:
     for found in read(target)["resources"]["jobs"].values():
