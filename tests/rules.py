@@ -19,6 +19,8 @@ PINNED = re.compile(
     r"\s+(- )?uses: (?P<action>[\w.-]+/[\w./-]+)@(?P<commit>[0-9a-f]{40}) "
     r"# (?P<version>v\d+\.\d+\.\d+)"
 )
+# Of a source of the template, the lines of a choice that come after the first ones.
+OTHERWISE = re.compile(r"^\{%- else -?%\}\n.*?(?=^\{%)", re.MULTILINE | re.DOTALL)
 # The well-known actions that are used, each at one commit everywhere.
 ACTIONS = {
     "actions/attest-build-provenance",
@@ -256,7 +258,7 @@ class Rendered:
     def commands(self) -> dict[str, Any]:
         """The contract; of the template's own sources, with the first lines of every choice."""
         text = (self.project / "ci" / "commands.toml").read_text(encoding="utf-8")
-        text = re.sub(r"^\{%- else %\}\n.*?(?=^\{%)", "", text, flags=re.MULTILINE | re.DOTALL)
+        text = OTHERWISE.sub("", text)
         return tomllib.loads(re.sub(r"^\{%.*\n", "", text, flags=re.MULTILINE))
 
     def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
