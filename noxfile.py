@@ -203,6 +203,12 @@ def redis(session: nox.Session) -> None:
 
 
 @nox.session
+def kafka(session: nox.Session) -> None:
+    """Test the default project's stream on Kafka, in demo/ (needs Java 17 and Maven)."""
+    in_demo(session, "kafka")
+
+
+@nox.session
 def storage(session: nox.Session) -> None:
     """Test the default project's loop on object storage, in demo/ (needs npm)."""
     in_demo(session, "storage")

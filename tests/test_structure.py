@@ -266,6 +266,7 @@ def test_every_import_is_a_declared_dependency(project: Path) -> None:
     extras = metadata["optional-dependencies"]
     # What only they import comes with an extra.
     optional = {
+        "inference/stream_kafka.py": ["confluent-kafka"],
         "store/engines/spark.py": extras["spark"],
         "store/mirror.py": ["obstore"],
         "store/online/remote.py": ["redis"],

@@ -4,6 +4,7 @@ Sessions run on the Python that runs nox (`--force-python 3.12` chooses another)
 hash-locked requirements of their purpose, not the project: `src` is on the path instead.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -36,6 +37,7 @@ LOCKS = {
     "spark": (*PROJECT, "--extra=spark", "connect.in", "test.in"),
     "storage": (*PROJECT, "storage.in", "test.in"),
     "redis": (*PROJECT, "redis.in"),  # where servers share the online store
+    "kafka": (*PROJECT, "kafka.in"),  # where requests come from there
     "serve": (*PROJECT, "serve.in", "test.in"),
     "mlflow": ("mlflow.in",),  # the server of deploy/compose.yml
     "browser": (*PROJECT, "browser.in", "test.in"),
@@ -280,6 +282,18 @@ def redis(session: nox.Session) -> None:
 
 
 @nox.session
+def kafka(session: nox.Session) -> None:
+    """Test the stream on a Kafka of its own (needs Java 17 or later, and Maven).
+
+    `KILLS` and `MESSAGES` in the environment: how many consumers are killed over how many requests.
+    """
+    require_java(session)
+    jars = kafka_jars(session)
+    prepare(session, "test", "kafka")
+    session.run("pytest", "tests/kafka", *session.posargs, env={"KAFKA_JARS": jars})
+
+
+@nox.session
 def storage(session: nox.Session) -> None:
     """Test the loop on what answers as S3 and as Azure, with an MLflow server (needs npm)."""
     azurite = require_azurite(session)
@@ -349,6 +363,15 @@ def bench_serve(session: nox.Session) -> None:
     """Measure the server beside MLflow's and LitServe on the same version; needs Linux."""
     prepare(session, "serve")
     session.run("python", "-m", "benchmarks.serve", *session.posargs)
+
+
+@nox.session(name="bench-kafka")
+def bench_kafka(session: nox.Session) -> None:
+    """Measure the stream on Kafka beside a loop that only copies (needs Java 17 and Maven)."""
+    require_java(session)
+    jars = kafka_jars(session)
+    prepare(session, "test", "kafka")
+    session.run("python", "-m", "benchmarks.kafka", *session.posargs, env={"KAFKA_JARS": jars})
 
 
 @nox.session(venv_backend="none")
@@ -431,11 +454,11 @@ def project_python(session: nox.Session) -> str:
 
 
 def require_java(session: nox.Session) -> None:
-    """Stop with advice unless a Java that Spark runs on is found."""
+    """Stop with advice unless a Java that Spark and Kafka run on is found."""
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=str(Path(home, "bin")) if home else None)
     advice = (
-        f"Spark needs Java {OLDEST_JAVA} or later on the PATH or at JAVA_HOME "
+        f"Java {OLDEST_JAVA} or later is needed on the PATH or at JAVA_HOME "
         "(Debian and Ubuntu: apt-get install openjdk-17-jre-headless)"
     )
     if java is None:
@@ -451,15 +474,34 @@ def delta_jars(session: nox.Session) -> str:
     folder = Path(session.cache_dir).resolve() / "delta"
     jars = [folder / f"{name.split(':')[1]}-{name.split(':')[2]}.jar" for name in DELTA]
     if not all(jar.exists() for jar in jars):
-        if shutil.which("mvn") is None:
-            session.error(
-                "Maven is needed to fetch Delta's jars (Debian and Ubuntu: apt-get install maven); "
-                "no mvn was found."
-            )
+        require_maven(session)
         for name in DELTA:
             command = ("mvn", "--quiet", "--batch-mode", "dependency:copy", f"-Dartifact={name}")
             session.run(*command, f"-DoutputDirectory={folder}", external=True)
     return ",".join(map(str, jars))
+
+
+def kafka_jars(session: nox.Session) -> str:
+    """Folder of the jars of a Kafka broker, which Maven fetches once; stop without Maven."""
+    wanted = ROOT / "tests" / "kafka" / "pom.xml"
+    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()[:12]
+    folder = Path(session.cache_dir).resolve() / f"kafka-{digest}"
+    if not (folder / "complete").exists():
+        require_maven(session)
+        command = ("mvn", "--quiet", "--batch-mode", f"--file={wanted}")
+        goal = "dependency:copy-dependencies"
+        session.run(*command, goal, f"-DoutputDirectory={folder}", external=True)
+        (folder / "complete").touch()
+    return str(folder)
+
+
+def require_maven(session: nox.Session) -> None:
+    """Stop with advice if there is no Maven."""
+    if shutil.which("mvn") is None:
+        session.error(
+            "Maven is needed to fetch jars (Debian and Ubuntu: apt-get install maven); "
+            "no mvn was found."
+        )
 
 
 def require_azurite(session: nox.Session) -> str:

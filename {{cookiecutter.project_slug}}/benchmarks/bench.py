@@ -150,6 +150,20 @@ def bench_scoring() -> Iterator[Row]:
 
 def bench_stream() -> Iterator[Row]:
     """Requests of the last day, for so many other entities, from their table to the predictions."""
+    idle = call("stream", "--once")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        source = Path(folder) / "requests.parquet"
+        to_stream(STREAMED_ROWS).write_parquet(source)
+        call("send", "--input", str(source))
+    taken = call("stream", "--once")
+    processor = 1e6 * (taken.processor - idle.processor) / STREAMED_ROWS
+    seconds = taken.seconds - idle.seconds
+    rate = f"{STREAMED_ROWS / seconds:,.0f} a second"
+    yield Row(f"stream of {STREAMED_ROWS:,} requests ({rate}), CPU each", processor, 100, "µs")
+
+
+def to_stream(count: int) -> pl.DataFrame:
+    """Rows of the last day of features, again and again for other entities."""
     from benchmarks.scale import copied
 
     context = open_context("dev")
@@ -161,17 +175,8 @@ def bench_stream() -> Iterator[Row]:
     recent = spine.filter(pl.col(PREDICTION_TIME) > since, pl.col(PREDICTION_TIME) <= as_of)
     sent = lakehouse.read(declared.prepared(PROBLEM.scored)).select(*PROBLEM.scored.prepared)
     rows = sent.join(recent.select(keys), on=keys, how="semi")
-    copies = [copied(rows, set(keys), copy) for copy in range(1 + STREAMED_ROWS // rows.height)]
-    idle = call("stream", "--once")
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        source = Path(folder) / "requests.parquet"
-        pl.concat(copies).head(STREAMED_ROWS).sink_parquet(source)
-        call("send", "--input", str(source))
-    taken = call("stream", "--once")
-    processor = 1e6 * (taken.processor - idle.processor) / STREAMED_ROWS
-    seconds = taken.seconds - idle.seconds
-    rate = f"{STREAMED_ROWS / seconds:,.0f} a second"
-    yield Row(f"stream of {STREAMED_ROWS:,} requests ({rate}), CPU each", processor, 100, "µs")
+    copies = [copied(rows, set(keys), copy) for copy in range(1 + count // rows.height)]
+    return pl.concat(copies).head(count).collect()
 
 
 def bench_events() -> Iterator[Row]:

@@ -474,7 +474,7 @@ def follow(env: Env = "dev", *, once: Once = False) -> None:
 
 @app.command(rich_help_panel=_PRODUCTION)
 def stream(env: Env = "dev", *, once: Once = False) -> None:
-    """Score each request of the table `requests` once, with the champion and the online store."""
+    """Score each request once, of a table or of Kafka, with the champion and the online store."""
     from . import flows
 
     flows.stream(context_of(env), _told_to_stop(), once=once)

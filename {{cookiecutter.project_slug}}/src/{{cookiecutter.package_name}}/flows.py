@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from .context import Context
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .deployment.comparison import Comparison
     from .deployment.live import Live
     from .inference.batch import Predicted
-    from .inference.stream import Streamed
+    from .inference.stream import Scorer, Sink, Source, Streamed
     from .monitoring.retraining import Decision
     from .monitoring.windows import Window
     from .training.pipeline import Trained
@@ -292,7 +293,7 @@ def predict(
 
 
 def send(context: Context, source: str, query: str = "", to: str = "") -> int:
-    """Append the rows of a file or query to the requests, or to the events of a source (`to`)."""
+    """Add the rows of a file or query to the requests, or to the events of a source (`to`)."""
     from .data.events import send_events
     from .inference import inputs, stream_tables
 
@@ -302,7 +303,11 @@ def send(context: Context, source: str, query: str = "", to: str = "") -> int:
             sent = send_events(context, context.problem.source(to), events)
             notes.append(f"{sent:,} events of {to}")
             return sent
-        sent = stream_tables.send(context, inputs.read(context, source, query))
+        rows = inputs.read(context, source, query)
+        if context.settings.stream.source == "table":
+            sent = stream_tables.send(context, rows)
+        else:
+            sent = _kafka(context).send(context, rows)
         notes.append(f"{sent:,} requests")
     return sent
 
@@ -316,16 +321,70 @@ def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
         once: End when no request is left.
     """
     from .inference.stream import consume
+
+    settings = context.settings.stream
+    with ExitStack() as opened, step("stream") as notes:
+        if settings.source == "predictions":
+            what = "answers kept"
+            parts = _kept(context, opened)
+        else:
+            what = "requests scored"
+            parts = _scoring(context, opened)
+        done = consume(context, *parts, stop, once=once)
+        notes.append(f"{done.scored:,} {what}, {done.refused:,} refused")
+    return done
+
+
+def _scoring(context: Context, opened: ExitStack) -> tuple[Source, Scorer, Sink]:
+    """Requests, the champion, and where its answers go."""
     from .inference.stream_tables import Answered, Requests
+    from .serving.messages import request_type
     from .serving.streamed import Scorer
 
-    with TemporaryDirectory(prefix="stream-") as folder, step("stream") as notes:
-        scorer = Scorer(context, Path(folder))
-        source = Requests(context)
-        sink = Answered(context, source, scorer)
-        done = consume(context, source, scorer, sink, stop, once=once)
-        notes.append(f"{done.scored:,} requests scored, {done.refused:,} refused")
-    return done
+    folder = Path(opened.enter_context(TemporaryDirectory(prefix="stream-")))
+    settings = context.settings
+    if settings.stream.source == "table":
+        scorer = Scorer(context, folder)
+        requests = Requests(context)
+        return requests, scorer, Answered(context, requests, scorer)
+    kafka = _kafka(context)
+    kind, table = request_type(context.problem), tables.requests(context.problem)
+    topic = kafka.Topic(context, settings.kafka.requests, kind, table)
+    opened.callback(topic.close)
+    scorer = Scorer(context, folder)
+    if settings.stream.sink == "kafka":
+        return topic, scorer, kafka.Published(context, topic)
+    return topic, scorer, Answered(context, topic, scorer)
+
+
+def _kept(context: Context, opened: ExitStack) -> tuple[Source, Scorer, Sink]:
+    """Answers that another stream published, and the tables that keep them."""
+    from .inference.stream_tables import Answered
+    from .serving.messages import answer_type
+
+    kafka = _kafka(context)
+    kind, table = answer_type(context.problem), tables.inference_log(context.problem)
+    topic = kafka.Topic(context, context.settings.kafka.predictions, kind, table)
+    opened.callback(topic.close)
+    scorer = kafka.Verbatim(context.problem)
+    return topic, scorer, Answered(context, topic, scorer)
+
+
+def _kafka(context: Context) -> ModuleType:
+    """The stream on Kafka, whose client not every project installs.
+
+    Raises:
+        UserError: It is not installed, or the tables are Spark's.
+    """
+    if context.settings.engine == "spark":
+        message = "The stream on Kafka writes tables with `engine: polars`; this is `spark`."
+        raise UserError(message, "Set `engine: polars` where `stream` runs.")
+    try:
+        from .inference import stream_kafka
+    except ModuleNotFoundError as error:
+        message = f"The stream on Kafka needs {error.name}, which is not installed."
+        raise UserError(message, "Install its client: requirements/kafka.txt.") from None
+    return stream_kafka
 
 
 def refresh(context: Context, as_of: datetime) -> Refreshed:

@@ -19,6 +19,7 @@ from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
 from {{cookiecutter.package_name}} import cli
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.inference import stream
 from {{cookiecutter.package_name}}.serving import streamed
 
@@ -26,8 +27,8 @@ IMPORTED = (model_registry, streamed, tracking)
 BEGUN = Path(".data/begun")
 
 
-def consume() -> int:
-    """Start a consumer; returns its process."""
+def consume(name: str) -> int:
+    """Start a consumer of this name; returns its process."""
     BEGUN.unlink(missing_ok=True)
     child = os.fork()
     if child:
@@ -35,6 +36,7 @@ def consume() -> int:
     code = 1
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.environ[f"{ENV_PREFIX}KAFKA__INSTANCE"] = name
         read = stream.consume
 
         def begin(*given: Any, **options: Any) -> stream.Streamed:
@@ -70,7 +72,7 @@ def kill(child: int, seconds: float) -> bool:
 if __name__ == "__main__":
     kills, seed, span = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     draw = random.Random(seed)  # noqa: S311 no secret
-    killed = sum(kill(consume(), draw.uniform(0, span)) for _ in range(kills))
-    together = [consume(), consume()]
+    killed = sum(kill(consume("a"), draw.uniform(0, span)) for _ in range(kills))
+    together = [consume("a"), consume("b")]
     print(killed)  # noqa: T201
     sys.exit(max(map(ended, together)))

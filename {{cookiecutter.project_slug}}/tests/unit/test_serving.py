@@ -12,16 +12,18 @@ from typing import Any
 
 import msgspec
 import narwhals as nw
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from {{cookiecutter.package_name}}.core.contract import Problem
+from {{cookiecutter.package_name}}.core.contract import Problem, polars_schema
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.serving import access, journal, shipping
 from {{cookiecutter.package_name}}.serving.access import Access
 from {{cookiecutter.package_name}}.serving.api import share_of
 from {{cookiecutter.package_name}}.serving.journal import Journal, JournalFullError
+from {{cookiecutter.package_name}}.serving.messages import answer_type, request_type
 from {{cookiecutter.package_name}}.serving.online import Loops, is_loopback
 from {{cookiecutter.package_name}}.serving.records import Records
 from {{cookiecutter.package_name}}.serving.requests import (
@@ -71,6 +73,34 @@ def test_a_type_without_a_place_in_json_is_named(toy: Problem) -> None:
     scored = replace(toy.scored, prepared={**toy.scored.prepared, "many": nw.List(nw.Int64)})
     with pytest.raises(UserError, match="many"):
         row_type(replace(toy, sources=(scored, *toy.sources[1:])))
+
+
+def test_a_message_may_have_an_id_and_a_time(toy: Problem) -> None:
+    sent = b'{"order": 1, "shop": null, "amount": 2'
+    read = msgspec.json.Decoder(request_type(toy)).decode
+    assert msgspec.structs.astuple(read(sent + b"}")) == (None, None, 1, None, 2.0)
+    own = read(sent + b', "request_id": "a", "requested_at": "2020-01-01T00:00:00Z"}')
+    assert msgspec.structs.astuple(own)[:2] == ("a", START)
+    for wrong in (
+        b', "request_id": ""}',
+        b', "requested_at": "2020-01-01T00:00:00"}',
+        b', "x": 1}',
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            read(sent + wrong)
+
+
+def test_an_answer_comes_back_from_json_to_the_bit(toy: Problem) -> None:
+    # Given
+    schema = polars_schema(tables.inference_log(toy).schema)
+    row = dict.fromkeys(schema) | {"order": 2**53 + 1, "prediction_time": START}
+    numbers = {"prediction": 0.1 + 0.2, "amount": 5e-324, "latency_ms": 1.7976931348623157e308}
+    log = pl.DataFrame([row | numbers | {"request_id": "é\u2028"}], schema=schema)
+    # When
+    read = msgspec.json.decode(log.write_ndjson(), type=answer_type(toy))
+    # Then
+    back = pl.DataFrame([msgspec.structs.asdict(read)], schema={**schema, "requested_at": None})
+    assert back.drop("requested_at").equals(log)
 
 
 def test_the_description_names_every_column_that_is_asked_for(toy: Problem) -> None:

@@ -9,6 +9,7 @@ _LIBRARIES = {
     "polars": "Cannot read or write",
     "deltalake": "Cannot read or write",
     "_internal": "Cannot read or write",
+    "cimpl": "Kafka does not answer",
     "narwhals": "Cannot compute",
     "pyo3_runtime": "The engine stopped",
     "sqlite3": "The database does not answer",

@@ -34,6 +34,18 @@ _REMEDY = "Correct this setting and run again."
 _THREE_LEVELS = re.compile(r"[^./: ]+(\.[^./: ]+){2}")
 _NOT_FOR_SETTING = ("env", "project")
 
+_KAFKA_OURS = {
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.instance.id",
+    "isolation.level",
+    "partition.assignment.strategy",
+    "transactional.id",
+}
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9./_\-=@:]+")
 
 _Days = Annotated[int, Field(ge=1, le=36_500)]
@@ -232,6 +244,10 @@ class ServingSettings(_Section):
 class StreamSettings(_Section):
     """How requests of a stream are scored."""
 
+    source: Literal["table", "kafka", "predictions"] = "table"
+    """Requests of the table, or of Kafka's topic; or what another `stream` published there."""
+    sink: Literal["tables", "kafka"] = "tables"
+    """Where answers go: one place, which remembers what is answered."""
     batch_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Requests that are scored and committed together, at most."""
     poll_seconds: _Limit = 0.5
@@ -244,6 +260,41 @@ class StreamSettings(_Section):
     """Seconds from a request to its prediction, at most."""
     max_refused: _Share = 0.01
     """Share of the requests that may go to the dead letters."""
+
+    @model_validator(mode="after")
+    def _remembered_together(self) -> StreamSettings:
+        if self.sink == "kafka" and self.source != "kafka":
+            raise ValueError(f"sink `kafka` answers source `kafka` only, not `{self.source}`")
+        return self
+
+
+class KafkaSettings(_Section):
+    """The cluster that `stream` reads and writes."""
+
+    servers: _Text | None = None
+    """Its brokers: `host:port,host:port`."""
+    requests: _Text = "requests"
+    """Topic of the requests."""
+    predictions: _Text = "predictions"
+    """Topic of the answers."""
+    dead_letters: _Text = "dead-letters"
+    """Topic of what could not be scored."""
+    group: _Text | None = None
+    """Consumers that share the requests; null: those of the registered model."""
+    instance: _Text | None = None
+    """This consumer's name in the group, kept when it is started again; null: another each time."""
+    options: dict[str, str] = {}
+    """Settings of the client (librdkafka), such as `security.protocol`."""
+    secrets: dict[str, _Variable] = {}
+    """Settings of the client that environment variables hold: setting to variable."""
+
+    @field_validator("options", "secrets")
+    @classmethod
+    def _without_ours(cls, given: dict[str, str]) -> dict[str, str]:
+        """Refuse what is decided elsewhere, or must be as it is for each request to count once."""
+        if ours := sorted(given.keys() & _KAFKA_OURS):
+            raise ValueError(f"not for setting: {', '.join(ours)}")
+        return given
 
 
 class MonitoringSettings(_Section):
@@ -345,6 +396,7 @@ class Settings(BaseSettings):
     online: OnlineSettings = OnlineSettings()
     serving: ServingSettings = ServingSettings()
     stream: StreamSettings = StreamSettings()
+    kafka: KafkaSettings = KafkaSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     alerts: AlertSettings = AlertSettings()
     retraining: RetrainingSettings = RetrainingSettings()

@@ -1,0 +1,537 @@
+"""The stream on Kafka: requests from a topic, answers to Delta tables or to a topic.
+
+An offset is Kafka's: of the next message of a partition. Where tables are the sink they hold the
+offsets, and the group's are not looked at; where a topic is, one transaction holds answers and
+offsets. A consumer that lost its partitions meanwhile is refused by either.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+import polars as pl
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from rich.markup import escape
+
+from ..context import Context
+from ..core.console import say
+from ..core.contract import UTC_TIME, Problem, Table, polars_schema
+from ..core.errors import UserError
+from ..core.settings import KafkaSettings
+from ..store import tables
+from .stream import ID, Answers, Batch, Offsets, Reached, Stop, each_once
+from .stream_tables import requests_of
+
+_REQUESTED_AT = "requested_at"
+_PATIENCE = 60.0  # seconds in which Kafka must answer
+_PROMPT = 10.0  # seconds in which it answers unless a connection has to be made anew
+_MOST_TEXT = 1_000  # of a message that cannot be read, in the reason
+_AGAIN = "Nothing is lost: start the stream again."
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+_END = "_PARTITION_EOF"
+_PASSING = {_END, "_MAX_POLL_EXCEEDED"}
+_FENCING = {"_FENCED", "FENCED_INSTANCE_ID", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"}
+Result = TypeVar("Result")
+
+
+class Topic:
+    """Messages of a topic, whose partitions the consumers of a group share."""
+
+    def __init__(
+        self, context: Context, topic: str, kind: type[msgspec.Struct], table: Table
+    ) -> None:
+        """Find the topic.
+
+        Args:
+            context: Settings and problem.
+            topic: What to read.
+            kind: What a message holds, as JSON.
+            table: Whose columns are those of `kind`.
+
+        Raises:
+            UserError: Kafka does not answer, or has no such topic.
+        """
+        settings = context.settings.kafka
+        identity = _identity(settings, topic)
+        self.topic = topic
+        self.group = _group(context, topic)
+        self.sent: dict[str, Message] = {}  # the newest batch, by request
+        self._name = f"kafka:{identity}:"  # of a partition, before its number
+        self._decoder = msgspec.json.Decoder(kind)
+        columns = {**table.schema, _REQUESTED_AT: UTC_TIME}
+        self._schema = polars_schema({name: columns[name] for name in kind.__struct_fields__})
+        self._letters = tables.dead_letters(context.problem).empty()
+        self._poll_seconds = context.settings.stream.poll_seconds
+        self._at: dict[int, int] = {}  # offset of the next message, by partition that is ours
+        self._ended: set[int] = set()  # partitions whose end was reached
+        self._has_joined = False
+        self._member: object = None
+        self._reached: Reached = lambda partitions: dict.fromkeys(partitions, 0)
+        self._own = {
+            "auto.offset.reset": "error",
+            **_client(settings),
+            "enable.auto.commit": "false",
+            "enable.partition.eof": "true",
+            "isolation.level": "read_committed",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "group.id": self.group,
+        }
+        named = {"group.instance.id": settings.instance} if settings.instance else {}
+        self._consumer = Consumer(self._own | named)
+
+    def start(self, reached: Reached) -> None:
+        """Join the group."""
+        self._reached = reached
+        self._consumer.subscribe(
+            [self.topic], on_assign=self._take, on_revoke=self._leave, on_lost=self._leave
+        )
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def rewind(self) -> None:
+        """Go on behind what is answered, wherever that is now."""
+        for place in self._places(self._at):
+            self._consumer.seek(place)
+
+    def read(self, rows: int) -> Batch | None:
+        """The next requests, at most so many; None where none is there within a moment."""
+        messages = self._consumer.consume(rows, self._poll_seconds)
+        fresh = [message for message in messages if self._is_next(message)]
+        if not fresh:
+            return None
+        self._note_member()
+        since = {number: self._at[number] for number in {item.partition() for item in fresh}}
+        batch = self._batch(fresh, {self._partition(number): at for number, at in since.items()})
+        for partition, offset in batch.until.items():
+            self._at[self._number(partition)] = offset
+        return batch
+
+    def wait(self, stop: Stop) -> None:
+        """Reading has waited."""
+
+    def is_drained(self) -> bool:
+        """Whether all is read that was there when it was read last."""
+        return self._has_joined and self._at.keys() <= self._ended
+
+    def between(self, since: Offsets, until: Offsets) -> Batch:
+        """All messages between two offsets of each partition that is named."""
+        last = {self._number(partition): offset for partition, offset in until.items()}
+        places = [self._place(self._number(name), offset) for name, offset in since.items()]
+        found: list[Message] = []
+        gives_up = time.monotonic() + _PATIENCE
+        with closing(Consumer(self._own)) as consumer:
+            consumer.assign(places)
+            while last:
+                for message in consumer.consume(10_000, self._poll_seconds):
+                    number = message.partition()
+                    if self._is_message(message) and message.offset() < last.get(number, 0):
+                        found.append(message)
+                        gives_up = time.monotonic() + _PATIENCE
+                    if _is_end(message) or message.offset() + 1 >= last.get(number, 0):
+                        last.pop(number, None)
+                if time.monotonic() > gives_up:
+                    raise UserError(f"Kafka gives nothing more of {self.topic}.", _AGAIN)
+        return replace(self._batch(found, since), until=until)
+
+    def tidy(self) -> None:
+        """Kafka does."""
+
+    def committed(self, partitions: Collection[str]) -> Offsets:
+        """Offsets of the group."""
+        asked = [TopicPartition(self.topic, self._number(name)) for name in partitions]
+        found = _insist(lambda: self._consumer.committed(asked, _PATIENCE)) if asked else []
+        return {self._partition(place.partition): max(place.offset, 0) for place in found}
+
+    def places(self, offsets: Offsets) -> list[TopicPartition]:
+        """Offsets as the client has them."""
+        return [
+            TopicPartition(self.topic, self._number(name), offset)
+            for name, offset in offsets.items()
+        ]
+
+    def member(self) -> object:
+        """Who read the newest batch: its group knows whether the partitions are still theirs."""
+        return self._member
+
+    def _take(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+        """Begin each new partition where the sink says."""
+        self._has_joined = True
+        consumer.incremental_assign(self._places([place.partition for place in places]))
+
+    def _leave(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+        for place in places:
+            self._at.pop(place.partition, None)
+        consumer.incremental_unassign(places)
+
+    def _places(self, numbers: Iterable[int]) -> list[TopicPartition]:
+        """Where partitions go on; from here on they are read from there."""
+        reached = self._reached([self._partition(number) for number in numbers])
+        begin = {self._number(name): offset for name, offset in reached.items()}
+        self._at.update(begin)
+        self._ended -= begin.keys()
+        return [self._place(number, offset) for number, offset in begin.items()]
+
+    def _note_member(self) -> None:
+        """Keep who is reading; whoever was sent away is told so by what they were before."""
+        member = self._consumer.consumer_group_metadata()
+        if self._consumer.memberid():
+            self._member = member
+
+    def _is_next(self, message: Message) -> bool:
+        """Whether a message is one to answer; notes the end of a partition."""
+        number = message.partition()
+        if _is_end(message):
+            self._ended.add(number)
+        if not self._is_message(message):
+            return False
+        self._ended.discard(number)
+        # Others were fetched before a partition was given away, or before it was rewound.
+        return number in self._at and message.offset() >= self._at[number]
+
+    def _is_message(self, message: Message) -> bool:
+        """Whether it is one, not news of another kind.
+
+        Raises:
+            UserError: An error that does not pass.
+        """
+        error = message.error()
+        if error is None:
+            return True
+        if error.name() == "_AUTO_OFFSET_RESET":
+            what = f"{self.topic}, partition {message.partition()}: {error.str()}."
+            remedy = (
+                "Requests were deleted before they were answered. To go on behind them, start once "
+                "with `auto.offset.reset: earliest` in `kafka.options`."
+            )
+            raise UserError(what, remedy)
+        if error.fatal():
+            raise _fenced(error)
+        if error.name() not in _PASSING and not error.retriable():
+            raise UserError(f"Cannot read the topic {self.topic}: {error.str()}.", _AGAIN)
+        return False
+
+    def _batch(self, messages: Sequence[Message], since: Offsets) -> Batch:
+        """Messages as requests, and as dead letters where they are none."""
+        self.sent = {}
+        until = dict(since)
+        read: list[msgspec.Struct] = []
+        letters: list[dict[str, Any]] = []
+        for message in messages:
+            until[self._partition(message.partition())] = message.offset() + 1
+            try:
+                request = self._request(message)
+            except _UNREADABLE as error:
+                letters.append(self._letter(message, str(error)))
+            else:
+                self.sent.setdefault(request.request_id, message)
+                read.append(request)
+        rows = self._frame(read, letters)
+        unreadable = pl.DataFrame(letters, schema=self._letters.schema)
+        return Batch(each_once(rows), unreadable, since, until)
+
+    def _request(self, message: Message) -> Any:
+        """What a message asks for, with an id and a time."""
+        request: Any = self._decoder.decode(message.value() or b"")
+        if request.request_id is None:
+            request.request_id = _id_of(message)
+        if request.requested_at is None:
+            request.requested_at = _time_of(message)
+        return request
+
+    def _frame(self, read: Sequence[Any], letters: list[dict[str, Any]]) -> pl.DataFrame:
+        """Requests as rows; one with a value that no column holds becomes a dead letter."""
+        values = [msgspec.structs.astuple(request) for request in read]
+        try:
+            return pl.DataFrame(values, schema=self._schema, orient="row")
+        except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 as polars likes
+            if len(read) == 1:
+                reason = str(error).partition("\n")[0]
+                letters.append(self._letter(self.sent[read[0].request_id], reason))
+                return pl.DataFrame(schema=self._schema)
+        half = len(read) // 2
+        return pl.concat([self._frame(read[:half], letters), self._frame(read[half:], letters)])
+
+    def _letter(self, message: Message, why: str) -> dict[str, Any]:
+        """A message that is no request, as a dead letter of its own."""
+        name = _id_of(message)
+        self.sent[name] = message
+        text = (message.value() or b"").decode(errors="replace")
+        reason = f"Not a request: {why}. Message: {text[:_MOST_TEXT]}"
+        return {ID: name, _REQUESTED_AT: _time_of(message), "reason": reason}
+
+    def _partition(self, number: int) -> str:
+        return f"{self._name}{number}"
+
+    def _number(self, partition: str) -> int:
+        return int(partition.removeprefix(self._name))
+
+    def _place(self, number: int, offset: int) -> TopicPartition:
+        """Where to read a partition on; 0 is wherever it begins by now."""
+        return TopicPartition(self.topic, number, offset or OFFSET_BEGINNING)
+
+
+class Verbatim:
+    """Takes answers that another stream published for what they are."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Name the columns of the log."""
+        self._log = list(tables.inference_log(problem).schema)
+        self._letters = tables.dead_letters(problem).empty()
+
+    def follow(self) -> None:
+        """There is no version to follow."""
+
+    def score(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """All rows, and no dead letter."""
+        return rows.select(self._log), self._letters
+
+
+class Published:
+    """A topic of answers and one of dead letters; a transaction holds them and the offsets."""
+
+    def __init__(self, context: Context, source: Topic) -> None:
+        """Take over from whoever had this consumer's name: what they began is undone.
+
+        Args:
+            context: Settings.
+            source: Whose offsets are recorded.
+
+        Raises:
+            UserError: Kafka does not answer, or lacks a topic.
+        """
+        settings = context.settings.kafka
+        self._source = source
+        self._predictions = settings.predictions
+        self._dead_letters = settings.dead_letters
+        for topic in (self._predictions, self._dead_letters):
+            _identity(settings, topic)
+        own = settings.instance or uuid.uuid4().hex
+        self._own = {**_producing(settings), "transactional.id": f"{source.group}-{own}"}
+        self._producer = self._begin()
+
+    def offsets(self, partitions: Collection[str]) -> Offsets:
+        """Until where all is answered."""
+        return self._source.committed(partitions)
+
+    def write(self, batch: Batch, answers: Answers) -> bool:
+        """Commit answers and offsets; False where that failed, or the partitions are another's.
+
+        Raises:
+            UserError: Another consumer has taken this one's name.
+        """
+        producer, source = self._producer, self._source
+        try:
+            producer.begin_transaction()
+            self._publish(answers)
+            offsets = source.places(batch.until)
+            producer.send_offsets_to_transaction(offsets, source.member(), _PROMPT)
+            producer.commit_transaction(_PROMPT)
+        except KafkaException as exception:
+            error = exception.args[0]
+            if error.name() in _FENCING:
+                raise _fenced(error) from None
+            self._producer = self._begin()
+            return False
+        return True
+
+    def tidy(self) -> None:
+        """Kafka does."""
+
+    def _begin(self) -> Producer:
+        """A producer of this name; what an earlier one left undecided is decided afterwards.
+
+        A commit that was not answered has either happened or is undone: the offsets tell.
+        """
+        producer = Producer(self._own)
+        _insist(lambda: producer.init_transactions(_PROMPT))
+        return producer
+
+    def _publish(self, answers: Answers) -> None:
+        sent = self._source.sent
+        for name, value in _as_json(answers.scored):
+            _produce(self._producer, self._predictions, value=value, key=sent[name].key())
+        refused = answers.refused.select(ID, "reason")
+        for name, reason in refused.iter_rows():
+            self._bury(sent[name], reason)
+
+    def _bury(self, message: Message, reason: str) -> None:
+        """Publish a dead letter as it was sent; one that is too long by now, without its text."""
+        why = [("reason", reason.encode()), ("place", _id_of(message).encode())]
+        whole = [*(message.headers() or ()), *why]
+        topic, key = self._dead_letters, message.key()
+        try:
+            _produce(self._producer, topic, value=message.value(), key=key, headers=whole)
+        except KafkaException as exception:
+            if exception.args[0].name() != "MSG_SIZE_TOO_LARGE":
+                raise
+            _produce(self._producer, topic, value=None, key=None, headers=why)
+
+
+def send(context: Context, rows: Iterable[pl.DataFrame]) -> int:
+    """Publish requests, those of an entity in one partition; returns how many.
+
+    Args:
+        context: Settings and problem.
+        rows: With the columns of the prepared table of the source that is scored.
+
+    Raises:
+        UserError: Kafka does not take them all.
+    """
+    settings = context.settings.kafka
+    table = tables.requests(context.problem)
+    _identity(settings, settings.requests)
+    producer = Producer({**_producing(settings), "enable.idempotence": "true"})
+    faults: list[KafkaError] = []
+
+    def note(error: KafkaError | None, message: Message) -> None:
+        if error:
+            faults.append(error)
+
+    sent = 0
+    for given in rows:
+        requests = requests_of(given, table)
+        keys = _keys(requests, context.problem.model.keys)
+        for key, (_, value) in zip(keys, _as_json(requests), strict=True):
+            _produce(producer, settings.requests, value=value, key=key, on_delivery=note)
+        sent += requests.height
+    waiting = producer.flush(_PATIENCE)
+    if waiting or faults:
+        why = faults[0].str() if faults else "it does not answer"
+        message = f"Kafka has not taken {waiting + len(faults):,} of {sent:,} requests: {why}."
+        raise UserError(message, "Send what is missing again.")
+    return sent
+
+
+def _as_json(rows: pl.DataFrame) -> Iterable[tuple[str, bytes]]:
+    """Each row's request and the row as JSON."""
+    lines = rows.write_ndjson().encode().split(b"\n")
+    return zip(rows[ID], lines, strict=False)  # the last line is empty
+
+
+def _keys(rows: pl.DataFrame, keys: Sequence[str]) -> Iterable[bytes]:
+    """The entity of each row."""
+    return rows.select(keys).write_ndjson().encode().splitlines()
+
+
+def _produce(producer: Producer, topic: str, **message: Any) -> None:
+    """Hand over a message; where many wait, wait for some of them to go."""
+    while True:
+        try:
+            producer.produce(topic, **message)
+        except BufferError:
+            producer.poll(0.1)
+        else:
+            return
+
+
+def _is_end(message: Message) -> bool:
+    """Whether it is no message, but the news that its partition has no more."""
+    error = message.error()
+    return error is not None and error.name() == _END
+
+
+def _id_of(message: Message) -> str:
+    """What a request is called that has no id of its own: where it is."""
+    return f"{message.topic()}-{message.partition()}-{message.offset()}"
+
+
+def _time_of(message: Message) -> datetime:
+    return datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+
+
+def _client(settings: KafkaSettings) -> dict[str, Any]:
+    """What every client is made with.
+
+    Raises:
+        UserError: No servers, or a secret that is not there.
+    """
+    if settings.servers is None:
+        raise UserError("`kafka.servers` is not set.", "Name the brokers in conf/.")
+    secrets = {}
+    for name, variable in settings.secrets.items():
+        if variable not in os.environ:
+            message = (
+                f"`kafka.secrets` names the environment variable {variable}, which is not set."
+            )
+            raise UserError(message, f"Set it to the value of {name}.")
+        secrets[name] = os.environ[variable]
+    said: set[str] = set()
+
+    def tell(error: KafkaError) -> None:
+        if error.str() not in said:
+            said.add(error.str())
+            say(f"[yellow]kafka[/]: {escape(error.str())}")
+
+    ours = {"bootstrap.servers": settings.servers, "error_cb": tell, "log_level": 2}
+    return {**ours, **settings.options, **secrets}
+
+
+def _group(context: Context, topic: str) -> str:
+    """Consumers that share a topic; those of answers are others than those of requests."""
+    settings = context.settings.kafka
+    group = settings.group or context.settings.mlflow.model
+    return group if topic == settings.requests else f"{group}-{topic}"
+
+
+def _producing(settings: KafkaSettings) -> dict[str, Any]:
+    """What every producer is made with; keys go where Java's clients send them."""
+    return {"partitioner": "murmur2_random", "linger.ms": 5, **_client(settings)}
+
+
+def _identity(settings: KafkaSettings, topic: str) -> str:
+    """What tells a topic from one that is made anew under its name.
+
+    Raises:
+        UserError: Kafka does not answer, or has no such topic.
+    """
+    try:
+        client = AdminClient(_client(settings))
+        found = client.describe_topics(TopicCollection([topic]))
+        return str(found[topic].result(_PATIENCE).topic_id)
+    except (KafkaException, TimeoutError) as exception:
+        why = exception.args[0].str() if isinstance(exception, KafkaException) else "no answer"
+    message = f"Cannot use the topic {topic} of {settings.servers}: {why}."
+    raise UserError(message, "Correct `kafka` in conf/, or create the topic.")
+
+
+def _insist(call: Callable[[], Result]) -> Result:
+    """Call Kafka again while its errors pass, for as long as it may take to restart.
+
+    Raises:
+        KafkaException: One that does not.
+    """
+    gives_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return call()
+        except KafkaException as exception:
+            if not exception.args[0].retriable() or time.monotonic() > gives_up:
+                raise
+
+
+def _fenced(error: KafkaError) -> UserError:
+    """Why a consumer cannot go on."""
+    if error.name() in _FENCING:
+        message = f"Another consumer has taken over from this one: {error.str()}."
+        return UserError(message, "Give each a `kafka.instance` of its own, or none.")
+    return UserError(f"Kafka does not take the answers: {error.str()}.", _AGAIN)
