@@ -613,10 +613,7 @@ def request(context: Context, version: str, who: str, tell: Tell = nobody) -> Re
         raise worse(comparison)
     evidence = comparison.evidence
     champion = comparison.champion
-    if champion and context.settings.deployment.live_rows:
-        from .deployment.live import compare_live
-
-        live = compare_live(context, version, champion)
+    if live := comparison.live:
         if live.status == "worse":
             raise worse_live(version, live)
         if live.status == "unknown":

@@ -146,6 +146,9 @@ def test_a_challenger_that_has_not_shown_enough_waits(
     assert said in " ".join(out.split())
     assert arena.registry.aliased(CHAMPION) == "1"
     assert transitions.waiting(arena) is None
+    page = (arena.settings.reports / "comparison_2_1.html").read_text(encoding="utf-8")
+    assert "Not known yet: live: " in page
+    assert said in page
 
 
 def test_deploy_new_asks_again_for_a_challenger_that_waited(

@@ -21,6 +21,7 @@ from ..store.measurements import record
 from ..store.point_in_time import Versions
 from ..tracking.lifetime import Lifetime, lifetime, parts_of
 from ..tracking.stages import require_untouched
+from .live import Live, compare_live
 
 PRODUCER = "comparison"
 _DISAGREEMENTS = 10
@@ -36,6 +37,7 @@ class Comparison:
     objections: list[str]
     versions: Versions  # Delta version of each table that was read
     report: Path
+    live: Live | None = None  # of requests, where they are asked (`deployment.live_rows`)
 
     @property
     def opponent(self) -> str:
@@ -92,7 +94,9 @@ def compare_versions(context: Context, challenger: str) -> Comparison:
     results = compare(holdout, predicted, reference, model)
     judged = judge(results, settings.deployment, guards(model.target))
     page = settings.reports / f"comparison_{challenger}_{champion or 'baseline'}.html"
-    done = Comparison(challenger, champion, results, objections(judged), mine.versions, page)
+    is_live = champion and settings.deployment.live_rows
+    live = compare_live(context, challenger, str(champion)) if is_live else None
+    done = Comparison(challenger, champion, results, objections(judged), mine.versions, page, live)
     subject = f"version {challenger} against {done.opponent}"
     window = mine.windows[-1]
     record(context.lakehouse, judged, PRODUCER, subject, window.start, window.end)
