@@ -54,6 +54,7 @@ from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from {{cookiecutter.package_name}}.tracking.registry import Registry
     from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 with warnings.catch_warnings():  # it warns of its own type hints
@@ -90,6 +91,20 @@ def wait_for(condition: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def copy_version(registry: Registry, number: str, **tags: str) -> str:
+    """Register a version's files again, as another version that nobody has examined."""
+    from {{cookiecutter.package_name}}.tracking.stages import NONE
+
+    version = registry.version(number)
+    made = registry.client.create_model_version(
+        registry.settings.model,
+        str(version.source),
+        version.run_id,
+        tags={**version.tags, "stage": NONE, **tags},
+    )
+    return str(made.version)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

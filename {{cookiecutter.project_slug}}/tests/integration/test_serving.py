@@ -41,7 +41,7 @@ from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.tracking.stages import NONE
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
-from tests.conftest import ROOT, free_port, wait_for
+from tests.conftest import ROOT, copy_version, free_port, wait_for
 from tests.parcels import PROBLEM
 
 KEYS = [*PROBLEM.model.keys, PREDICTION_TIME]
@@ -286,19 +286,7 @@ def asking(server: Server, rows: list[dict[str, Any]]) -> Iterator[list[int]]:
 @pytest.fixture
 def copied(server: Server) -> Callable[..., str]:
     """Register the champion's files again, as another version."""
-
-    def version(**tags: str) -> str:
-        registry = server.home.registry
-        champion = registry.version(server.champion)
-        made = registry.client.create_model_version(
-            registry.settings.model,
-            str(champion.source),
-            champion.run_id,
-            tags={**champion.tags, "stage": NONE, **tags},
-        )
-        return str(made.version)
-
-    return version
+    return partial(copy_version, server.home.registry, server.champion)
 
 
 def test_champions_change_under_load_without_a_failed_request(

@@ -36,7 +36,7 @@ from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.tracking.stages import NONE
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
-from tests.conftest import ROOT, wait_for
+from tests.conftest import ROOT, copy_version, wait_for
 from tests.parcels import PROBLEM
 
 KEYS = [*PROBLEM.model.keys, PREDICTION_TIME]
@@ -62,15 +62,7 @@ class Home:
 
     def copied(self, **tags: str) -> str:
         """Register the champion's files again, as another version."""
-        registry = self.context.registry
-        champion = registry.version(self.champion)
-        made = registry.client.create_model_version(
-            registry.settings.model,
-            str(champion.source),
-            champion.run_id,
-            tags={**champion.tags, "stage": NONE, **tags},
-        )
-        return str(made.version)
+        return copy_version(self.context.registry, self.champion, **tags)
 
 
 @pytest.fixture
