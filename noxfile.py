@@ -202,6 +202,12 @@ def redis(session: nox.Session) -> None:
     in_demo(session, "redis")
 
 
+@nox.session(name="bench-serve")
+def bench_serve(session: nox.Session) -> None:
+    """Measure the default project's server beside others, in demo/; needs Linux."""
+    in_demo(session, "bench-serve")
+
+
 @nox.session
 def kafka(session: nox.Session) -> None:
     """Test the default project's stream on Kafka, in demo/ (needs Java 17 and Maven)."""
