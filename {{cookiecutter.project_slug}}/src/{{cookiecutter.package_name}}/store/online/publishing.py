@@ -15,6 +15,7 @@ import narwhals as nw
 
 from ...core.contract import AVAILABLE_AT, FeatureTable, Frame
 from .. import tables
+from ..point_in_time import newest_of_each
 from .base import Backend, OvertakenError, Writing
 from .features import (
     NOT_PUBLISHED,
@@ -120,7 +121,7 @@ def _update(
         writing.clear(codec.prefix)
         floor = moment_of(found.since)
         old = rows.filter(available <= floor)
-        newest = old.filter(available == available.max().over(*codec.keys))
+        newest = newest_of_each(old, codec.keys)
         changed = nw.concat([rows.filter(available > floor), newest])
     count = 0
     for key, entries in _by_entity(lakehouse, changed, codec):
