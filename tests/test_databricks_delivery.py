@@ -107,7 +107,7 @@ def test_a_release_is_trained_and_promoted_by_whoever_approves(stage: Stage) -> 
     approved(stage, ("bob", "promotion", "approved"))
     done = release(stage, **WAITING)
     # then that very version is promoted, in the name of who did
-    jobs = ("candidate", "approval", "promote")
+    jobs = ("candidate", "approval", "promote", "rollout")
     assert done.jobs == dict.fromkeys(jobs, "success"), done.output
     (*_, promoted) = changes(stage)
     why = f"Run {done.id} was approved"
@@ -132,6 +132,7 @@ def test_by_hand_a_person_decides(stage: Stage) -> None:
         waiting = {"champion": 2, "challenger": 3}
         workspace(stage, aliases=waiting, calls=workspace(stage)["calls"])
         done = decide(stage, action, "bob", version)
+        assert done.jobs.pop("rollout", None) == ("success" if action == "approve" else None)
         assert done.jobs == {"decide": "success"}, done.output
     named = f"--who=bob --why={why}"
     assert changes(stage) == [
