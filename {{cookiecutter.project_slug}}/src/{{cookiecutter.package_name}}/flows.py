@@ -320,6 +320,13 @@ def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
         stop: Set, it ends after the batch that it is at.
         once: End when no request is left.
     """
+    if context.settings.engine == "spark":
+        from .inference.stream_spark import consume_on_spark
+
+        with step("stream") as notes:
+            done = consume_on_spark(context, stop, once=once)
+            notes.append(f"{done.scored:,} requests scored, {done.refused:,} refused")
+        return done
     from .inference.stream import consume
 
     settings = context.settings.stream
