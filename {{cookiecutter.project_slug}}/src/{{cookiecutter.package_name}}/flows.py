@@ -320,16 +320,11 @@ def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
         stop: Set, it ends after the batch that it is at.
         once: End when no request is left.
     """
-    if context.settings.engine == "spark":
-        from .inference.stream_spark import consume_on_spark
-
-        with step("stream") as notes:
-            done = consume_on_spark(context, stop, once=once)
-            notes.append(f"{done.scored:,} requests scored, {done.refused:,} refused")
-        return done
+    settings = context.settings.stream
+    if context.settings.engine == "spark" and settings.source == "table":
+        return _stream_on_spark(context, stop, once=once)
     from .inference.stream import consume
 
-    settings = context.settings.stream
     with ExitStack() as opened, step("stream") as notes:
         if settings.source == "predictions":
             what = "answers kept"
@@ -339,6 +334,15 @@ def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
             parts = _scoring(context, opened)
         done = consume(context, *parts, stop, once=once)
         notes.append(f"{done.scored:,} {what}, {done.refused:,} refused")
+    return done
+
+
+def _stream_on_spark(context: Context, stop: Event, *, once: bool) -> Streamed:
+    from .inference.stream_spark import consume_on_spark
+
+    with step("stream") as notes:
+        done = consume_on_spark(context, stop, once=once)
+        notes.append(f"{done.scored:,} requests scored, {done.refused:,} refused")
     return done
 
 
