@@ -57,6 +57,12 @@ class Line:
             patch.setenv(f"{ENV_PREFIX}STREAM__SINK", "tables")
             return self.stream()
 
+    def is_alone(self) -> bool:
+        """Whether the group has no members."""
+        group = str(self.context.settings.kafka.group)
+        admin = self.broker.admin
+        return not admin.describe_consumer_groups([group])[group].result(60).members
+
     def finish(self, sink: str) -> Streamed:
         """Score what waits; the answers are in the tables afterwards."""
         self.set(STREAM__SINK=sink)

@@ -106,7 +106,8 @@ def test_a_dead_letter_that_is_too_long_is_kept_without_its_text(line: Line) -> 
 def test_every_request_is_answered_once_though_consumers_are_killed(line: Line, sink: str) -> None:
     # Given
     numbered = many(line, MESSAGES)
-    line.set(STREAM__BATCH_ROWS=300, STREAM__SINK=sink)
+    options = {"session.timeout.ms": "6000"}
+    line.set(STREAM__BATCH_ROWS=300, STREAM__SINK=sink, KAFKA__OPTIONS=json.dumps(options))
     send(line.context, [numbered])
     line.produce(*(b"poison %d" % number for number in range(POISON)))
     # When
@@ -116,6 +117,9 @@ def test_every_request_is_answered_once_though_consumers_are_killed(line: Line, 
     # Then
     assert process.returncode == 0, said
     assert int(said.split()[-1]) > KILLS / 2
+    # A consumer that keeps its name keeps its partitions, until it is missed: then all is answered.
+    assert wait_for(line.is_alone)
+    line.stream()
     if sink == "kafka":
         answers = [msgspec.json.decode(message.value()) for message in line.messages("predictions")]
         assert sorted(answer["parcel"] for answer in answers) == numbered["parcel"].to_list()
