@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.online import (
     OnlineError,
@@ -115,6 +116,20 @@ def test_publishing_again_writes_nothing(
     published: tuple[OnlineFeatures, Any], lakehouse: Lakehouse
 ) -> None:
     assert publish(lakehouse, [TABLE], published[1], HISTORY) == {}
+
+
+def test_nothing_is_forgotten_while_the_tables_are_out_of_reach(
+    published: tuple[OnlineFeatures, Any], lakehouse: Lakehouse, tmp_path: Path
+) -> None:
+    # Given
+    features, backend = published
+    Path(lakehouse.root).rename(tmp_path / "aside")
+    # When
+    with pytest.raises(UserError, match="shop is gone"):
+        publish(lakehouse, [TABLE], backend, HISTORY)
+    # Then
+    [[found]] = features.look_up([{"shop": "a", "number": 0}], [microseconds(START + 20 * HOUR)])
+    assert found is not None
 
 
 def test_only_new_rows_are_written_where_a_table_grew(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -339,6 +341,55 @@ def test_lines_arrive_once_though_the_shipper_dies(
     ship(context, folder)
     # Then
     assert shipped(toy, lakehouse) == ["1", "2"]
+
+
+@pytest.mark.parametrize("instead", ["a file", "an empty folder"])
+def test_no_line_is_lost_while_the_tables_are_out_of_reach(
+    toy: Problem, lakehouse: Lakehouse, folder: Path, scored: Scored, tmp_path: Path, instead: str
+) -> None:
+    # Given a line that is shipped, and storage that is not there for a while
+    context = within(lakehouse, toy)
+    writing = Journal(folder, MEGABYTE, 1)
+    root, aside = Path(lakehouse.root), tmp_path / "aside"
+    for number in "12":
+        writing.write(line(toy, scored, number))
+        writing.close()
+        ship(context, folder)
+    root.rename(aside)
+    root.touch() if instead == "a file" else root.mkdir()
+    # When another is shipped meanwhile
+    writing.write(line(toy, scored, "3"))
+    writing.close()
+    with pytest.raises(UserError, match="lacks batches of the request log"):
+        ship(context, folder)
+    assert len(segments(folder)) == 1
+    root.unlink() if instead == "a file" else root.rmdir()
+    aside.rename(root)
+    ship(context, folder)
+    # Then
+    assert shipped(toy, lakehouse) == ["1", "2", "3"]
+    assert segments(folder) == []
+
+
+def test_tables_that_are_made_anew_on_purpose_get_what_waits(
+    toy: Problem, lakehouse: Lakehouse, folder: Path, scored: Scored
+) -> None:
+    # Given
+    context = within(lakehouse, toy)
+    writing = Journal(folder, MEGABYTE, 1)
+    writing.write(line(toy, scored, "1"))
+    writing.close()
+    ship(context, folder)
+    shutil.rmtree(lakehouse.root)
+    writing.write(line(toy, scored, "2"))
+    writing.close()
+    # When somebody does what the message says
+    with pytest.raises(UserError, match=f"remove {re.escape(str(folder / 'batch.json'))}"):
+        ship(context, folder)
+    (folder / "batch.json").unlink()
+    ship(context, folder)
+    # Then
+    assert shipped(toy, lakehouse) == ["2"]
 
 
 def test_a_torn_last_line_is_dropped_and_a_bad_one_put_aside(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import groupby
@@ -14,6 +14,7 @@ import msgspec
 import narwhals as nw
 
 from ...core.contract import AVAILABLE_AT, FeatureTable, Frame
+from ...core.errors import UserError
 from .. import tables
 from ..point_in_time import newest_of_each
 from .base import Backend, OvertakenError, Writing
@@ -55,7 +56,7 @@ def publish(
         Rows written, by table; without those that were in step.
 
     Raises:
-        UserError: A table that cannot be read, or a store that cannot be written.
+        UserError: A table that is gone or cannot be read, or a store that cannot be written.
     """
     for _ in range(1, _ATTEMPTS):
         with suppress(OvertakenError):
@@ -74,6 +75,7 @@ def _publish(
             held = before.get(table.name, NOT_PUBLISHED)
             found = _now(lakehouse, table, held, history)
             if found is None:
+                _require_unpublished(table, before)
                 continue
             after[table.name] = found
             if found.delta_version != held.delta_version or found.schema != held.schema:
@@ -83,6 +85,13 @@ def _publish(
         if before != after:
             writing.put(STATE, msgspec.json.encode(after))
     return written
+
+
+def _require_unpublished(table: FeatureTable, before: Mapping[str, Published]) -> None:
+    """Refuse to forget a table that was there: storage may be out of reach, and look empty."""
+    if table.name in before:
+        message = f"The feature table {table.name} is gone, from which the online store was filled."
+        raise UserError(message, "Make it reachable, restore it, or build it again: `features`.")
 
 
 def _now(
