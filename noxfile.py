@@ -202,6 +202,12 @@ def redis(session: nox.Session) -> None:
     in_demo(session, "redis")
 
 
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Load the default project's server, in demo/, while what it needs is killed (redis-server)."""
+    in_demo(session, "soak")
+
+
 @nox.session(name="bench-serve")
 def bench_serve(session: nox.Session) -> None:
     """Measure the default project's server beside others, in demo/; needs Linux."""

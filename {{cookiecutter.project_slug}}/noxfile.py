@@ -294,6 +294,14 @@ def kafka(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Load the server while what it needs is killed: `-- --seconds 1800 --requests 1000000`."""
+    program = require_redis(session)
+    prepare(session, "test", "redis")
+    session.run("pytest", "tests/soak", "-rP", *session.posargs, env={"REDIS_SERVER": program})
+
+
+@nox.session
 def storage(session: nox.Session) -> None:
     """Test the loop on what answers as S3 and as Azure, with an MLflow server (needs npm)."""
     azurite = require_azurite(session)

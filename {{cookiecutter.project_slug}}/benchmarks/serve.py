@@ -1,23 +1,27 @@
 """Measure the server beside MLflow's own and LitServe: `bootstrap.py bench-serve [SECONDS]`.
 
-All serve the same version, one worker each, 16 requests at a time, one after the other, in one run.
-The project's server does what it does in production: it checks a token, looks features up, and
-writes the request log. The others are given the features, and neither look up nor log. What is
-counted is the CPU of a server's whole tree of processes while requests come. Needs Linux, whose
-/proc tells.
+All serve the same version, one worker each, 16 requests at a time, in turns within one run, so that
+whatever else the machine does falls on all of them. The project's server does what it does in
+production: it checks a token, looks features up, and writes the request log. The others are given
+the features, and neither look up nor log; and one answers without a model, which is what HTTP costs
+here. What is counted is the CPU of a server's whole tree of processes while requests come. Needs
+Linux, whose /proc tells.
 
 It is a measurement and not a test: it prints what it finds and changes no exit code.
 """
+
+from __future__ import annotations
 
 import asyncio
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection
@@ -47,14 +51,16 @@ from {{cookiecutter.package_name}}.training.pipeline import train
 from benchmarks.bench import COMMAND, PROJECT, call, own_environment
 
 ENV = "test"  # trains in seconds; what a request costs does not depend on it
+OURS = "this server"
 AT_ONCE = 16
-SECONDS = 10.0
+SECONDS = 10.0  # of load for each server
+TURNS = 5
 WARM_UP = 2.0
 ROWS = 200
 SWAPS = 10
 LOOK_UPS = 5_000
 PATIENCE = 300.0
-PORTS = (18_100, 18_101, 18_102)
+PORTS = (18_100, 18_101, 18_102, 18_103)
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -82,6 +88,14 @@ class Load:
     def each(self) -> float:
         """CPU microseconds a request."""
         return self.processor / max(self.answered, 1) * 1e6
+
+    def add(self, other: Load) -> None:
+        """Count what came of other requests, too."""
+        self.answered += other.answered
+        self.failed += other.failed
+        self.seconds += other.seconds
+        self.processor += other.processor
+        self.latencies += other.latencies
 
     def cells(self, name: str, ours: float) -> tuple[str, ...]:
         """The row of the table."""
@@ -129,22 +143,24 @@ def main() -> None:
         context = open_context(ENV)
         requests = newest(context, versions[0])
         token = grant(tokens_of(context), "bench", ["predict", "read"])
-        loads = {}
+        folder = context.registry.download(versions[0])
+        with ExitStack() as stack, step("servers"):
+            server = stack.enter_context(ours(token, requests))
+            others = {
+                "nothing but HTTP": stack.enter_context(empty(server)),
+                "LitServe": stack.enter_context(litserve(folder, requests)),
+                "mlflow models serve": stack.enter_context(mlflow(folder, requests)),
+            }
+            loads = measured({OURS: server, **others}, seconds)
         with ours(token, requests) as server:
-            with step("ours"):
-                loads["this server"] = measured(server, seconds)
+            with step("answers"):
                 same = compared(server, requests)
-                memory = proportional(worker_of(server))
             with step("swaps"):
                 swapped, lags = swaps(context, server, versions)
+                memory = proportional(worker_of(server))
         with step("look-ups"):
             look_up = look_ups(context, requests)
-        folder = context.registry.download(versions[0])
-        with step("LitServe"), litserve(folder, requests) as server:
-            loads["LitServe"] = measured(server, seconds)
-        with step("mlflow models serve"), mlflow(folder, requests) as server:
-            loads["mlflow models serve"] = measured(server, seconds)
-    each = loads["this server"].each
+    each = loads[OURS].each
     table(
         f"{AT_ONCE} at a time, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         ("server", "CPU µs", "a CPU second", "times ours", "a second", "p99 ms", "failed"),
@@ -228,6 +244,15 @@ def ours(token: str, requests: Requests) -> Iterator[Server]:
 
 
 @contextmanager
+def empty(like: Server) -> Iterator[Server]:
+    """The same HTTP server and framework, without anything behind them."""
+    command = [sys.executable, "-m", "granian", "--interface", "asgi", "--no-ws", "--workers", "1"]
+    command += ["--port", str(PORTS[3]), "--log-level", "warning", "benchmarks.emptyserver:EMPTY"]
+    with started(command, PORTS[3], like.path, like.headers, like.bodies) as server:
+        yield server
+
+
+@contextmanager
 def litserve(folder: Path, requests: Requests) -> Iterator[Server]:
     """LitServe with the version's own function for single rows."""
     bodies = [json.dumps({"row": list(row)}).encode() for row in requests.features.rows()]
@@ -257,17 +282,18 @@ def started(
     command: Sequence[str], port: int, path: str, headers: dict[str, str], bodies: Sequence[bytes]
 ) -> Iterator[Server]:
     """A server that answers; it is ended afterwards."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        said: list[bytes] = []
-        reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
-        reader.start()
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=said, stderr=said) as process,
+    ):
         server = Server(process, port, path, headers, bodies)
         ends = time.monotonic() + PATIENCE
         try:
             while not answers(server):
                 if process.poll() is not None or time.monotonic() > ends:
-                    name, why = " ".join(command[1:4]), b"".join(said).decode()
-                    raise SystemExit(f"{name} does not answer:\n{why}")
+                    said.seek(0)
+                    name = " ".join(command[1:4])
+                    raise SystemExit(f"{name} does not answer:\n{said.read().decode()}")
                 time.sleep(0.2)
             yield server
         finally:
@@ -289,13 +315,18 @@ def answers(server: Server) -> bool:
 # Load -------------------------------------------------------------------------------------------
 
 
-def measured(server: Server, seconds: float) -> Load:
-    """What requests cost, after some that do not count."""
-    asyncio.run(loaded(server, WARM_UP))
-    before = processor(server.process.pid)
-    load = asyncio.run(loaded(server, seconds))
-    load.processor = processor(server.process.pid) - before
-    return load
+def measured(servers: Mapping[str, Server], seconds: float) -> dict[str, Load]:
+    """What requests cost each server, in turns, after some that do not count."""
+    loads = {name: Load() for name in servers}
+    for server in servers.values():
+        asyncio.run(loaded(server, WARM_UP))
+    for _ in range(TURNS):
+        for name, server in servers.items():
+            before = processor(server.process.pid)
+            load = asyncio.run(loaded(server, seconds / TURNS))
+            load.processor = processor(server.process.pid) - before
+            loads[name].add(load)
+    return loads
 
 
 async def loaded(server: Server, seconds: float, ended: threading.Event | None = None) -> Load:

@@ -109,7 +109,7 @@ def copy_version(registry: Registry, number: str, **tags: str) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole pipelines make libraries warn of each other; our own warnings fail the unit tests."""
-    whole = "integration gates endurance hostile kafka postgres problem redis spark storage"
+    whole = "integration gates endurance hostile kafka postgres problem redis soak spark storage"
     for item in items:
         if set(whole.split()) & set(item.path.parts):
             item.add_marker(pytest.mark.filterwarnings("ignore"))

@@ -26,7 +26,7 @@ class UnityCatalog(MlflowClient):
     """MLflow's client with a catalog behind it."""
 
     def create_experiment(self, name: str, *given: Any, **named: Any) -> str:
-        # https://github.com/mlflow/mlflow/issues/8269
+        # MLflow, issue 8269
         if not name.startswith("/"):
             raise MlflowException(f"Got an invalid experiment name '{name}': no absolute path")
         return super().create_experiment(name, *given, **named)
