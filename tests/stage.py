@@ -269,13 +269,15 @@ class Stage:
             (place / "action.yml").write_text(
                 json.dumps(stand_in(action, command, inputs)), encoding="utf-8"
             )
-        (self.folder / "bin").mkdir()
+        # On the PATH of every step is `gh`; an action puts the other there.
+        for name, place in (("gh", "bin"), ("databricks", "databricks")):
+            program = self.folder / place / name
+            program.parent.mkdir()
+            program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PARTS / name}.py" "$@"\n')
+            program.chmod(0o755)
         # act may lose what a step says right before it fails: it must not end at once.
         trap = "trap 'code=$?; [ $code = 0 ] || sleep 1; exit $code' EXIT\n"
         (self.folder / "bash_env").write_text(trap, encoding="utf-8")
-        gh = self.folder / "bin" / "gh"
-        gh.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PARTS / "gh.py"}" "$@"\n')
-        gh.chmod(0o755)
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self.github))
         self.port = server.server_port
         with closing(socket.socket()) as probe:
@@ -443,7 +445,7 @@ def open_stage(folder: Path, project: Path) -> Stage:
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (made.work / "tests" / suite / "test_open.py").write_text(passing, encoding="utf-8")
-    for suite in ("spark", "storage"):
+    for suite in ("kafka", "spark", "storage"):
         shutil.rmtree(made.work / "tests" / suite)
     shutil.rmtree(made.work / "notebooks")
     windows = (
