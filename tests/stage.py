@@ -276,8 +276,8 @@ class Stage:
                 json.dumps(stand_in(action, command, inputs)), encoding="utf-8"
             )
         # On the PATH of every step is `gh`; an action puts the other there.
-        for name, place in (("gh", "bin"), ("databricks", "databricks")):
-            program = self.folder / place / name
+        for name, folder in (("gh", "bin"), ("databricks", "databricks")):
+            program = self.folder / folder / name
             program.parent.mkdir()
             program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PARTS / name}.py" "$@"\n')
             program.chmod(0o755)

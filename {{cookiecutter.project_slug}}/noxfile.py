@@ -232,29 +232,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def spark(session: nox.Session) -> None:
     """Test that the loop is the same on Spark as on polars (needs Java 17 or later, and Maven)."""
-    require_java(session)
-    jars = delta_jars(session)
+    env = local_spark(session)
     prepare(session, "spark")
-    options = {
-        "spark.jars": jars,
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.memory": "2g",
-        # Rows are few: what pays on many is switched off.
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-        "spark.databricks.delta.snapshotPartitions": "1",
-        "spark.default.parallelism": "1",
-        "spark.sql.adaptive.enabled": "false",
-        "spark.sql.codegen.wholeStage": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.sql.shuffle.partitions": "1",
-        "spark.ui.enabled": "false",
-    }
-    env = {
-        "LC_ALL": "C.UTF-8",  # Java's names of files
-        f"{PACKAGE.upper()}_SPARK__MASTER": "local[2]",
-        f"{PACKAGE.upper()}_SPARK__OPTIONS": json.dumps(options),
-    }
     session.run("pytest", "tests/spark", *session.posargs, env=env)
     if not session.posargs:
         # A Spark Connect server on this machine, and workers that find the project.
@@ -461,6 +440,31 @@ def project_python(session: nox.Session) -> str:
     return str(python)
 
 
+def local_spark(session: nox.Session) -> dict[str, str]:
+    """Environment variables of a Spark on this machine; stop with advice without Java or Maven."""
+    require_java(session)
+    options = {
+        "spark.jars": delta_jars(session),
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        # Rows are few: what pays on many is switched off.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.databricks.delta.snapshotPartitions": "1",
+        "spark.default.parallelism": "1",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.ui.enabled": "false",
+    }
+    return {
+        "LC_ALL": "C.UTF-8",  # Java's names of files
+        f"{PACKAGE.upper()}_SPARK__MASTER": "local[2]",
+        f"{PACKAGE.upper()}_SPARK__OPTIONS": json.dumps(options),
+    }
+
+
 def require_java(session: nox.Session) -> None:
     """Stop with advice unless a Java that Spark and Kafka run on is found."""
     home = os.environ.get("JAVA_HOME")
@@ -566,14 +570,9 @@ def require_chromium(session: nox.Session) -> str:
 @nox.session
 def databricks(session: nox.Session) -> None:
     """Test the bundle against its schema, and run its tasks from the wheel as a job would."""
-    build(session)
-    tasks = Path(session.cache_dir).resolve() / "tasks"
-    python = tasks / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    session.run_install("uv", "venv", "--quiet", "--allow-existing", str(tasks))
-    pins = ("--requirement=requirements/serverless.txt", *map(str, (ROOT / "dist").glob("*.whl")))
-    session.run_install("uv", "pip", "install", "--quiet", f"--python={python}", *pins)
+    env = {"TASKS_PYTHON": machine_of_tasks(session)}
     prepare(session, "databricks")
-    session.run("pytest", "tests/bundle", *session.posargs, env={"TASKS_PYTHON": str(python)})
+    session.run("pytest", "tests/bundle", *session.posargs, env=env)
     if shutil.which("databricks") is None:
         session.warn("NOT VALIDATED: no `databricks` on the PATH, only the schema was asked.")
         return
@@ -583,6 +582,29 @@ def databricks(session: nox.Session) -> None:
             for target in ("dev", "staging", "prod"):
                 command = ("databricks", "bundle", "validate", "--strict", f"--target={target}")
                 session.run(*command, *given, external=True)
+
+
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """Run the tasks of the bundle's jobs on Spark (needs Java 17 or later, and Maven)."""
+    env = local_spark(session)
+    env[f"{PACKAGE.upper()}_ENGINE"] = "spark"
+    there = ("pyspark", "pyarrow", "--constraints=requirements/spark.txt")
+    env["TASKS_PYTHON"] = machine_of_tasks(session, *there)
+    prepare(session, "databricks")
+    session.run("pytest", "tests/bundle/test_wheel_tasks.py", *session.posargs, env=env)
+
+
+def machine_of_tasks(session: nox.Session, *besides: str) -> str:
+    """An interpreter with what jobs install, the wheel and its pins, and what is there besides."""
+    build(session)
+    folder = Path(session.cache_dir).resolve() / f"tasks-{session.name}"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    session.run_install("uv", "venv", "--quiet", "--allow-existing", str(folder))
+    (wheel,) = map(str, (ROOT / "dist").glob("*.whl"))
+    wanted = ("--requirement=requirements/serverless.txt", wheel, *besides)
+    session.run_install("uv", "pip", "install", "--quiet", f"--python={python}", *wanted)
+    return str(python)
 
 
 @nox.session

@@ -2,7 +2,7 @@
 
 What a workspace would give is given here: secrets over HTTP, a folder as the volume, another as the
 storage, MLflow in a file. Needs TASKS_PYTHON, an interpreter with the wheel and its pins: the
-session `databricks` makes it.
+session `databricks` makes it. The session `cluster` runs the same on Spark.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from urllib.parse import parse_qs, urlsplit
 import polars as pl
 import pytest
 from mlflow import MlflowClient
+
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 
 from tests.bundle.jobs import Ended, Machine
 from tests.bundle.reading import COMMIT, ROOT, read
@@ -92,10 +94,12 @@ def machine(folder: Path, workspace: str) -> Machine:
         "TMPDIR": str(folder / "home"),
         "GIT_CEILING_DIRECTORIES": str(folder),  # there is no repository around it there
     }
+    # What the cluster is: its engine, and a Spark of its own.
+    variables |= {name: os.environ[name] for name in os.environ if name.startswith(ENV_PREFIX)}
     return Machine(Path(os.environ["TASKS_PYTHON"]), folder / "home", variables)
 
 
-def deployed(folder: Path) -> str:
+def deployed(folder: Path, **given: str) -> str:
     """What tasks are told, with places of this machine: the environment is the small one."""
     defaults = {item["name"]: item["default"] for item in jobs()["init"]["parameters"]}
     told = dict(line.split("=", 1) for line in defaults["deployed"].splitlines())
@@ -109,7 +113,7 @@ def deployed(folder: Path) -> str:
         "storage_name": "the tests'",
         "deployment.approval": "person",
     }
-    return "\n".join(f"{name}={value}" for name, value in (told | here).items())
+    return "\n".join(f"{name}={value}" for name, value in (told | here | given).items())
 
 
 def jobs() -> dict[str, Any]:
@@ -169,6 +173,24 @@ def test_from_an_empty_storage_to_a_day_of_production(machine: Machine, folder: 
     # then tables and reports are where the next machine finds them
     assert pl.read_delta(str(folder / "storage" / "predictions")).height > 0
     assert (folder / "volume" / "reports" / "dashboard" / "index.html").is_file()
+
+
+def test_integration_walks_the_loop_on_tables_of_its_own(machine: Machine, folder: Path) -> None:
+    # given an environment in which no person decides
+    own = folder / "staging"
+    for name in ("volume", "storage"):
+        (own / name).mkdir(parents=True)
+    told = deployed(own, project=str(folder / "files"), **{"deployment.approval": "policy"})
+    unnamed = "\n".join(line for line in told.splitlines() if not line.startswith("storage_name="))
+    # when
+    ended = list(machine.run(jobs()["integration"], TRIGGERED, {"deployed": unnamed}))
+    # then
+    verbs = ("ingest", "prepare", "features", "train", "deploy", "predict", "monitor")
+    assert codes(ended) == dict.fromkeys(verbs, 0), ended
+    client = MlflowClient(f"sqlite:///{(own / 'mlflow.db').as_posix()}")
+    (model,) = client.search_registered_models()
+    assert model.aliases == {"champion": "1"}
+    assert pl.read_delta(str(own / "storage" / "predictions")).height > 0
 
 
 def test_without_its_secrets_nothing_is_begun(machine: Machine, folder: Path) -> None:

@@ -71,6 +71,8 @@ def started(function: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         function()
         code = 0
+    except Exception as error:  # noqa: BLE001 whatever it is, the test tells it
+        print(error, file=sys.stderr)  # noqa: T201
     finally:
         os._exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import typer
 from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
 
-from tests.conftest import copy_project, wait_for
+from tests.conftest import ROOT, copy_project, wait_for
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -94,6 +95,15 @@ def options(command: Any) -> list[str]:
 
 def test_every_option_has_wrong_values() -> None:
     assert {name for command in verbs().values() for name in options(command)} == set(WRONG)
+
+
+def test_the_readme_says_what_every_verb_does() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## The loop")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    said = {name for verb in told for name in re.findall(r"`([a-z]+)`", verb)}
+    ours = {name for name, verb in verbs().items() if verb.callback.__module__ == cli.__name__}
+    assert said == ours
 
 
 def test_wrong_arguments_end_in_one_message(

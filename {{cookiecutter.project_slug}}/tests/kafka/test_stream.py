@@ -218,7 +218,8 @@ def test_a_broker_that_is_killed_and_started_again_costs_nothing(line: Line, sin
     line.broker.start()
     send(line.context, [numbered[2_000:]])
     # Then
-    assert wait_for(lambda: answered(line, sink) >= 3_000)
+    assert wait_for(lambda: consumer.poll() is not None or answered(line, sink) >= 3_000)
+    assert consumer.poll() is None, consumer.communicate()
     end(consumer)
     assert_answered_once(line, sink, numbered)
 

@@ -1,7 +1,7 @@
 """Events: rows of a source that others append to a Delta table, read once, in their order.
 
-An offset counts the commits of the table and the rows of a commit. The commit that adds events to
-the raw table records how far they are read, so that both are there or neither.
+The commit that adds events to the raw table records how far they are read, so that both are there
+or neither.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import polars as pl
 from ..context import Context
 from ..core.contract import KNOWN_AT, Source, Table
 from ..store import tables
-from ..store.engines import COMMIT, COMMITTED_AT
+from ..store.engines import COMMITTED_AT
+from ..store.feed import OFFSET, commit_of, with_offsets
 from ..store.lakehouse import Numbered
 
-_ROWS_OF_COMMIT = 2**32
-_OFFSET = "_offset"
 _TIME = pl.Datetime("us", "UTC")
 
 
@@ -91,13 +90,13 @@ def arrived(
     writer = f"events:{identity}"
     offset = lakehouse.last_batch(tables.raw(source), writer)
     rows = _after(context, table, offset)
-    later = rows.filter(pl.col(KNOWN_AT) > as_of)[_OFFSET].min()
-    taken = rows if later is None else rows.filter(pl.col(_OFFSET) < later)
+    later = rows.filter(pl.col(KNOWN_AT) > as_of)[OFFSET].min()
+    taken = rows if later is None else rows.filter(pl.col(OFFSET) < later)
     if taken.is_empty():
         return None
     earliest: datetime = taken.select(pl.col(COMMITTED_AT).min()).item()
     known = taken if since is None else _late_ones_known_now(taken, since, as_of)
-    until = int(taken[_OFFSET][-1])
+    until = int(taken[OFFSET][-1])
     batch = Numbered(known.select(*table.schema), writer, until, offset, since)
     return Events(batch, earliest)
 
@@ -105,14 +104,11 @@ def arrived(
 def _after(context: Context, table: Table, offset: int) -> pl.DataFrame:
     """All events after an offset in their order, with offsets and when they became known."""
     lakehouse = context.lakehouse
-    first = offset // _ROWS_OF_COMMIT
+    first = commit_of(offset)
     last = lakehouse.version(table) or 0
-    rows = lakehouse.appended(table, first, max(first, last))
-    ordered = rows.sort(COMMIT, *table.schema)
-    number = pl.int_range(1, pl.len() + 1).over(COMMIT)
-    numbered = ordered.with_columns((pl.col(COMMIT) * _ROWS_OF_COMMIT + number).alias(_OFFSET))
+    rows = with_offsets(lakehouse.appended(table, first, max(first, last)), list(table.schema))
     known_at = pl.min_horizontal(KNOWN_AT, COMMITTED_AT)  # nulls do not count
-    return numbered.filter(pl.col(_OFFSET) > offset).with_columns(known_at.alias(KNOWN_AT))
+    return rows.filter(pl.col(OFFSET) > offset).with_columns(known_at.alias(KNOWN_AT))
 
 
 def _late_ones_known_now(rows: pl.DataFrame, since: datetime, as_of: datetime) -> pl.DataFrame:

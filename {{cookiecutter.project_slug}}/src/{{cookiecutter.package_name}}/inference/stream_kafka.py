@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,7 +49,11 @@ _AGAIN = "Nothing is lost: start the stream again."
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _END = "_PARTITION_EOF"
 _PASSING = {_END, "_MAX_POLL_EXCEEDED"}
-_FENCING = {"_FENCED", "FENCED_INSTANCE_ID", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"}
+_REPLACED = "FENCED_INSTANCE_ID"
+_FENCING = {"_FENCED", _REPLACED}
+# Of a broker that is away or has just come back, beside what the client calls retriable.
+_AWAY = {"_ALL_BROKERS_DOWN", "_STATE", "_TIMED_OUT", "_TRANSPORT", "_WAIT_COORD"}
+_PAUSE = 0.1  # seconds between two tries
 Result = TypeVar("Result")
 
 
@@ -111,7 +116,7 @@ class Topic:
     def rewind(self) -> None:
         """Go on behind what is answered, wherever that is now."""
         for place in self._places(self._at):
-            self._consumer.seek(place)
+            _insist(partial(self._consumer.seek, place))
 
     def read(self, rows: int) -> Batch | None:
         """The next requests, at most so many; None where none is there within a moment."""
@@ -159,7 +164,7 @@ class Topic:
     def committed(self, partitions: Collection[str]) -> Offsets:
         """Offsets of the group."""
         asked = [TopicPartition(self.topic, self._number(name)) for name in partitions]
-        found = _insist(lambda: self._consumer.committed(asked, _PATIENCE)) if asked else []
+        found = _insist(lambda: self._consumer.committed(asked, _PROMPT)) if asked else []
         return {self._partition(place.partition): max(place.offset, 0) for place in found}
 
     def places(self, offsets: Offsets) -> list[TopicPartition]:
@@ -347,9 +352,9 @@ class Published:
             producer.send_offsets_to_transaction(offsets, source.member(), _PROMPT)
             producer.commit_transaction(_PROMPT)
         except KafkaException as exception:
-            error = exception.args[0]
-            if error.name() in _FENCING:
-                raise _fenced(error) from None
+            if exception.args[0].name() == _REPLACED:
+                raise _fenced(exception.args[0]) from None
+            # It failed, took too long, or is another's by now: offsets and group tell.
             self._producer = self._begin()
             return False
         return True
@@ -518,15 +523,20 @@ def _insist(call: Callable[[], Result]) -> Result:
     """Call Kafka again while its errors pass, for as long as it may take to restart.
 
     Raises:
-        KafkaException: One that does not.
+        UserError: One that does not.
     """
     gives_up = time.monotonic() + _PATIENCE
     while True:
         try:
             return call()
         except KafkaException as exception:
-            if not exception.args[0].retriable() or time.monotonic() > gives_up:
-                raise
+            error = exception.args[0]
+            if error.fatal():
+                raise _fenced(error) from None
+            is_away = error.retriable() or error.name() in _AWAY
+            if not is_away or time.monotonic() > gives_up:
+                raise UserError(f"Kafka fails: {error.str()}.", _AGAIN) from None
+        time.sleep(_PAUSE)
 
 
 def _fenced(error: KafkaError) -> UserError:

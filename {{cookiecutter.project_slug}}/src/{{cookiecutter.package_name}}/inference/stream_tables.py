@@ -19,13 +19,11 @@ from ..context import Context
 from ..core.contract import ROW, Table
 from ..core.errors import UserError
 from ..store import tables
-from ..store.engines import COMMIT
+from ..store.feed import OFFSET, commit_of, with_offsets
 from ..store.tables import MEASUREMENTS
 from .stream import ID, Answers, Batch, Offsets, Reached, Scorer, Source, Stop, each_once, together
 
-_ROWS_OF_COMMIT = 2**32
 _MOST_COMMITS = 64  # that are read at a time
-_OFFSET = "_offset"
 _WITHOUT_REASON = "It was refused once; scored now, it would not be: send it again."
 
 
@@ -95,7 +93,7 @@ class Requests:
         """Go on behind what is answered, wherever that is now."""
         self._at = self._reached([self._name])[self._name]
         self._held = self._none()
-        self._read_until = self._at // _ROWS_OF_COMMIT - 1
+        self._read_until = commit_of(self._at) - 1
 
     def read(self, rows: int) -> Batch | None:
         """The next requests, at most so many; None where none is there yet."""
@@ -105,7 +103,7 @@ class Requests:
         if self._held.is_empty():
             return None
         taken, self._held = self._held[:rows], self._held[rows:]
-        self._at = int(taken[_OFFSET][-1])
+        self._at = int(taken[OFFSET][-1])
         return self._batch(taken, since, self._at)
 
     def wait(self, stop: Stop) -> None:
@@ -119,8 +117,8 @@ class Requests:
     def between(self, since: Offsets, until: Offsets) -> Batch:
         """All requests between two offsets."""
         first, last = since[self._name], until[self._name]
-        rows = self._appended(first // _ROWS_OF_COMMIT, last // _ROWS_OF_COMMIT)
-        offset = pl.col(_OFFSET)
+        rows = self._appended(commit_of(first), commit_of(last))
+        offset = pl.col(OFFSET)
         return self._batch(rows.filter(offset > first, offset <= last), first, last)
 
     def tidy(self) -> None:
@@ -129,7 +127,7 @@ class Requests:
             self._lakehouse.compact(self._table)
 
     def _batch(self, rows: pl.DataFrame, since: int, until: int) -> Batch:
-        requests = each_once(rows.drop(_OFFSET))
+        requests = each_once(rows.drop(OFFSET))
         return Batch(requests, self._unreadable, {self._name: since}, {self._name: until})
 
     def _fetch(self, since: int, rows: int) -> None:
@@ -144,23 +142,20 @@ class Requests:
             first = self._read_until + 1
             self._read_until = min(self._read_until + commits, newest)
             part = self._appended(first, self._read_until)
-            found.append(part.filter(pl.col(_OFFSET) > since))
+            found.append(part.filter(pl.col(OFFSET) > since))
             commits = min(2 * commits, _MOST_COMMITS)
         self._held = pl.concat([self._none(), *found])
 
     def _appended(self, first: int, last: int) -> pl.DataFrame:
         """Requests of some commits in their order, with their offsets."""
         names = list(self._table.schema)
-        rows = self._lakehouse.appended(self._table, first, last)
-        ordered = rows.sort(COMMIT, self._table.time, *names)
-        number = pl.int_range(1, pl.len() + 1).over(COMMIT)
-        offset = pl.col(COMMIT) * _ROWS_OF_COMMIT + number
-        own = pl.format("{}-{}-{}", pl.lit(self._identity), COMMIT, number)
-        given = ordered.with_columns(offset.alias(_OFFSET), pl.col(ID).fill_null(own))
-        return given.select(*names, _OFFSET)
+        appended = self._lakehouse.appended(self._table, first, last)
+        rows = with_offsets(appended, [self._table.time, *names])
+        own = pl.format("{}-{}", pl.lit(self._identity), OFFSET)
+        return rows.with_columns(pl.col(ID).fill_null(own)).select(*names, OFFSET)
 
     def _none(self) -> pl.DataFrame:
-        return self._table.empty().with_columns(pl.lit(0, dtype=pl.Int64).alias(_OFFSET))
+        return self._table.empty().with_columns(pl.lit(0, dtype=pl.Int64).alias(OFFSET))
 
 
 class Answered:
