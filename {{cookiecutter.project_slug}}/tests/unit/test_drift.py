@@ -3,7 +3,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -13,10 +12,7 @@ from hypothesis import strategies as st
 from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME
 from {{cookiecutter.package_name}}.core.settings import MonitoringSettings, Settings
 from {{cookiecutter.package_name}}.modeling.profile import Profile, load, profile, save
-from {{cookiecutter.package_name}}.monitoring import drift
-from {{cookiecutter.package_name}}.monitoring.drift import distance
-from {{cookiecutter.package_name}}.monitoring.seen import look
-from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.monitoring.drift import distance, measure
 
 COLUMNS = ("amount", "shop", "rare")
 counts = st.lists(st.integers(0, 1_000), min_size=2, max_size=30).filter(lambda rows: sum(rows) > 0)
@@ -36,12 +32,6 @@ def sample(days: int, seed: int, rows: int = 300) -> pl.DataFrame:
             "known": rng.uniform(size=size) > 0.1,
         }
     ).with_columns(pl.when("known").then("rare").alias("rare"))
-
-
-def measure(reference: Profile, rows: pl.DataFrame, monitoring: MonitoringSettings) -> pl.DataFrame:
-    """Drift of rows in memory."""
-    seen = look(Lakehouse("nowhere"), reference, nw.from_native(rows.lazy()), rows.columns)
-    return drift.measure(reference, seen, monitoring)
 
 
 @pytest.fixture

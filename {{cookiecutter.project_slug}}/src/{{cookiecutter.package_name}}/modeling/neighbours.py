@@ -7,7 +7,7 @@ and 1 where its values were dealt out to the rows by chance.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,38 +61,30 @@ def neighbours(
     return found
 
 
-def steps(values: Array, before: Array, center: float) -> Array:
-    """What `scatter` asks of rows, shape (5,); of two parts of them it adds up.
-
-    Args:
-        values: Of a column, shape (rows,); NaN where there is none.
-        before: The newest value before each row's, among the same rows; NaN where there is none.
-        center: Any value near theirs.
-    """
-    known = ~np.isnan(values)
-    ordered = values[known] - center
-    differences = values[known] - before[known]
-    follows = ~np.isnan(differences)
-    summands = [
-        float(known.sum()),
-        ordered.sum(),
-        (ordered**2).sum(),
-        float(follows.sum()),
-        (differences[follows] ** 2).sum(),
-    ]
-    return np.array(summands)
-
-
-def scatter(summed: Array) -> float:
+def scatter(known: Mapping[str, Neighbours], rows: pl.DataFrame) -> dict[str, float]:
     """Differences between successive rows against those between any two: 1 where by chance.
 
     Args:
-        summed: The rows' `steps`.
+        known: As `neighbours` gives them.
+        rows: Prediction time and the same columns.
 
     Returns:
-        Ratio of mean squares; NaN where nothing follows or nothing varies.
+        Mean squares' ratios by column; none for a column that is gone or does not vary, or whose
+        rows cannot be grouped.
     """
-    return float(_ratio(summed))
+    orders: dict[str | None, _Order] = {}
+    found = {}
+    for name, each in known.items():
+        if name not in rows.columns or (each.within or name) not in rows.columns:
+            continue
+        if each.within not in orders:
+            orders[each.within] = _order(rows, each.within)
+        all_in_one = np.zeros(rows.height, dtype=np.int64)
+        sums = _sums(_values(rows, name), all_in_one, orders[each.within])
+        ratio = _ratio(sums)[0]
+        if not np.isnan(ratio):
+            found[name] = float(ratio)
+    return found
 
 
 def _groupings(rows: pl.DataFrame) -> Iterator[str]:

@@ -65,27 +65,20 @@ def relations(
     }
 
 
-def products(known: Mapping[str, Relation], rows: pl.DataFrame) -> Array:
-    """What `residuals` asks of rows, shape (terms, terms); of two parts of them it adds up.
+def residuals(known: Mapping[str, Relation], rows: pl.DataFrame) -> dict[str, float]:
+    """How far columns are from what the others foretell: root mean square, in spreads.
 
     Args:
         known: As `relations` gives them.
         rows: The same columns; a column that is gone counts as null.
     """
+    if not known or rows.is_empty():
+        return {}
     center = np.array([relation.center for relation in known.values()])
     spread = np.array([relation.spread for relation in known.values()])
-    return _products(_terms(_values(rows, known), center, spread))
-
-
-def residuals(known: Mapping[str, Relation], summed: Array) -> dict[str, float]:
-    """How far columns are from what the others foretell: root mean square, in spreads.
-
-    Args:
-        known: As `relations` gives them.
-        summed: The rows' `products`.
-    """
     weights = np.stack([relation.weights for relation in known.values()])
-    return dict(zip(known, _residuals(summed, weights).tolist(), strict=True))
+    products = _products(_terms(_values(rows, known), center, spread))
+    return dict(zip(known, _residuals(products, weights).tolist(), strict=True))
 
 
 def _values(rows: pl.DataFrame, names: Sequence[str] | Mapping[str, Relation]) -> Array:

@@ -13,7 +13,6 @@ from ..core.contract import Array
 from ..core.settings import Settings
 from ..modeling.profile import Histogram, Profile
 from ..reporting import pages
-from .seen import Seen
 from .windows import Window
 
 _SHOWN_CATEGORIES = 15
@@ -33,7 +32,7 @@ def write_page(
     version: str,
     window: Window,
     reference: Profile,
-    seen: Seen,
+    rows: pl.DataFrame,
     measured: pl.DataFrame,
 ) -> None:
     """Write the page on a window that a version scored.
@@ -43,21 +42,21 @@ def write_page(
         version: Number of the version.
         window: Its prediction times.
         reference: Distributions in the training.
-        seen: What the version's inputs and predictions show.
+        rows: The version's inputs and predictions.
         measured: As `drift.measure`.
     """
     by_column = measured.with_columns(pl.col("slice").str.strip_prefix("feature="))
     columns = []
     for name, histogram in reference.items():
         found = by_column.filter(slice=name).rows(named=True)
-        now = seen.bins(name, histogram)
+        now = histogram.count(rows, name)
         columns.append((name, found, list(bins(histogram, now))))
     columns.sort(key=lambda column: -_farthest(column[1]))
     page = pages.render(
         "shift.html.jinja",
         version=version,
         window=window,
-        rows=seen.rows,
+        rows=rows.height,
         columns=columns,
         model=settings.mlflow.model,
         violated=measured.filter(status="violated").height,
