@@ -191,13 +191,6 @@ def spark(session: nox.Session) -> None:
 
 
 @nox.session
-def cluster(session: nox.Session) -> None:
-    """Run the jobs of a project on Databricks, in demo/, on Spark (needs Java 17 and Maven)."""
-    project = render(session, ROOT / "demo" / "on-databricks", "platform=databricks")
-    session.run("python", str(project / "bootstrap.py"), "cluster", *session.posargs)
-
-
-@nox.session
 def postgres(session: nox.Session) -> None:
     """Test the default project's requests from PostgreSQL, in demo/ (needs PostgreSQL)."""
     in_demo(session, "postgres")

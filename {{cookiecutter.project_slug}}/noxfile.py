@@ -584,25 +584,14 @@ def databricks(session: nox.Session) -> None:
                 session.run(*command, *given, external=True)
 
 
-@nox.session
-def cluster(session: nox.Session) -> None:
-    """Run the tasks of the bundle's jobs on Spark (needs Java 17 or later, and Maven)."""
-    env = local_spark(session)
-    env[f"{PACKAGE.upper()}_ENGINE"] = "spark"
-    there = ("pyspark", "pyarrow", "--constraints=requirements/spark.txt")
-    env["TASKS_PYTHON"] = machine_of_tasks(session, *there)
-    prepare(session, "databricks")
-    session.run("pytest", "tests/bundle/test_wheel_tasks.py", *session.posargs, env=env)
-
-
-def machine_of_tasks(session: nox.Session, *besides: str) -> str:
-    """An interpreter with what jobs install, the wheel and its pins, and what is there besides."""
+def machine_of_tasks(session: nox.Session) -> str:
+    """An interpreter with what jobs install, the wheel and its pins."""
     build(session)
-    folder = Path(session.cache_dir).resolve() / f"tasks-{session.name}"
+    folder = Path(session.cache_dir).resolve() / "tasks"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     session.run_install("uv", "venv", "--quiet", "--allow-existing", str(folder))
     (wheel,) = map(str, (ROOT / "dist").glob("*.whl"))
-    wanted = ("--requirement=requirements/serverless.txt", wheel, *besides)
+    wanted = ("--requirement=requirements/serverless.txt", wheel)
     session.run_install("uv", "pip", "install", "--quiet", f"--python={python}", *wanted)
     return str(python)
 

@@ -2,7 +2,7 @@
 
 What a workspace would give is given here: secrets over HTTP, a folder as the volume, another as the
 storage, MLflow in a file. Needs TASKS_PYTHON, an interpreter with the wheel and its pins: the
-session `databricks` makes it. The session `cluster` runs the same on Spark.
+session `databricks` makes it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from urllib.parse import parse_qs, urlsplit
 import polars as pl
 import pytest
 from mlflow import MlflowClient
-
-from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 
 from tests.bundle.jobs import Ended, Machine
 from tests.bundle.reading import COMMIT, ROOT, read
@@ -94,8 +92,6 @@ def machine(folder: Path, workspace: str) -> Machine:
         "TMPDIR": str(folder / "home"),
         "GIT_CEILING_DIRECTORIES": str(folder),  # there is no repository around it there
     }
-    # What the cluster is: its engine, and a Spark of its own.
-    variables |= {name: os.environ[name] for name in os.environ if name.startswith(ENV_PREFIX)}
     return Machine(Path(os.environ["TASKS_PYTHON"]), folder / "home", variables)
 
 
