@@ -185,7 +185,7 @@ def test_integration_walks_the_loop_on_tables_of_its_own(machine: Machine, folde
     assert codes(ended) == dict.fromkeys(verbs, 0), ended
     client = MlflowClient(f"sqlite:///{(own / 'mlflow.db').as_posix()}")
     (model,) = client.search_registered_models()
-    assert model.aliases == {"champion": "1"}
+    assert set(model.aliases) == {"champion"}
     assert pl.read_delta(str(own / "storage" / "predictions")).height > 0
 
 
