@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -49,6 +50,7 @@ from {{cookiecutter.package_name}}.core.settings import (
     load_settings,
 )
 from {{cookiecutter.package_name}}.modeling.lightgbm import LightGBM
+from {{cookiecutter.package_name}}.store.engines import PolarsEngine
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 PATIENCE = 300.0  # seconds
 Disturbed = tuple[Path, subprocess.Popen[str]]
 Run = Callable[..., tuple[int, str, str]]
+Intervene = Callable[[int, str, Callable[[], object]], None]
 
 hypothesis.settings.register_profile(
     "project", deadline=None, max_examples=30, database=None, derandomize=True
@@ -286,6 +289,30 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return code, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture
+def intervene(monkeypatch: pytest.MonkeyPatch) -> Intervene:
+    """Do something before or after the so many-th write to a table, once."""
+
+    def when(number: int, moment: str, what: Callable[[], object]) -> None:
+        numbers = itertools.count(1)
+
+        def wrapped(write: Callable[..., None]) -> Callable[..., None]:
+            def meet(*arguments: Any) -> None:
+                is_it = next(numbers) == number
+                if is_it and moment == "before":
+                    what()
+                write(*arguments)
+                if is_it and moment == "after":
+                    what()
+
+            return meet
+
+        for name in ("append", "merge", "replace"):
+            monkeypatch.setattr(PolarsEngine, name, wrapped(getattr(PolarsEngine, name)))
+
+    return when
 
 
 # Integration: the first weeks of the toy, through every step

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,12 +22,12 @@ from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Frame, Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.data.events import send_events
 from {{cookiecutter.package_name}}.store import tables
-from {{cookiecutter.package_name}}.store.engines import PolarsEngine, delta
+from {{cookiecutter.package_name}}.store.engines import delta
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse, OvertakenWriteError
 from {{cookiecutter.package_name}}.store.online.embedded import _opened
 from {{cookiecutter.package_name}}.store.online.features import STATE, unpack
 
-from tests.conftest import START, within
+from tests.conftest import START, Intervene, within
 
 DAY = timedelta(days=1)
 ROUNDS = [START + number * DAY for number in (3, 4, 5)]
@@ -100,33 +98,6 @@ def test_events_taken_day_by_day_are_a_batch_at_once(streamed: Context, at_once:
     assert all(item.rows and item.earliest for item in done)
     assert_same(streamed, at_once)
     assert flows.refresh(streamed, LAST).rows == 0
-
-
-Intervene = Callable[[int, str, Callable[[], object]], None]
-
-
-@pytest.fixture
-def intervene(monkeypatch: pytest.MonkeyPatch) -> Intervene:
-    """Do something before or after the so many-th write to a table, once."""
-
-    def when(number: int, moment: str, what: Callable[[], object]) -> None:
-        numbers = itertools.count(1)
-
-        def wrapped(write: Callable[..., None]) -> Callable[..., None]:
-            def meet(*arguments: Any) -> None:
-                is_it = next(numbers) == number
-                if is_it and moment == "before":
-                    what()
-                write(*arguments)
-                if is_it and moment == "after":
-                    what()
-
-            return meet
-
-        for name in ("append", "merge", "replace"):
-            monkeypatch.setattr(PolarsEngine, name, wrapped(getattr(PolarsEngine, name)))
-
-    return when
 
 
 def die() -> None:

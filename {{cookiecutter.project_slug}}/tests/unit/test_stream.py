@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from threading import Event
-from typing import Any
 
 import polars as pl
 import pytest
@@ -37,10 +36,9 @@ from {{cookiecutter.package_name}}.inference.stream_tables import (
     send,
 )
 from {{cookiecutter.package_name}}.store import tables
-from {{cookiecutter.package_name}}.store.engines import PolarsEngine
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
-from tests.conftest import START, within
+from tests.conftest import START, Intervene, within
 from tests.parcels import PROBLEM
 
 NEGATIVE = "It is negative."
@@ -127,33 +125,6 @@ def test_every_request_is_answered_once(context: Context) -> None:
     assert run(context) == Streamed(scored=8, refused=2)
     assert run(context) == Streamed(scored=0, refused=0)
     assert_answered_once(context)
-
-
-Intervene = Callable[[int, str, Callable[[], object]], None]
-
-
-@pytest.fixture
-def intervene(monkeypatch: pytest.MonkeyPatch) -> Intervene:
-    """Do something before or after the so many-th write to a table, once."""
-
-    def when(number: int, moment: str, what: Callable[[], object]) -> None:
-        numbers = itertools.count(1)
-
-        def wrapped(write: Callable[..., None]) -> Callable[..., None]:
-            def meet(*arguments: Any) -> None:
-                is_it = next(numbers) == number
-                if is_it and moment == "before":
-                    what()
-                write(*arguments)
-                if is_it and moment == "after":
-                    what()
-
-            return meet
-
-        for name in ("append", "merge"):
-            monkeypatch.setattr(PolarsEngine, name, wrapped(getattr(PolarsEngine, name)))
-
-    return when
 
 
 def die() -> None:
