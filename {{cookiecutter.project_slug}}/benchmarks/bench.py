@@ -39,6 +39,7 @@ from {{cookiecutter.package_name}}.data.events import send_events
 from {{cookiecutter.package_name}}.modeling.lightgbm import encode
 from {{cookiecutter.package_name}}.modeling.profile import profile
 from {{cookiecutter.package_name}}.monitoring import drift
+from {{cookiecutter.package_name}}.monitoring.seen import look
 from {{cookiecutter.package_name}}.problem import PROBLEM
 from {{cookiecutter.package_name}}.store import tables as declared
 from {{cookiecutter.package_name}}.store.point_in_time import (
@@ -236,9 +237,11 @@ def bench_drift() -> Iterator[Row]:
     model = PROBLEM.model
     numbers = [name for name in model.features if name not in model.categorical][:20]
     reference, monitoring = profile(rows, numbers), context.settings.monitoring
+    lakehouse, framed = context.lakehouse, context.lakehouse.frame(rows)
+    keys = [*model.keys, PREDICTION_TIME]
     columns = [rows[name].drop_nulls().cast(pl.Float64).to_numpy() for name in numbers]
     ours, theirs = _best(
-        lambda: drift.measure(reference, rows, monitoring),
+        lambda: drift.measure(reference, look(lakehouse, reference, framed, keys), monitoring),
         lambda: [ks_2samp(column, column) for column in columns],
     )
     yield Row(f"drift of {len(numbers)} features, {rows.height:,} rows", ours, 2.0, "s")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 
@@ -25,7 +26,9 @@ from {{cookiecutter.package_name}}.data.prepare import prepare
 from {{cookiecutter.package_name}}.features.build import build_features
 from {{cookiecutter.package_name}}.modeling.profile import Profile, profile
 from {{cookiecutter.package_name}}.monitoring import drift
+from {{cookiecutter.package_name}}.monitoring.seen import look
 from {{cookiecutter.package_name}}.problem import PROBLEM
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.point_in_time import training_set
 
 PROJECT, MODEL = Path(__file__).resolve().parents[1], PROBLEM.model
@@ -93,7 +96,8 @@ def violated(
     reference: Profile, rows: pl.DataFrame, monitoring: MonitoringSettings
 ) -> set[tuple[str, str]]:
     """Columns and statistics that alarm."""
-    measured = drift.measure(reference, rows, monitoring).filter(status="violated")
+    seen = look(Lakehouse("nowhere"), reference, nw.from_native(rows.lazy()), rows.columns)
+    measured = drift.measure(reference, seen, monitoring).filter(status="violated")
     return set(measured.select("slice", "metric").iter_rows())
 
 

@@ -21,7 +21,11 @@ from {{cookiecutter.package_name}}.core.contract import (
     Frame,
     Source,
 )
+from {{cookiecutter.package_name}}.modeling.profile import Profile, profile
+from {{cookiecutter.package_name}}.monitoring.seen import look, related
 from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.engines.spark import SparkEngine
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
 
 from tests.parcels import PROBLEM
@@ -118,3 +122,44 @@ def test_a_point_in_time_join_is_the_same(
         for engine in (0, 1)
     ]
     assert_equal(joined[0], joined[1], ["row"])
+
+
+def weather(days: int, seed: int) -> pl.DataFrame:
+    """Hours at two places: pressure follows time, what is felt follows from heat."""
+    rng = np.random.default_rng(seed)
+    hours = pl.DataFrame({"hour": range(24 * days)})
+    size = 2 * hours.height
+    heat = rng.normal(70, 10, size).round(1)
+    rows = hours.join(pl.DataFrame({"place": ["a", "b"]}), how="cross")
+    walk = np.cumsum(rng.normal(0, 1, size)) + np.where(rows["place"] == "a", 0, 80)
+    some = pl.Series(rng.random(size) > 0.1)
+    return rows.select(
+        pl.lit(BEGINS["spring"]).dt.offset_by(pl.format("{}h", "hour")).alias(PREDICTION_TIME),
+        "place",
+        pl.Series("number", rng.permutation(size)),
+        pl.when(some).then(pl.Series(walk)).alias("pressure"),
+        pl.Series("heat", heat),
+        pl.Series("felt", heat - 2 + rng.normal(0, 1, size)),
+    )
+
+
+@pytest.fixture(scope="module")
+def reference() -> Profile:
+    """Of weeks in which columns are related, and one follows time."""
+    return profile(weather(70, 0), ("place", "pressure", "heat", "felt"))
+
+
+@pytest.mark.parametrize("lost", [[], ["place"], ["heat"]], ids=["all", "place", "heat"])
+def test_drift_is_asked_the_same_of_a_window(
+    reference: Profile, spark: SparkSession, lost: list[str]
+) -> None:
+    rows = weather(7, 1).drop(lost)
+    both = [
+        look(lakehouse, reference, lakehouse.frame(rows), ["number"])
+        for lakehouse in (Lakehouse("nowhere"), Lakehouse("nowhere", engine=SparkEngine(spark)))
+    ]
+    expected, found = both
+    assert found.rows == rows.height
+    assert related(reference)
+    assert bool(list(expected.steps())) is ("place" not in lost)
+    assert found == expected

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import fsum
 from pathlib import Path
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -12,7 +14,10 @@ from hypothesis import strategies as st
 from {{cookiecutter.package_name}}.core.contract import PREDICTION_TIME
 from {{cookiecutter.package_name}}.core.settings import MonitoringSettings, Settings
 from {{cookiecutter.package_name}}.modeling.profile import Profile, load, profile, save
-from {{cookiecutter.package_name}}.monitoring.drift import distance, measure
+from {{cookiecutter.package_name}}.monitoring import drift
+from {{cookiecutter.package_name}}.monitoring.drift import distance
+from {{cookiecutter.package_name}}.monitoring.seen import Seen, look
+from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 COLUMNS = ("amount", "shop", "rare")
 counts = st.lists(st.integers(0, 1_000), min_size=2, max_size=30).filter(lambda rows: sum(rows) > 0)
@@ -32,6 +37,16 @@ def sample(days: int, seed: int, rows: int = 300) -> pl.DataFrame:
             "known": rng.uniform(size=size) > 0.1,
         }
     ).with_columns(pl.when("known").then("rare").alias("rare"))
+
+
+def shown(reference: Profile, rows: pl.DataFrame) -> Seen:
+    """What rows in memory show."""
+    return look(Lakehouse("nowhere"), reference, nw.from_native(rows.lazy()), rows.columns)
+
+
+def measure(reference: Profile, rows: pl.DataFrame, monitoring: MonitoringSettings) -> pl.DataFrame:
+    """Drift of rows in memory."""
+    return drift.measure(reference, shown(reference, rows), monitoring)
 
 
 @pytest.fixture
@@ -234,6 +249,47 @@ def test_values_of_other_rows_are_told_by_rows_that_follow_each_other(
     # and where rows do not tell their shop, the column is not held against its neighbours
     unplaced = measure(reference, mixed.drop("shop"), monitoring)
     assert unplaced.filter(metric="scatter").is_empty()
+
+
+def related_weather(days: int, seed: int) -> pl.DataFrame:
+    """The same with heat, and what is felt, which follows from it."""
+    rows = weather(days, seed).sort(PREDICTION_TIME, "shop")
+    heat, noise = np.random.default_rng(seed).normal(size=(2, rows.height))
+    return rows.with_columns(heat=pl.Series(heat), felt=pl.Series(heat + noise / 9))
+
+
+def test_rows_show_the_same_to_the_bit_in_every_order() -> None:
+    # given columns that are related, and one that follows time
+    reference = profile(related_weather(70, 0), ("pressure", "shop", "heat", "felt"))
+    week = related_weather(7, 1)
+    expected = shown(reference, week)
+    assert {name for name, _ in expected.steps()} == {"pressure"}
+    assert np.count_nonzero(expected.products(7)) > 40
+    # when the rows come shuffled, in parts of another size
+    for seed, size in enumerate((1, 37, 100, 500)):
+        shuffled = week.sample(fraction=1, shuffle=True, seed=seed)
+        parts = pl.concat(shuffled.iter_slices(size), rechunk=False)
+        # then they show the same
+        assert shown(reference, parts) == expected
+
+
+def test_sums_of_floats_are_right_to_the_last_digits() -> None:
+    # given numbers of all sizes, of both signs, and some of which there are no squares
+    reference = profile(weather(70, 0), ("pressure", "shop"))
+    cuts = reference["pressure"].cuts
+    center = cuts[len(cuts) // 2]
+    rng = np.random.default_rng(1)
+    week = weather(7, 1)
+    sizes = 10.0 ** rng.integers(-20, 20, week.height)
+    numbers = rng.normal(size=week.height) * sizes
+    numbers[:3] = (1e300, -1e200, np.inf)
+    # when
+    [(_, sums)] = shown(reference, week.with_columns(pressure=pl.Series(numbers))).steps()
+    # then
+    levels = numbers[3:] - center
+    expected = [len(levels), fsum(levels), fsum(levels**2)]
+    assert sums[:3].tolist() == pytest.approx(expected, rel=1e-15)
+    assert np.isfinite(sums).all()
 
 
 def test_a_column_that_does_not_follow_time_is_not_held_against_its_neighbours(

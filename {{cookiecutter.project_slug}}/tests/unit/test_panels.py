@@ -10,6 +10,7 @@ from {{cookiecutter.package_name}}.core import console
 from {{cookiecutter.package_name}}.core.contract import polars_schema
 from {{cookiecutter.package_name}}.core.settings import Settings
 from {{cookiecutter.package_name}}.modeling.profile import profile
+from {{cookiecutter.package_name}}.monitoring.seen import Seen
 from {{cookiecutter.package_name}}.monitoring.shifts import bins, write_page
 from {{cookiecutter.package_name}}.monitoring.windows import Window
 from {{cookiecutter.package_name}}.serving import panels
@@ -228,7 +229,7 @@ def test_what_is_unknown_is_not_told_as_within_its_limit(settings: Settings) -> 
     # given a statistic within its limit, and one that could not be measured
     found = measured(shift("ok", 0.1, 0.2), shift("unknown", None, None, metric="missing"))
     # when
-    write_page(settings, "2", Window(ENDS - WEEK, ENDS), {}, pl.DataFrame(), found)
+    write_page(settings, "2", Window(ENDS - WEEK, ENDS), {}, Seen(0, frozenset(), {}), found)
     # then
     [page] = settings.reports.glob("shift_*.html")
     [verdict] = re.findall('<meta name="description" content="(.*)">', page.read_text("utf-8"))

@@ -306,6 +306,8 @@ class MonitoringSettings(_Section):
     """So long after its end a window is measured again, for labels that come late."""
     min_rows: _Count = 200
     """With fewer, the status is unknown."""
+    sample_rows: _Count = 500_000
+    """Rows of a window that performance is measured on; of more, so many are drawn."""
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.001
     """Chance that any column of a window alarms although nothing has changed."""
     beyond: Annotated[float, Field(ge=1, le=1_000)] = 2

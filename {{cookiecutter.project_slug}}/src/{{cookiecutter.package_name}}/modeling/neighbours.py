@@ -7,7 +7,7 @@ and 1 where its values were dealt out to the rows by chance.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ _MOST_COLUMNS = 60
 _MOST_GROUPINGS = 4
 _MOST_GROUPS = 200
 _SMALLEST = 1e-12  # of a variance, as a share of the mean square
+_LARGEST = 1e140  # of a number that is squared and summed up
 
 
 @dataclass(frozen=True)
@@ -61,30 +62,35 @@ def neighbours(
     return found
 
 
-def scatter(known: Mapping[str, Neighbours], rows: pl.DataFrame) -> dict[str, float]:
+def steps(values: Array, before: Array, center: float) -> Array:
+    """What `scatter` asks of rows, to be summed up, shape (5, rows).
+
+    Args:
+        values: Of a column, shape (rows,); NaN where there is none. What is too large for its
+            square counts as none.
+        before: The newest value before each row's, among the same rows; NaN where there is none.
+        center: Any value near theirs.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        ordered = values - center
+        differences = values - before
+    known = np.abs(ordered) < _LARGEST
+    follows = known & (np.abs(differences) < _LARGEST)
+    level = np.where(known, ordered, 0.0)
+    step = np.where(follows, differences, 0.0)
+    return np.array([known, level, level**2, follows, step**2], dtype=np.float64)
+
+
+def scatter(summed: Array) -> float:
     """Differences between successive rows against those between any two: 1 where by chance.
 
     Args:
-        known: As `neighbours` gives them.
-        rows: Prediction time and the same columns.
+        summed: Sums of the rows' `steps`, shape (5,).
 
     Returns:
-        Mean squares' ratios by column; none for a column that is gone or does not vary, or whose
-        rows cannot be grouped.
+        Ratio of mean squares; NaN where nothing follows or nothing varies.
     """
-    orders: dict[str | None, _Order] = {}
-    found = {}
-    for name, each in known.items():
-        if name not in rows.columns or (each.within or name) not in rows.columns:
-            continue
-        if each.within not in orders:
-            orders[each.within] = _order(rows, each.within)
-        all_in_one = np.zeros(rows.height, dtype=np.int64)
-        sums = _sums(_values(rows, name), all_in_one, orders[each.within])
-        ratio = _ratio(sums)[0]
-        if not np.isnan(ratio):
-            found[name] = float(ratio)
-    return found
+    return float(_ratio(summed))
 
 
 def _groupings(rows: pl.DataFrame) -> Iterator[str]:

@@ -20,6 +20,9 @@ _MOST_RUNS = 60
 _RIDGE = 1e-3
 _FARTHEST = 6.0  # spreads; what is farther counts as so far
 _SMALLEST_SPREAD = 1e-12
+_DIGITS = 10  # of a term, in base 2, behind the point: all that it needs
+DIGITS = 2 * _DIGITS
+"""Digits of `products`."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +68,30 @@ def relations(
     }
 
 
-def residuals(known: Mapping[str, Relation], rows: pl.DataFrame) -> dict[str, float]:
-    """How far columns are from what the others foretell: root mean square, in spreads.
+def products(known: Mapping[str, Relation], rows: pl.DataFrame) -> Array:
+    """What `residuals` asks of rows, shape (terms, terms); of two parts of them it adds up.
+
+    Products of terms have so few digits (`DIGITS` behind the point, in base 2) that their sums are
+    exact, in whatever order rows come.
 
     Args:
         known: As `relations` gives them.
         rows: The same columns; a column that is gone counts as null.
     """
-    if not known or rows.is_empty():
-        return {}
     center = np.array([relation.center for relation in known.values()])
     spread = np.array([relation.spread for relation in known.values()])
+    return _products(_terms(_values(rows, known), center, spread))
+
+
+def residuals(known: Mapping[str, Relation], summed: Array) -> dict[str, float]:
+    """How far columns are from what the others foretell: root mean square, in spreads.
+
+    Args:
+        known: As `relations` gives them.
+        summed: The rows' `products`.
+    """
     weights = np.stack([relation.weights for relation in known.values()])
-    products = _products(_terms(_values(rows, known), center, spread))
-    return dict(zip(known, _residuals(products, weights).tolist(), strict=True))
+    return dict(zip(known, _residuals(summed, weights).tolist(), strict=True))
 
 
 def _values(rows: pl.DataFrame, names: Sequence[str] | Mapping[str, Relation]) -> Array:
@@ -91,8 +104,12 @@ def _values(rows: pl.DataFrame, names: Sequence[str] | Mapping[str, Relation]) -
 def _terms(values: Array, center: Array, spread: Array) -> Array:
     """1, the columns in spreads, and their squares, shape (rows, 1 + 2 columns)."""
     scaled = (values - center) / np.maximum(spread, _SMALLEST_SPREAD)
-    bounded = np.clip(np.nan_to_num(scaled), -_FARTHEST, _FARTHEST)
-    return np.column_stack([np.ones(len(values)), bounded, bounded**2])
+    bounded = _rounded(np.clip(np.nan_to_num(scaled), -_FARTHEST, _FARTHEST))
+    return np.column_stack([np.ones(len(values)), bounded, _rounded(bounded**2)])
+
+
+def _rounded(terms: Array) -> Array:
+    return np.ldexp(np.rint(np.ldexp(terms, _DIGITS)), -_DIGITS)
 
 
 def _products(terms: Array) -> Array:

@@ -85,8 +85,8 @@ def _draw(rows: pl.DataFrame, problem: Problem) -> pl.Series:
     their keys.
     """
     model = problem.model
-    hashes = pl.Series(_HASH, _hashes(rows.select(model.keys)))
-    dealt = rows.select(PREDICTION_TIME, model.target.label).with_columns(hashes)
+    digests = pl.Series(_HASH, hashes(rows.select(model.keys)))
+    dealt = rows.select(PREDICTION_TIME, model.target.label).with_columns(digests)
     ordered = dealt.with_row_index(_NUMBER).sort(PREDICTION_TIME, _HASH)
     place = pl.int_range(pl.len()) % len(_DRAWN)
     if model.target.classes:
@@ -95,6 +95,6 @@ def _draw(rows: pl.DataFrame, problem: Problem) -> pl.Series:
     return ordered.with_columns(part.alias(_PART)).sort(_NUMBER)[_PART]
 
 
-def _hashes(keys: pl.DataFrame) -> list[bytes]:
+def hashes(keys: pl.DataFrame) -> list[bytes]:
     """A hash of each row's keys that is the same everywhere and always."""
     return [hashlib.blake2b(repr(key).encode(), digest_size=8).digest() for key in keys.iter_rows()]

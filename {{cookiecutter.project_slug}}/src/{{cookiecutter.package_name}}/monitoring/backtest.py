@@ -12,7 +12,7 @@ from ..context import Context
 from ..modeling.evaluation import compare
 from ..modeling.scores import scores_of
 from ..store.measurements import BACKTEST, DRIFT, NEVER, SCHEDULE, record
-from .windows import Window, scored_rows
+from .windows import Window, drawn, scored_rows
 
 _NOTHING = pl.Schema(
     {"subject": pl.String(), "window_end": pl.Datetime("us", "UTC"), "gain": pl.Float64()}
@@ -40,7 +40,8 @@ def measure_policies(
     trained = {item.tags["as_of"]: str(item.version) for item in reversed(registry.versions())}
     found: list[pl.DataFrame] = []
     for window in windows:
-        labelled = scored_rows(context, window).drop_nulls("label")
+        scored = scored_rows(context, window).drop_nulls("label")
+        labelled = drawn(context, scored, scored.collect_schema().names())
         rows = labelled.rename({"label": target.label})
         moments = [at.isoformat() for at in scheduled if at <= window.start]
         usable = [trained[moment] for moment in moments if moment in trained]

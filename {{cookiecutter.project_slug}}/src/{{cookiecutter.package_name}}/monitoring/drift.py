@@ -12,8 +12,9 @@ from scipy.special import chdtri, ndtri, stdtrit
 from ..core.contract import Array
 from ..core.settings import MonitoringSettings
 from ..modeling.neighbours import scatter
-from ..modeling.profile import Histogram, Profile, Values, widened
+from ..modeling.profile import Histogram, Profile, Values
 from ..modeling.relations import Relation, residuals
+from .seen import FULLEST, NEW, OUTSIDE, Seen, related
 
 _MIN_WINDOWS = 3
 # No limit is farther than so many times the farthest window of the training. Outages come seldom
@@ -26,11 +27,9 @@ _UNSEEN = -2
 _OUT_OF_RANGE = 0.5
 _NEW_VALUES = 0.75
 _CONSTANT = 0.98
-_VARIED = 0.8
 _BROKEN = 2.5  # times the farthest run of the training, and
 _FEW_WINDOWS = 2  # over the number of its windows more
 _FORETOLD = 0.5  # spreads; a column that others foretell no better is not held against them
-_SUCCESSIVE = 0.5  # scatter; a column that follows time no better is not held against it
 _TOWARDS_CHANCE = 2 / 3  # of the way from the farthest run of the training to a scatter of 1
 _MEASURED = {
     "slice": pl.String,
@@ -42,7 +41,7 @@ _MEASURED = {
 }
 
 
-def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings) -> pl.DataFrame:
+def measure(reference: Profile, seen: Seen, settings: MonitoringSettings) -> pl.DataFrame:
     """How far the rows of a window are from those of the training, column by column.
 
     Each column gives `drift` (as `distance`), `missing` (share of nulls) and, if it holds texts,
@@ -61,7 +60,7 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
 
     Args:
         reference: Of the model that scored the rows.
-        rows: Prediction time, its inputs and predictions.
+        seen: What the rows show of its inputs and predictions.
         settings: Length of windows and the levels above.
 
     Returns:
@@ -72,26 +71,23 @@ def measure(reference: Profile, rows: pl.DataFrame, settings: MonitoringSettings
     statistics = sum(3 if histogram.categories else 2 for histogram in reference.values())
     level = settings.false_alarms / statistics
     found: list[dict[str, Any]] = []
-    related = {name: each.relation for name, each in reference.items() if each.relation}
-    apart = residuals(related, rows)
-    follows = {
-        name: each.neighbours
-        for name, each in reference.items()
-        if each.neighbours and each.neighbours.farthest <= _SUCCESSIVE
-    }
-    scattered = scatter(follows, rows)
+    relations = related(reference)
+    apart = {}
+    if relations and seen.rows:
+        apart = residuals(relations, seen.products(1 + 2 * len(relations)))
+    scattered = {name: scatter(steps) for name, steps in seen.steps()}
     for name, histogram in reference.items():
-        now = histogram.count(rows, name)
+        now = seen.bins(name, histogram)
         measured = list(_column(histogram, now, level, settings))
-        if name in rows.columns and rows.height:
-            measured += _impossible(histogram.values, rows[name], settings)
-        if name in apart and _is_foretold(related[name]):
+        if name in seen.columns and seen.rows:
+            measured += _impossible(name, histogram.values, seen, now, settings)
+        if name in apart and _is_foretold(relations[name]):
             widened_by = 1 + _FEW_WINDOWS / max(_windows(histogram, settings), 1)
-            farthest = widened_by * float(related[name].seen.max())
+            farthest = widened_by * float(relations[name].seen.max())
             limit = max(_BROKEN * farthest, settings.min_shift)
             measured.append(_above("relation", apart[name], limit, now, settings))
-        if name in scattered:
-            farthest = follows[name].farthest
+        if not np.isnan(scattered.get(name, np.nan)) and histogram.neighbours:
+            farthest = histogram.neighbours.farthest
             limit = farthest + _TOWARDS_CHANCE * (1 - farthest)
             measured.append(_above("scatter", scattered[name], limit, now, settings))
         found.extend({"slice": f"feature={name}", **statistic} for statistic in measured)
@@ -155,27 +151,22 @@ def _windows(histogram: Histogram, settings: MonitoringSettings) -> float:
 
 
 def _impossible(
-    known: Values, column: pl.Series, settings: MonitoringSettings
+    name: str, known: Values, seen: Seen, now: Array, settings: MonitoringSettings
 ) -> Iterator[dict[str, Any]]:
     """Shares of rows with values that data like those of the training do not have."""
-    present = column.drop_nulls()
-    shares: dict[str, tuple[float, float]] = {}
-    if not present.is_empty():
-        if known.low is not None and known.high is not None:
-            low, high = widened(known.low, known.high)
-            inside = present.cast(pl.Float64).is_between(low, high)
-            limit = max(_OUT_OF_RANGE, settings.beyond * known.farthest)
-            shares["out_of_range"] = (1 - float(inside.mean()), limit)  # type: ignore[arg-type]
-        if known.few:
-            is_known = present.cast(pl.Float64).is_in(list(known.few))
-            limit = max(_NEW_VALUES, settings.beyond * known.newest)
-            shares["new_values"] = (1 - float(is_known.mean()), limit)  # type: ignore[arg-type]
-        if known.fullest < _VARIED:
-            fullest = float(present.value_counts()["count"].max())  # type: ignore[arg-type]
-            shares["constant"] = (fullest / present.len(), _CONSTANT)
-    for metric, (share, limit) in shares.items():
-        is_enough = present.len() >= settings.min_rows
-        yield _judged(metric, share, limit if is_enough else None, present.len())
+    present = int(now.sum() - now[_MISSING])
+    if not present:
+        return
+    limits = {
+        "out_of_range": (OUTSIDE, max(_OUT_OF_RANGE, settings.beyond * known.farthest)),
+        "new_values": (NEW, max(_NEW_VALUES, settings.beyond * known.newest)),
+        "constant": (FULLEST, _CONSTANT),
+    }
+    is_enough = present >= settings.min_rows
+    for metric, (what, limit) in limits.items():
+        rows = seen.count(name, what)
+        if rows is not None:
+            yield _judged(metric, rows / present, limit if is_enough else None, present)
 
 
 def _is_foretold(relation: Relation) -> bool:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import narwhals as nw
-import polars as pl
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, PREDICTION_TIME, Table
+from ..core.contract import KNOWN_AT, PREDICTION_TIME, Frame, Table
 from ..store import tables
 from ..store.measurements import RUN
 from ..store.point_in_time import prepared, spine_of
@@ -21,20 +20,22 @@ _HOUR = timedelta(hours=1)
 
 
 def measure_volume(
-    context: Context, rows: pl.DataFrame, window: Window, as_of: datetime
+    context: Context, rows: Frame, window: Window, as_of: datetime
 ) -> Iterator[Found]:
     """Share of the rows due that were scored, time per row, runs that failed."""
     due = _rows_due(context, window, as_of)
-    scored = rows.n_unique([*context.problem.model.keys, PREDICTION_TIME])
+    lakehouse = context.lakehouse
+    scored = lakehouse.rows(rows.select(*context.problem.model.keys, PREDICTION_TIME).unique())
     share = scored / due if due else None
     yield at_least("scored", share, context.settings.monitoring.min_scored, due)
-    in_batches = pl.col("request_id") == tables.BATCH
-    kinds = {"batch_latency_ms": in_batches, "online_latency_ms": ~in_batches}
-    for metric, which in kinds.items():
-        latency = rows.filter(which)["latency_ms"]
-        if len(latency):  # by the clock, in batches of a row's share: told, not judged
-            yield {"metric": metric, "value": latency.mean(), "rows": len(latency)}
-    runs = context.lakehouse.read(
+    in_batches = nw.col("request_id") == tables.BATCH
+    kind = nw.when(in_batches).then(nw.lit("batch")).otherwise(nw.lit("online"))
+    taken = rows.with_columns(kind.alias("kind")).group_by("kind")
+    means = taken.agg(nw.col("latency_ms").mean(), nw.len().alias("rows"))
+    for name, latency, count in lakehouse.collect(means).sort("kind").iter_rows():
+        # By the clock, in batches of a row's share: told, not judged.
+        yield {"metric": f"{name}_latency_ms", "value": latency, "rows": count}
+    runs = lakehouse.read(
         MEASUREMENTS,
         nw.col("producer") == RUN,
         nw.col("metric") == "failed",

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME, Metric, Model
+from ..core.contract import PREDICTION_TIME, Frame, Metric
 from ..modeling.evaluation import can_be_judged, clusters, compare, estimate, group_means
 from ..modeling.scores import scores_of
 from ..store.measurements import GAIN
@@ -18,13 +18,14 @@ from ..store.tables import MEASUREMENTS
 from ..tracking.registry import HOLDOUT
 from ..tracking.signing import TRAINING_ID
 from .found import Found, as_frame
+from .windows import drawn
 
 ESTIMATED = "estimated"
 _BOUNDS = ("value", "lower", "upper")
 
 
 def measure_performance(
-    context: Context, version: str, rows: pl.DataFrame, earlier: pl.DataFrame, folder: Path
+    context: Context, version: str, rows: Frame, earlier: Frame, folder: Path
 ) -> pl.DataFrame:
     """Metrics of labelled rows, the first one as estimated for all rows, and its gain over a guess.
 
@@ -41,7 +42,8 @@ def measure_performance(
     """
     first = context.problem.model.target.metrics[0]
     holdout = pl.read_parquet(folder / HOLDOUT)
-    found = [*_measured(context, rows), _estimated(context, rows, holdout)]
+    labelled = _labelled(context, rows)
+    found = [*_measured(context, labelled), _estimated(context, rows, holdout)]
     worst = _worst_allowed(context, version, first)
     best_end = pl.col("upper") if first.higher_is_better else pl.col("lower")
     room = best_end - worst if first.higher_is_better else worst - best_end
@@ -56,14 +58,14 @@ def measure_performance(
     judged = as_frame(found).with_columns(
         threshold=pl.when(is_judged).then(worst), status=pl.when(is_judged).then(status)
     )
-    return pl.concat([judged, as_frame([_gained(context, rows, earlier, holdout)])])
+    known = _labelled(context, earlier)
+    return pl.concat([judged, as_frame([_gained(context, labelled, known, holdout)])])
 
 
-def _measured(context: Context, rows: pl.DataFrame) -> list[Found]:
+def _measured(context: Context, labelled: pl.DataFrame) -> list[Found]:
     """All metrics on the labelled rows; of too few, how many there are."""
     model = context.problem.model
     first = model.target.metrics[0]
-    labelled = _labelled(rows, model)
     if not _tell(labelled, context):
         return [{"metric": first.name, "rows": labelled.height}]
     scores = scores_of(labelled, model.target)
@@ -73,7 +75,7 @@ def _measured(context: Context, rows: pl.DataFrame) -> list[Found]:
 
 
 def _gained(
-    context: Context, rows: pl.DataFrame, earlier: pl.DataFrame, holdout: pl.DataFrame
+    context: Context, labelled: pl.DataFrame, known: pl.DataFrame, holdout: pl.DataFrame
 ) -> Found:
     """How much better than a guess the labelled rows were scored, by the first metric.
 
@@ -82,8 +84,6 @@ def _gained(
     """
     model = context.problem.model
     target = replace(model.target, metrics=model.target.metrics[:1])
-    labelled = _labelled(rows, model)
-    known = _labelled(earlier, model)
     if known.height < context.settings.monitoring.min_rows:
         known = holdout
     groups = tuple(name for name in model.baseline if name in known.columns)
@@ -106,8 +106,13 @@ def _gained(
     return found
 
 
-def _labelled(rows: pl.DataFrame, model: Model) -> pl.DataFrame:
-    return rows.drop_nulls("label").rename({"label": model.target.label})
+def _labelled(context: Context, rows: Frame) -> pl.DataFrame:
+    """Label, scores and groups of the rows whose label is known."""
+    model = context.problem.model
+    there = rows.collect_schema().names()
+    groups = [name for name in model.baseline if name in there]
+    found = drawn(context, rows.drop_nulls("label"), ["label", *model.target.scores, *groups])
+    return found.rename({"label": model.target.label})
 
 
 def _tell(labelled: pl.DataFrame, context: Context) -> bool:
@@ -119,17 +124,18 @@ def _tell(labelled: pl.DataFrame, context: Context) -> bool:
     return enough and can_be_judged(label, cluster, target)
 
 
-def _estimated(context: Context, rows: pl.DataFrame, holdout: pl.DataFrame) -> Found:
+def _estimated(context: Context, rows: Frame, holdout: pl.DataFrame) -> Found:
     """The first metric as it may be on all rows, labelled or not."""
     settings = context.settings
     model = context.problem.model
+    scored = drawn(context, rows, model.target.scores)
     found: Found = {
         "metric": _name_of_estimate(model.target.metrics[0]),
-        "rows": rows.height,
+        "rows": scored.height,
     }
-    if rows.height < settings.monitoring.min_rows:
+    if scored.height < settings.monitoring.min_rows:
         return found
-    scores = scores_of(rows, model.target)
+    scores = scores_of(scored, model.target)
     values = estimate(holdout, scores, model)
     return found | dict(zip(_BOUNDS, values, strict=True))
 

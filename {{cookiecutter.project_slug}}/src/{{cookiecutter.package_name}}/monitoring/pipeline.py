@@ -8,7 +8,7 @@ import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import PREDICTION_TIME
+from ..core.contract import PREDICTION_TIME, Frame
 from ..modeling import profile
 from ..store import tables
 from ..store.measurements import MONITORING, PRODUCTION, record
@@ -20,6 +20,7 @@ from . import drift, shifts
 from .found import as_declared, as_frame
 from .health import measure_freshness, measure_quality, measure_volume
 from .performance import measure_performance
+from .seen import look
 from .windows import Window, due, earliest, scored_rows
 
 
@@ -41,29 +42,29 @@ def monitor(context: Context, as_of: datetime) -> list[Window]:
         lakehouse.require(tables.prepared(source), as_of)
     outcomes = tables.outcomes(problem)
     since = lakehouse.complete_until(outcomes)
-    changed = new_outcomes(context, since, as_of)
-    known = [moment for moment in (since, earliest(changed)) if moment is not None]
-    windows = list(due(context, min(known, default=None), as_of))
-    for window in windows:
-        is_new = since is None or window.end > since
-        logged = scored_rows(context, window, changed)
-        earlier = scored_rows(context, window.before, changed, known_by=window.start)
-        found = _by_version(context, logged, earlier, window, is_new=is_new)
-        if is_new:
-            is_last = window == windows[-1]
-            found.append(_health(context, logged, window, as_of, is_last=is_last))
-        if found:
-            measured = pl.concat(as_declared(rows) for rows in found)
-            record(lakehouse, measured, MONITORING, PRODUCTION, window.start, window.end)
-    # Written last: a run that is cut short finds the same labels new, and measures them again.
-    lakehouse.merge(outcomes, changed, as_of)
+    with lakehouse.staged(new_outcomes(context, since, as_of)) as changed:
+        known = [moment for moment in (since, earliest(context, changed)) if moment is not None]
+        windows = list(due(context, min(known, default=None), as_of))
+        for window in windows:
+            is_new = since is None or window.end > since
+            earlier = scored_rows(context, window.before, changed, known_by=window.start)
+            with lakehouse.staged(scored_rows(context, window, changed)) as logged:
+                found = _by_version(context, logged, earlier, window, is_new=is_new)
+                if is_new:
+                    is_last = window == windows[-1]
+                    found.append(_health(context, logged, window, as_of, is_last=is_last))
+            if found:
+                measured = pl.concat(as_declared(rows) for rows in found)
+                record(lakehouse, measured, MONITORING, PRODUCTION, window.start, window.end)
+        # Written last: a run that is cut short finds the same labels new, and measures them again.
+        lakehouse.merge(outcomes, changed, as_of)
     scored = (tables.predictions(problem), tables.inference_log(problem))
     for table in (MEASUREMENTS, *scored, outcomes):
         lakehouse.compact(table)
     return windows
 
 
-def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> pl.DataFrame:
+def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> Frame:
     """Predictions with labels that became known, or were corrected, and are not in `outcomes`."""
     lakehouse = context.lakehouse
     problem = context.problem
@@ -80,13 +81,13 @@ def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> p
     joined = recent.join(labels, on=list(model.keys), how="inner").with_columns(label)
     found = joined.select(*outcomes.schema)
     held = lakehouse.scan(outcomes)
-    return lakehouse.collect(lakehouse.without(found, held, list(outcomes.schema)))
+    return lakehouse.without(found, held, list(outcomes.schema))
 
 
 def _by_version(
     context: Context,
-    rows: pl.DataFrame,
-    earlier: pl.DataFrame,
+    rows: Frame,
+    earlier: Frame,
     window: Window,
     *,
     is_new: bool,
@@ -96,21 +97,25 @@ def _by_version(
     A page shows how each column was distributed.
     """
     found = []
-    for (version,), scored in rows.group_by("model_version", maintain_order=True):
-        folder = context.registry.download(str(version)) / "artifacts"
+    model = context.problem.model
+    versions = context.lakehouse.collect(rows.select("model_version").unique())
+    for version in versions["model_version"].sort():
+        scored = rows.filter(nw.col("model_version") == version)
+        folder = context.registry.download(version) / "artifacts"
         subject = pl.lit(f"version {version}").alias("subject")
-        unseen = _unseen(context, str(version), scored)
-        performance = measure_performance(context, str(version), unseen, earlier, folder)
+        unseen = _unseen(context, version, scored)
+        performance = measure_performance(context, version, unseen, earlier, folder)
         found.append(performance.with_columns(subject))
         if is_new:
             reference = profile.load(folder / PROFILE)
-            shifted = drift.measure(reference, scored, context.settings.monitoring)
+            seen = look(context.lakehouse, reference, scored, [*model.keys, "request_id"])
+            shifted = drift.measure(reference, seen, context.settings.monitoring)
             found.append(shifted.with_columns(subject))
-            shifts.write_page(context.settings, str(version), window, reference, scored, shifted)
+            shifts.write_page(context.settings, version, window, reference, seen, shifted)
     return found
 
 
-def _unseen(context: Context, version: str, scored: pl.DataFrame) -> pl.DataFrame:
+def _unseen(context: Context, version: str, scored: Frame) -> Frame:
     """Rows without those that the version has learned from, which only rows without times can be.
 
     They tell nothing of how good it is.
@@ -119,11 +124,13 @@ def _unseen(context: Context, version: str, scored: pl.DataFrame) -> pl.DataFram
     if problem.holdout == "latest":
         return scored
     learned = parts_of(lifetime(context.registry, version), context.lakehouse, problem).learned
-    return scored.join(learned, on=[*problem.model.keys, PREDICTION_TIME], how="anti")
+    keys = [*problem.model.keys, PREDICTION_TIME]
+    known = context.lakehouse.frame(learned.select(keys))
+    return scored.join(known, on=keys, how="anti")
 
 
 def _health(
-    context: Context, rows: pl.DataFrame, window: Window, as_of: datetime, *, is_last: bool
+    context: Context, rows: Frame, window: Window, as_of: datetime, *, is_last: bool
 ) -> pl.DataFrame:
     """Health of the window; how old tables are is known of the moment alone, so of the last."""
     found = [

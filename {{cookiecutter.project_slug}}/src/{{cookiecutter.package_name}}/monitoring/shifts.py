@@ -13,6 +13,7 @@ from ..core.contract import Array
 from ..core.settings import Settings
 from ..modeling.profile import Histogram, Profile
 from ..reporting import pages
+from .seen import Seen
 from .windows import Window
 
 _SHOWN_CATEGORIES = 15
@@ -32,7 +33,7 @@ def write_page(
     version: str,
     window: Window,
     reference: Profile,
-    rows: pl.DataFrame,
+    seen: Seen,
     measured: pl.DataFrame,
 ) -> None:
     """Write the page on a window that a version scored.
@@ -42,21 +43,21 @@ def write_page(
         version: Number of the version.
         window: Its prediction times.
         reference: Distributions in the training.
-        rows: The version's inputs and predictions.
+        seen: What the version's inputs and predictions show.
         measured: As `drift.measure`.
     """
     by_column = measured.with_columns(pl.col("slice").str.strip_prefix("feature="))
     columns = []
     for name, histogram in reference.items():
         found = by_column.filter(slice=name).rows(named=True)
-        now = histogram.count(rows, name)
+        now = seen.bins(name, histogram)
         columns.append((name, found, list(bins(histogram, now))))
     columns.sort(key=lambda column: -_farthest(column[1]))
     page = pages.render(
         "shift.html.jinja",
         version=version,
         window=window,
-        rows=rows.height,
+        rows=seen.rows,
         columns=columns,
         model=settings.mlflow.model,
         violated=measured.filter(status="violated").height,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import narwhals as nw
 import polars as pl
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, PREDICTION_TIME
+from ..core.contract import KNOWN_AT, PREDICTION_TIME, Frame, Schema
 from ..store import tables
+from .seen import HASHES, with_hash
+
+_HASH = "_hash"
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,21 @@ def due(context: Context, since: datetime | None, as_of: datetime) -> Iterator[W
 
 def first_prediction(context: Context) -> datetime | None:
     """The earliest prediction time of all predictions."""
-    predictions = context.lakehouse.scan(tables.predictions(context.problem))
-    return earliest(context.lakehouse.collect(predictions.select(nw.col(PREDICTION_TIME).min())))
+    return earliest(context, context.lakehouse.scan(tables.predictions(context.problem)))
 
 
-def earliest(rows: pl.DataFrame) -> datetime | None:
+def earliest(context: Context, rows: Frame) -> datetime | None:
     """The earliest prediction time of rows."""
-    found = rows[PREDICTION_TIME].min()
+    found = context.lakehouse.collect(rows.select(nw.col(PREDICTION_TIME).min())).item()
     return found if isinstance(found, datetime) else None
 
 
 def scored_rows(
     context: Context,
     window: Window,
-    changed: pl.DataFrame | None = None,
+    changed: Frame | None = None,
     known_by: datetime | None = None,
-) -> pl.DataFrame:
+) -> Frame:
     """Logged rows of a window, with their labels as far as these are known.
 
     Args:
@@ -67,18 +70,40 @@ def scored_rows(
         known_by: Moment after which no label counts; None: all do.
 
     Returns:
-        The inference log's columns and `label` (null: not known), ordered by keys.
+        The inference log's columns and `label` (null: not known).
     """
     lakehouse = context.lakehouse
     problem = context.problem
     keys = [*problem.model.keys, PREDICTION_TIME]
     time = nw.col(PREDICTION_TIME)
     inside = (time >= window.start, time < window.end)
-    log = lakehouse.read(tables.inference_log(problem), *inside)
-    known = lakehouse.read(tables.outcomes(problem), *inside)
+    log = lakehouse.scan(tables.inference_log(problem)).filter(*inside)
+    known = lakehouse.scan(tables.outcomes(problem)).filter(*inside)
     if changed is not None:
-        known = pl.concat([changed, known]).unique(keys, keep="first", maintain_order=True)
+        known = nw.concat([changed, lakehouse.without(known, changed, keys)], how="vertical")
     if known_by is not None:
-        known = known.filter(pl.col(KNOWN_AT) <= known_by)
-    labelled = log.join(known.select(*keys, "label"), on=keys, how="left")
-    return labelled.sort(*keys, "request_id")
+        known = known.filter(nw.col(KNOWN_AT) <= known_by)
+    return log.join(known.select(*keys, "label"), on=keys, how="left")
+
+
+def drawn(context: Context, rows: Frame, columns: Sequence[str]) -> pl.DataFrame:
+    """Rows in memory, in order: of more than `monitoring.sample_rows` about so many.
+
+    They are drawn by a hash of their keys: the same again, whoever draws them.
+
+    Args:
+        context: Says how many.
+        rows: Of `scored_rows`.
+        columns: To read beside keys and prediction time.
+    """
+    lakehouse = context.lakehouse
+    keys = [*context.problem.model.keys, PREDICTION_TIME]
+    wanted = rows.select(*dict.fromkeys([*keys, *columns]))
+    found = lakehouse.rows(wanted)
+    at_most = context.settings.monitoring.sample_rows
+    if found > at_most:
+        schema: Schema = {**wanted.collect_schema(), _HASH: nw.Int64}
+        hashed = lakehouse.map_batches(wanted, partial(with_hash, keys=keys, name=_HASH), schema)
+        wanted = hashed.filter(nw.col(_HASH) < HASHES * at_most // found).drop(_HASH)
+    collected = lakehouse.collect(wanted)
+    return collected.sort(collected.columns)

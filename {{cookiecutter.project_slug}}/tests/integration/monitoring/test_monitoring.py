@@ -18,7 +18,7 @@ from {{cookiecutter.package_name}}.core.contract import (
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.monitoring.pipeline import monitor
 from {{cookiecutter.package_name}}.monitoring.retraining import decide
-from {{cookiecutter.package_name}}.monitoring.windows import Window, scored_rows
+from {{cookiecutter.package_name}}.monitoring.windows import Window, drawn, scored_rows
 from {{cookiecutter.package_name}}.serving.dashboard import files
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.measurements import (
@@ -144,8 +144,29 @@ def test_a_guess_knows_no_label_that_came_later(production: Production) -> None:
     first, second = WINDOWS[:2]
     assert second.before == first
     # then who guesses at the beginning of the next does without them
-    known = scored_rows(production.context, first, known_by=second.start)["label"]
+    scored = scored_rows(production.context, first, known_by=second.start)
+    known = production.context.lakehouse.collect(scored)["label"]
     assert (known.count(), known.len()) == (61, 70)
+
+
+def test_of_many_rows_some_are_drawn_and_always_the_same(production: Production) -> None:
+    # given a window of 70 rows, and performance that is measured on about 30
+    production.score(new_rows(production))
+    few = production.context.settings.monitoring.model_copy(update={"sample_rows": 30})
+    settings = production.context.settings.model_copy(update={"monitoring": few})
+    context = Context(settings, production.context.problem)
+    context.__dict__.update(lakehouse=production.context.lakehouse, registry=production.registry)
+    # when it is measured
+    monitor(context, TRAINED + WEEK + 2 * DAY)
+    # then its metrics are those of the sample, and drift and volume those of all rows
+    [loss], [scored] = found(production, "loss"), found(production, "scored")
+    [drift] = found(production, "drift", "feature=amount")
+    assert 20 <= loss["rows"] <= 40
+    assert (scored["rows"], scored["value"], drift["rows"]) == (70, 1, 70)
+    window = scored_rows(context, WINDOWS[0])
+    once = drawn(context, window, ["prediction"])
+    assert once.height == loss["rows"]
+    assert_frame_equal(drawn(context, window.sort("prediction"), ["prediction"]), once)
 
 
 def test_the_estimate_needs_no_label(production: Production) -> None:
