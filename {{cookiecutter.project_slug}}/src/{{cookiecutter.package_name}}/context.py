@@ -93,8 +93,14 @@ class Context:
         """Bring the online store in step with the feature tables; returns rows by table."""
         from .store.online import publish
 
-        history = timedelta(hours=self.settings.online.history_hours)
-        return publish(self.lakehouse, self.problem.feature_tables, self.online, history)
+        settings = self.settings
+        return publish(
+            self.lakehouse,
+            self.problem.feature_tables,
+            self.online,
+            timedelta(hours=settings.online.history_hours),
+            settings.features.chunk_rows,
+        )
 
     @cached_property
     def registry(self) -> Registry:

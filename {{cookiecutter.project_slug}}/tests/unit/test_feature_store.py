@@ -29,6 +29,7 @@ from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.parts import in_parts
 from {{cookiecutter.package_name}}.store.point_in_time import (
     available,
+    newest_in_parts,
     newest_of_each,
     point_in_time_join,
     prepared,
@@ -111,6 +112,15 @@ def test_the_newest_row_of_each_entity() -> None:
     known: Known = {("a", 1): (1, "x"), ("a", 3): (3, "x"), ("b", 2): (2, "y")}
     newest = newest_of_each(features_of(known), ["key"])
     assert sorted(pl.DataFrame(newest.collect("polars").to_native())["value"]) == [2, 3]
+
+
+@given(features, st.integers(1, 12))
+def test_the_newest_row_is_the_same_in_parts(known: Known, at_most: int) -> None:
+    whole = newest_of_each(features_of(known), ["key"]).collect("polars").to_native()
+    lakehouse = Lakehouse("nowhere")
+    with newest_in_parts(lakehouse, features_of(known), ["key"], at_most) as newest:
+        found = lakehouse.collect(newest)
+    assert_frame_equal(found, pl.DataFrame(whole), check_row_order=False)
 
 
 def test_a_null_in_the_newest_row_stays_null() -> None:

@@ -134,7 +134,7 @@ class FeatureSettings(_Section):
     """How feature tables are built."""
 
     chunk_rows: _Count = 1_000_000
-    """Prepared rows whose features are built at a time."""
+    """Prepared rows whose features are built at a time, and rows that fill the online store."""
     poll_seconds: _Limit = 0.2
     """Seconds between two looks for events, where `follow` runs."""
     quiet_seconds: _Limit = 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
 import narwhals as nw
@@ -20,6 +20,7 @@ from ..core.contract import (
 from ..core.errors import UserError
 from . import tables
 from .lakehouse import Lakehouse
+from .parts import in_parts
 
 Versions = Mapping[str, int | None]
 # Columns that the join adds and takes away again.
@@ -76,6 +77,36 @@ def newest_of_each(features: Frame, keys: Sequence[str]) -> Frame:
     """
     newest = features.group_by(*keys).agg(nw.col(AVAILABLE_AT).max())
     return features.join(newest, on=[*keys, AVAILABLE_AT], how="semi")
+
+
+@contextmanager
+def newest_in_parts(
+    lakehouse: Lakehouse, features: Frame, keys: Sequence[str], at_most: int
+) -> Iterator[Frame]:
+    """The newest feature row of each entity, looked for in one part of the time after the other.
+
+    So a long past takes the memory of a part, and of the entities.
+
+    Args:
+        lakehouse: Whose engine computes.
+        features: As of `newest_of_each`.
+        keys: Entity columns.
+        at_most: Rows of a part.
+
+    Yields:
+        The rows, which are there until the end.
+    """
+    time = nw.col(AVAILABLE_AT)
+    newest = features
+    with ExitStack() as staged:
+        for number, (start, end) in enumerate(in_parts(lakehouse, features, AVAILABLE_AT, at_most)):
+            part = features.filter(time >= start, time < end)
+            if number:
+                part = nw.concat([newest, part], how="vertical")
+            before = staged.pop_all()
+            newest = staged.enter_context(lakehouse.staged(newest_of_each(part, keys)))
+            before.close()
+        yield newest
 
 
 def only_finite(rows: Frame, names: Iterable[str]) -> Frame:

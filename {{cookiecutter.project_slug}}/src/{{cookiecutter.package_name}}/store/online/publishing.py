@@ -16,7 +16,7 @@ import narwhals as nw
 from ...core.contract import AVAILABLE_AT, FeatureTable, Frame
 from ...core.errors import UserError
 from .. import tables
-from ..point_in_time import newest_of_each
+from ..point_in_time import newest_in_parts
 from .base import Backend, OvertakenError, Writing
 from .features import (
     NOT_PUBLISHED,
@@ -39,7 +39,11 @@ _ATTEMPTS = 5  # where several servers share a store, each brings it in step
 
 
 def publish(
-    lakehouse: Lakehouse, declared: Sequence[FeatureTable], backend: Backend, history: timedelta
+    lakehouse: Lakehouse,
+    declared: Sequence[FeatureTable],
+    backend: Backend,
+    history: timedelta,
+    at_most: int = 1_000_000,
 ) -> dict[str, int]:
     """Bring the online store in step with the feature tables, in one update.
 
@@ -51,6 +55,7 @@ def publish(
         declared: Which; one that was never built is left out.
         backend: Holds the online store.
         history: How far back before the newest build the store is to answer.
+        at_most: Rows of the past among which the newest of each entity is looked for at a time.
 
     Returns:
         Rows written, by table; without those that were in step.
@@ -60,12 +65,16 @@ def publish(
     """
     for _ in range(1, _ATTEMPTS):
         with suppress(OvertakenError):
-            return _publish(lakehouse, declared, backend, history)
-    return _publish(lakehouse, declared, backend, history)
+            return _publish(lakehouse, declared, backend, history, at_most)
+    return _publish(lakehouse, declared, backend, history, at_most)
 
 
 def _publish(
-    lakehouse: Lakehouse, declared: Sequence[FeatureTable], backend: Backend, history: timedelta
+    lakehouse: Lakehouse,
+    declared: Sequence[FeatureTable],
+    backend: Backend,
+    history: timedelta,
+    at_most: int,
 ) -> dict[str, int]:
     written = {}
     with backend.writing() as writing:
@@ -79,7 +88,7 @@ def _publish(
                 continue
             after[table.name] = found
             if found.delta_version != held.delta_version or found.schema != held.schema:
-                written[table.name] = _update(lakehouse, table, held, found, writing)
+                written[table.name] = _update(lakehouse, table, held, found, writing, at_most)
         for name in set(before) - set(after):
             writing.clear(name.encode() + b"\0")
         if before != after:
@@ -111,7 +120,12 @@ def _now(
 
 
 def _update(
-    lakehouse: Lakehouse, table: FeatureTable, held: Published, found: Published, writing: Writing
+    lakehouse: Lakehouse,
+    table: FeatureTable,
+    held: Published,
+    found: Published,
+    writing: Writing,
+    at_most: int,
 ) -> int:
     """Write what changed of a table; returns the rows."""
     target = tables.features(table)
@@ -125,19 +139,20 @@ def _update(
         and lakehouse.only_grew(target, held.delta_version, done)
     )
     if grew:
-        changed = rows.filter(available > done)
+        rows = rows.filter(available > done)
     else:
         writing.clear(codec.prefix)
-        floor = moment_of(found.since)
-        old = rows.filter(available <= floor)
-        newest = newest_of_each(old, codec.keys)
-        changed = nw.concat([rows.filter(available > floor), newest])
+    floor = moment_of(found.since)
+    recent = rows.filter(available > floor)
+    old = rows.filter(available <= floor)
     count = 0
-    for key, entries in _by_entity(lakehouse, changed, codec):
-        kept = writing.get(key) if grew else None
-        earlier = unpack(kept) if kept else iter(())
-        writing.put(key, pack(_recent([*earlier, *entries], found.since)))
-        count += len(entries)
+    with newest_in_parts(lakehouse, old, codec.keys, at_most) as newest:
+        changed = nw.concat([recent, newest], how="vertical")
+        for key, entries in _by_entity(lakehouse, changed, codec):
+            kept = writing.get(key) if grew else None
+            earlier = unpack(kept) if kept else iter(())
+            writing.put(key, pack(_recent([*earlier, *entries], found.since)))
+            count += len(entries)
     return count
 
 
