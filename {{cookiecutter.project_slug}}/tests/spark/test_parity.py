@@ -9,6 +9,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
 from polars.testing import assert_frame_equal
 from pyspark.sql import SparkSession
 
@@ -24,11 +25,13 @@ from {{cookiecutter.package_name}}.core.contract import (
 from {{cookiecutter.package_name}}.modeling.profile import Profile, profile
 from {{cookiecutter.package_name}}.monitoring.seen import look, related
 from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.store.engines import PolarsEngine
 from {{cookiecutter.package_name}}.store.engines.spark import SparkEngine
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
 
 from tests.parcels import PROBLEM
+from tests.unit.test_feature_store import Key, Known, features, features_of, spine_of, spines
 
 Both = dict[str, tuple[Frame, Frame]]
 BEGINS = {"spring": datetime(2024, 2, 20, tzinfo=UTC), "autumn": datetime(2024, 10, 20, tzinfo=UTC)}
@@ -122,6 +125,30 @@ def test_a_point_in_time_join_is_the_same(
         for engine in (0, 1)
     ]
     assert_equal(joined[0], joined[1], ["row"])
+
+
+@settings(max_examples=10)
+@given(spines, features)
+def test_no_row_of_the_future_is_joined(
+    spark: SparkSession, spine: list[tuple[Key, int, int]], known: Known
+) -> None:
+    expected, found = (
+        joined(Lakehouse("nowhere", engine=engine), spine, known)
+        for engine in (PolarsEngine(), SparkEngine(spark))
+    )
+    assert found.filter(pl.col("since") > pl.col("at")).is_empty()
+    assert_frame_equal(found, expected)
+
+
+def joined(lakehouse: Lakehouse, spine: list[tuple[Key, int, int]], known: Known) -> pl.DataFrame:
+    """What a spine is given of feature rows, in order; `since` is when a row became available."""
+    asked, there = (
+        lakehouse.frame(pl.DataFrame(rows.collect("polars").to_native()))
+        for rows in (spine_of(spine), features_of(known))
+    )
+    rows = point_in_time_join(asked, there, ["key"], ["since", "value", "text"])
+    found = lakehouse.collect(rows)
+    return found.sort(found.columns)
 
 
 def weather(days: int, seed: int) -> pl.DataFrame:
