@@ -305,11 +305,20 @@ def main() -> None:
     )
 
 
-def call(*arguments: str) -> Call:
-    """Run the command line; memory and processor time are 0 on Windows, which keeps neither."""
+def call(*arguments: str, memory: int | None = None) -> Call:
+    """Run the command line; memory and processor time are 0 on Windows, which keeps neither.
+
+    Args:
+        arguments: Of the command line.
+        memory: Bytes of memory of its own that the process can have, on Linux; it fails beyond.
+    """
     started, processor, peak = time.perf_counter(), 0.0, 0.0
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen([*COMMAND, *arguments], stdout=said, stderr=subprocess.STDOUT)
+        if memory and sys.platform == "linux":
+            import resource
+
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory, memory))
         if sys.platform == "win32":
             process.wait()
         else:
@@ -320,9 +329,9 @@ def call(*arguments: str) -> Call:
         seconds = time.perf_counter() - started
         if process.returncode:
             said.seek(0)
-            raise SystemExit(
-                f"{' '.join(arguments)} failed:\n{said.read().decode(errors='replace')}"
-            )
+            within = f" within {memory / 1e9:g} GB" if memory else ""
+            output = said.read().decode(errors="replace")
+            raise SystemExit(f"{' '.join(arguments)} failed{within}:\n{output}")
     return Call(seconds, processor, peak)
 
 
