@@ -21,8 +21,9 @@ from {{cookiecutter.package_name}}.core.contract import (
 )
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
-from {{cookiecutter.package_name}}.store.online import Backend, OnlineFeatures, publish
+from {{cookiecutter.package_name}}.store.online import Backend, OnlineFeatures
 from {{cookiecutter.package_name}}.store.online.features import microseconds
+from {{cookiecutter.package_name}}.store.online.publishing import publish
 from {{cookiecutter.package_name}}.store.point_in_time import point_in_time_join
 
 from tests.conftest import START

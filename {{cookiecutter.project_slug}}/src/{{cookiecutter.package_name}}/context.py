@@ -91,7 +91,7 @@ class Context:
 
     def publish(self) -> dict[str, int]:
         """Bring the online store in step with the feature tables; returns rows by table."""
-        from .store.online import publish
+        from .store.online.publishing import publish
 
         settings = self.settings
         return publish(

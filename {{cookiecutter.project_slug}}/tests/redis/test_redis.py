@@ -27,9 +27,9 @@ from {{cookiecutter.package_name}}.store.online import (
     OnlineError,
     OnlineFeatures,
     open_backend,
-    publish,
 )
 from {{cookiecutter.package_name}}.store.online.base import OvertakenError
+from {{cookiecutter.package_name}}.store.online.publishing import publish
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 from tests.conftest import START, free_port, wait_for

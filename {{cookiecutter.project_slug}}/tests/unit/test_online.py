@@ -21,7 +21,6 @@ from {{cookiecutter.package_name}}.store.online import (
     OnlineError,
     OnlineFeatures,
     open_backend,
-    publish,
     publishing,
 )
 from {{cookiecutter.package_name}}.store.online.features import (
@@ -30,6 +29,7 @@ from {{cookiecutter.package_name}}.store.online.features import (
     pack,
     unpack,
 )
+from {{cookiecutter.package_name}}.store.online.publishing import publish
 
 from tests.conftest import START
 from tests.feature_rows import (

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 
 from {{cookiecutter.package_name}}.core.contract import Problem, polars_schema
 from {{cookiecutter.package_name}}.core.errors import UserError
-from {{cookiecutter.package_name}}.serving import access, journal, shipping
+from {{cookiecutter.package_name}}.serving import access, api, journal, shipping
 from {{cookiecutter.package_name}}.serving.access import Access
 from {{cookiecutter.package_name}}.serving.api import share_of
 from {{cookiecutter.package_name}}.serving.journal import Journal, JournalFullError
@@ -438,6 +440,15 @@ def test_batches_of_a_writer_are_appended_once(toy: Problem, lakehouse: Lakehous
     assert done == [True, False, True]
     assert lakehouse.last_batch(table, "w") == 2
     assert lakehouse.last_batch(table, "other") == 0
+
+
+def test_workers_do_not_import_what_only_other_processes_need() -> None:
+    heavy = "{'deltalake', 'lightgbm', 'mlflow', 'pandas', 'pyarrow', 'pydantic', 'scipy'}"
+    code = f"import sys, {api.__name__}; print(sorted({heavy} & set(sys.modules)))"
+    paths = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"
 
 
 def test_a_loop_wakes_when_it_is_told_to(tmp_path: Path) -> None:

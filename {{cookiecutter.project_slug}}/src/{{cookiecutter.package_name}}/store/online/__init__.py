@@ -1,4 +1,7 @@
-"""The online feature store: what is known of an entity now, by key, in microseconds."""
+"""The online feature store: what is known of an entity now, by key, in microseconds.
+
+Whoever only reads it imports nothing of the lakehouse; `publishing` is what fills it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from pathlib import Path
 from ...core.errors import UserError
 from .base import Backend, OnlineError, TooLongAgoError
 from .features import NOT_PUBLISHED, Found, OnlineFeatures, Published
-from .publishing import publish
 
 __all__ = [
     "NOT_PUBLISHED",
@@ -18,7 +20,6 @@ __all__ = [
     "Published",
     "TooLongAgoError",
     "open_backend",
-    "publish",
 ]
 
 
