@@ -46,12 +46,12 @@ def prepare(session: nox.Session, purpose: str) -> None:
     session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", lock)
 
 
-def in_demo(session: nox.Session, name: str) -> Path:
+def in_demo(session: nox.Session, name: str, *answers: str, inside: str = "") -> Path:
     """Render the default project into demo/, over an earlier one, and run a session of its own.
 
-    Returns the project.
+    With other answers it is another project, which lies in a folder inside. Returns the project.
     """
-    project = render(session, ROOT / "demo")
+    project = render(session, ROOT / "demo" / inside, *answers)
     session.run("python", str(project / "bootstrap.py"), name, *session.posargs)
     return project
 
@@ -188,6 +188,12 @@ def bench(session: nox.Session) -> None:
 def spark(session: nox.Session) -> None:
     """Test the default project's loop on Spark, in demo/ (needs Java 17 and Maven)."""
     in_demo(session, "spark")
+
+
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """Run tasks of a project for Databricks on Spark, in demo/ (needs Java 17 and Maven)."""
+    in_demo(session, "cluster", "platform=databricks", inside="on-databricks")
 
 
 @nox.session

@@ -584,14 +584,24 @@ def databricks(session: nox.Session) -> None:
                 session.run(*command, *given, external=True)
 
 
-def machine_of_tasks(session: nox.Session) -> str:
-    """An interpreter with what jobs install, the wheel and its pins."""
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """Run the bundle's tasks from the wheel on a Spark of this machine (needs Java 17 and Maven)."""
+    env = local_spark(session) | {"TASKS_ENGINE": "spark"}
+    of_clusters = ("pyspark", "pyarrow", "--constraints=requirements/spark.txt")
+    env["TASKS_PYTHON"] = machine_of_tasks(session, *of_clusters)
+    prepare(session, "databricks")
+    session.run("pytest", "tests/bundle/test_wheel_tasks.py", *session.posargs, env=env)
+
+
+def machine_of_tasks(session: nox.Session, *more: str) -> str:
+    """An interpreter with what jobs install, the wheel and its pins, and more packages."""
     build(session)
-    folder = Path(session.cache_dir).resolve() / "tasks"
+    folder = Path(session.cache_dir).resolve() / f"tasks-{session.name}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     session.run_install("uv", "venv", "--quiet", "--allow-existing", str(folder))
     (wheel,) = map(str, (ROOT / "dist").glob("*.whl"))
-    wanted = ("--requirement=requirements/serverless.txt", wheel)
+    wanted = ("--requirement=requirements/serverless.txt", wheel, *more)
     session.run_install("uv", "pip", "install", "--quiet", f"--python={python}", *wanted)
     return str(python)
 

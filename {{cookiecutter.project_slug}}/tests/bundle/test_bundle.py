@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from databricks.bundles.core import Resource
 from databricks.bundles.experiments import MlflowExperiment
 from databricks.bundles.jobs import Job
@@ -262,6 +263,35 @@ def test_scientists_write_in_dev_alone() -> None:
         assert {"SELECT", "READ_VOLUME"} <= rights
         assert (writing <= rights) == (target == "dev")
         assert bool(writing & rights) == (target == "dev")
+
+
+def test_jobs_can_have_clusters_as_the_page_says() -> None:
+    # given what the page puts in the place of serverless machines, at the first job and its task
+    page = (ROOT / "docs" / "databricks.md").read_text(encoding="utf-8")
+    of_job, of_task = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    for found in read("prod")["resources"]["jobs"].values():
+        # when
+        del found["environments"]
+        for task in found["tasks"]:
+            del task["environment_key"]
+        tasks = [task | of_task for task in found["tasks"]]
+        changed = found | of_job | {"tasks": tasks}
+        # then
+        assert checked("jobs", changed)
+    (cluster,) = of_job["job_clusters"]
+    assert of_task["job_cluster_key"] == cluster["job_cluster_key"]
+    serverless = files()["resources"]["jobs"]["init"]["environments"][0]["spec"]["dependencies"]
+    assert [next(iter(library.values())) for library in of_task["libraries"]] == [
+        path.removeprefix("-r ") for path in serverless
+    ]
+
+
+def test_all_jobs_and_tasks_are_as_the_first_one_is() -> None:
+    text = (ROOT / "resources" / "jobs.yml").read_text(encoding="utf-8")
+    for said_once in ("environments:", "environment_key: wheel\n          python", "entry_point:"):
+        assert text.count(said_once) == 1
+    # Databricks' command line merges what an alias names, and nothing else
+    assert set(re.findall(r"<<: (.)", text)) == {"*"}
 
 
 def test_tasks_install_what_is_locked() -> None:

@@ -1,8 +1,8 @@
 """Jobs of the bundle, run: from the wheel alone, in an empty folder, as a job would run them.
 
 What a workspace would give is given here: secrets over HTTP, a folder as the volume, another as the
-storage, MLflow in a file. Needs TASKS_PYTHON, an interpreter with the wheel and its pins: the
-session `databricks` makes it.
+storage, MLflow in a file. Needs TASKS_PYTHON, an interpreter with the wheel and its pins, which the
+session `databricks` makes; the session `cluster` gives it Spark, and has the tasks compute there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+
 from tests.bundle.jobs import Ended, Machine
 from tests.bundle.reading import COMMIT, ROOT, read
 
@@ -31,6 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 SECRETS = {"SIGNING_KEY": "a key of the tests, which is long enough"}
 TOKEN = "anything"  # noqa: S105
+ENGINE = os.environ.get("TASKS_ENGINE", "polars")
+SCHEMA = "spark_catalog.default"
 TRIGGERED = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
 
 
@@ -86,7 +90,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machine(folder: Path, workspace: str) -> Machine:
+    of_spark = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(ENV_PREFIX) or name == "JAVA_HOME"
+    }
     variables = {
+        **of_spark,
+        "LC_ALL": "C.UTF-8",
         "DATABRICKS_HOST": workspace,
         "DATABRICKS_TOKEN": TOKEN,
         "TMPDIR": str(folder / "home"),
@@ -101,6 +112,8 @@ def deployed(folder: Path, **given: str) -> str:
     told = dict(line.split("=", 1) for line in defaults["deployed"].splitlines())
     del told["mlflow.registry_uri"]
     here = {
+        "engine": ENGINE,
+        "schema": SCHEMA,
         "project": str(folder / "files"),
         "secrets": "a-scope-test",
         "state_address": (folder / "volume").as_uri(),
@@ -113,10 +126,11 @@ def deployed(folder: Path, **given: str) -> str:
 
 
 def jobs() -> dict[str, Any]:
-    """Production's jobs on the environment `test`, but for the task that asks Spark."""
+    """Production's jobs on the environment `test`; without a Spark, none of its tasks asks one."""
     found: dict[str, Any] = read("prod")["resources"]["jobs"]
     for job in found.values():
-        job["tasks"] = [task for task in job["tasks"] if task["task_key"] != "tables"]
+        if ENGINE == "polars":
+            job["tasks"] = [task for task in job["tasks"] if task["task_key"] != "tables"]
         for task in job["tasks"]:
             said = task["python_wheel_task"]["parameters"]
             said[:] = ["test" if text == "prod" else text for text in said]
@@ -125,6 +139,11 @@ def jobs() -> dict[str, Any]:
 
 def run(machine: Machine, folder: Path, name: str, **given: str) -> list[Ended]:
     return list(machine.run(jobs()[name], TRIGGERED, {"deployed": deployed(folder), **given}))
+
+
+def all_well(*verbs: str) -> dict[str, int]:
+    """How tasks end where nothing is wrong; on Spark the tables are made known besides."""
+    return dict.fromkeys((*verbs, *(["tables"] if ENGINE == "spark" else [])), 0)
 
 
 def codes(ended: list[Ended]) -> dict[str, int]:
@@ -140,7 +159,7 @@ def test_from_an_empty_storage_to_a_day_of_production(machine: Machine, folder: 
     assert codes(run(machine, folder, "init")) == {"init": 0}
     trained = run(machine, folder, "training")
     steps = ("trigger", "ingest", "prepare", "features", "train")
-    assert codes(trained) == dict.fromkeys(steps, 0), trained
+    assert codes(trained) == all_well(*steps), trained
     # then the run tells which commit was deployed
     client = MlflowClient(f"sqlite:///{(folder / 'mlflow.db').as_posix()}")
     (model,) = client.search_registered_models()
@@ -165,7 +184,7 @@ def test_from_an_empty_storage_to_a_day_of_production(machine: Machine, folder: 
     # when a day of production passes
     day = run(machine, folder, "loop")
     verbs = ("ingest", "prepare", "features", "predict", "monitor", "retrain", "dashboard")
-    assert codes(day) == dict.fromkeys(verbs, 0), day
+    assert codes(day) == all_well(*verbs), day
     # then tables and reports are where the next machine finds them
     assert pl.read_delta(str(folder / "storage" / "predictions")).height > 0
     assert (folder / "volume" / "reports" / "dashboard" / "index.html").is_file()
@@ -182,7 +201,7 @@ def test_integration_walks_the_loop_on_tables_of_its_own(machine: Machine, folde
     ended = list(machine.run(jobs()["integration"], TRIGGERED, {"deployed": unnamed}))
     # then
     verbs = ("ingest", "prepare", "features", "train", "deploy", "predict", "monitor")
-    assert codes(ended) == dict.fromkeys(verbs, 0), ended
+    assert codes(ended) == all_well(*verbs), ended
     client = MlflowClient(f"sqlite:///{(own / 'mlflow.db').as_posix()}")
     (model,) = client.search_registered_models()
     assert set(model.aliases) == {"champion"}
