@@ -39,6 +39,8 @@ LOCKS = {
     "redis": (*PROJECT, "redis.in"),  # where servers share the online store
     "kafka": (*PROJECT, "kafka.in"),  # where requests come from there
     "serve": (*PROJECT, "serve.in", "test.in"),
+    "peers": ("peers.in",),
+    "feast": ("feast.in",),
     "mlflow": ("mlflow.in",),  # the server of deploy/compose.yml
     "browser": (*PROJECT, "browser.in", "test.in"),
     "build": ("build.in",),
@@ -53,6 +55,8 @@ LOCKS = {
     ),
 {%- endif %}
 }
+# What these need does not suit the project: they run beside it.
+APART = ("peers", "feast")
 UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
 OLDEST_JAVA = 17
 DELTA = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
@@ -347,9 +351,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="bench-serve")
 def bench_serve(session: nox.Session) -> None:
-    """Measure the server beside MLflow's and LitServe on the same version; needs Linux."""
+    """Measure the server beside others on the same version; needs Linux."""
+    env = {f"{name.upper()}_PYTHON": interpreter_of(session, name) for name in APART}
+    for name in APART:
+        python = f"--python={env[f'{name.upper()}_PYTHON']}"
+        locked = ("--require-hashes", f"requirements/{name}.txt")
+        session.run_install("uv", "pip", "sync", "--quiet", python, *locked)
     prepare(session, "serve")
-    session.run("python", "-m", "benchmarks.serve", *session.posargs)
+    session.run("python", "-m", "benchmarks.serve", *session.posargs, env=env)
 
 
 @nox.session(name="bench-kafka")
@@ -387,9 +396,9 @@ def lock(session: nox.Session) -> None:
 
 
 def compile_lock(session: nox.Session, name: str, sources: tuple[str, ...]) -> None:
-    """Lock what these sources ask for; all locks but the widest are held to its choices."""
+    """Lock what these sources ask for; what shares environments is held to the widest's choices."""
     inputs = [f"requirements/{source}" if source.endswith(".in") else source for source in sources]
-    held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
+    held = [] if name in {"dev", *APART} else ["--constraints=requirements/dev.txt"]
     session.run(
         *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
         *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
@@ -429,6 +438,13 @@ def version() -> str:
 def notebooks() -> list[str]:
     """Paths of all notebooks; given none, nbstripout would wait for one on standard input."""
     return sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def interpreter_of(session: nox.Session, name: str) -> str:
+    """The interpreter of a further environment, which is made once."""
+    folder = Path(session.cache_dir).resolve() / name
+    session.run_install("uv", "venv", "--quiet", "--allow-existing", str(folder))
+    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
 def project_python(session: nox.Session) -> str:
@@ -597,13 +613,11 @@ def cluster(session: nox.Session) -> None:
 def machine_of_tasks(session: nox.Session, *more: str) -> str:
     """An interpreter with what jobs install, the wheel and its pins, and more packages."""
     build(session)
-    folder = Path(session.cache_dir).resolve() / f"tasks-{session.name}"
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    session.run_install("uv", "venv", "--quiet", "--allow-existing", str(folder))
+    python = interpreter_of(session, f"tasks-{session.name}")
     (wheel,) = map(str, (ROOT / "dist").glob("*.whl"))
     wanted = ("--requirement=requirements/serverless.txt", wheel, *more)
     session.run_install("uv", "pip", "install", "--quiet", f"--python={python}", *wanted)
-    return str(python)
+    return python
 
 
 @nox.session

@@ -1,11 +1,13 @@
-"""Measure the server beside MLflow's own and LitServe: `bootstrap.py bench-serve [SECONDS]`.
+"""Measure the server beside others of its kind: `bootstrap.py bench-serve [SECONDS]`.
 
 All serve the same version, one worker each, 16 requests at a time, in turns within one run, so that
 whatever else the machine does falls on all of them. The project's server does what it does in
 production: it checks a token, looks features up, and writes the request log. The others are given
 the features, and neither look up nor log; and one answers without a model, which is what HTTP costs
-here. What is counted is the CPU of a server's whole tree of processes while requests come. Needs
-Linux, whose /proc tells.
+here. What is counted is the CPU of a server's whole tree of processes while requests come.
+
+Needs Linux, whose /proc tells, and interpreters with what does not suit the project: PEERS_PYTHON
+with BentoML and MLServer, FEAST_PYTHON with Feast.
 
 It is a measurement and not a test: it prints what it finds and changes no exit code.
 """
@@ -20,12 +22,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import narwhals as nw
@@ -34,7 +38,11 @@ import polars as pl
 
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.console import step, table
-from {{cookiecutter.package_name}}.core.contract import PREDICTION, PREDICTION_TIME
+from {{cookiecutter.package_name}}.core.contract import (
+    PREDICTION,
+    PREDICTION_TIME,
+    FeatureTable,
+)
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.deployment.transitions import move
 from {{cookiecutter.package_name}}.serving.access import grant
@@ -46,6 +54,7 @@ from {{cookiecutter.package_name}}.store.point_in_time import (
     prepared,
     with_features,
 )
+from {{cookiecutter.package_name}}.store.tables import MEASUREMENTS
 from {{cookiecutter.package_name}}.training.pipeline import train
 
 from benchmarks.bench import COMMAND, PROJECT, call, own_environment
@@ -59,8 +68,11 @@ WARM_UP = 2.0
 ROWS = 200
 SWAPS = 10
 LOOK_UPS = 5_000
+LOOK_UPS_OF_FEAST = 300
 PATIENCE = 300.0
-PORTS = (18_100, 18_101, 18_102, 18_103)
+PORTS = (18_100, 18_101, 18_102, 18_103, 18_104, 18_105)
+PEERS_PYTHON = os.environ["PEERS_PYTHON"]
+FEAST_PYTHON = os.environ["FEAST_PYTHON"]
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -149,6 +161,8 @@ def main() -> None:
             others = {
                 "nothing but HTTP": stack.enter_context(empty(server)),
                 "LitServe": stack.enter_context(litserve(folder, requests)),
+                "MLServer": stack.enter_context(mlserver(folder, requests)),
+                "BentoML": stack.enter_context(bentoml(folder, requests)),
                 "mlflow models serve": stack.enter_context(mlflow(folder, requests)),
             }
             loads = measured({OURS: server, **others}, seconds)
@@ -160,6 +174,7 @@ def main() -> None:
                 memory = proportional(worker_of(server))
         with step("look-ups"):
             look_up = look_ups(context, requests)
+            of_feast = look_ups_of_feast(context, requests)
     each = loads[OURS].each
     table(
         f"{AT_ONCE} at a time, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
@@ -172,6 +187,7 @@ def main() -> None:
         [
             ("answers as of a batch, to the bit", f"{same} of {len(requests.sent)}"),
             ("look-up of all feature tables", f"{look_up:.0f} µs CPU"),
+            ("  by Feast, on its SQLite store", f"{of_feast:,.0f} µs CPU"),
             ("memory of a worker (PSS)", f"{memory / 1e6:.0f} MB"),
             (
                 f"{SWAPS} swaps of the champion under load",
@@ -263,6 +279,47 @@ def litserve(folder: Path, requests: Requests) -> Iterator[Server]:
 
 
 @contextmanager
+def mlserver(folder: Path, requests: Requests) -> Iterator[Server]:
+    """MLServer with the version's own function for single rows, in its own process."""
+    port, name = PORTS[4], "version"
+    listeners = {"http_port": port, "grpc_port": port + 100, "metrics_port": port + 200}
+    settings = {
+        "settings.json": {"host": "127.0.0.1", "parallel_workers": 0, "debug": False, **listeners},
+        "model-settings.json": {
+            "name": name,
+            "implementation": "benchmarks.mlserverpeer.Version",
+            "parameters": {"uri": str(folder / "artifacts" / "estimator")},
+        },
+    }
+    tensor = {"name": "row", "datatype": "BYTES", "shape": [requests.features.width]}
+    bodies = [
+        json.dumps({"inputs": [{**tensor, "data": list(row)}]}).encode()
+        for row in requests.features.rows()
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        for file, content in settings.items():
+            Path(place, file).write_text(json.dumps(content), encoding="utf-8")
+        command = [PEERS_PYTHON, "-m", "mlserver.cli.main", "start", place]
+        path = f"/v2/models/{name}/infer"
+        with started(command, port, path, {}, bodies) as server:
+            yield server
+
+
+@contextmanager
+def bentoml(folder: Path, requests: Requests) -> Iterator[Server]:
+    """BentoML with the version's own function for single rows."""
+    bodies = [json.dumps({"row": list(row)}).encode() for row in requests.features.rows()]
+    command = [PEERS_PYTHON, "-m", "bentoml", "serve", "benchmarks.bentopeer:Version"]
+    command += ["--host", "127.0.0.1", "--port", str(PORTS[5])]
+    told = {
+        "VERSION_FOLDER": str(folder / "artifacts" / "estimator"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    with started(command, PORTS[5], "/predict", {}, bodies, told) as server:
+        yield server
+
+
+@contextmanager
 def mlflow(folder: Path, requests: Requests) -> Iterator[Server]:
     """What MLflow serves its models with."""
     bodies = [
@@ -279,12 +336,17 @@ def mlflow(folder: Path, requests: Requests) -> Iterator[Server]:
 
 @contextmanager
 def started(
-    command: Sequence[str], port: int, path: str, headers: dict[str, str], bodies: Sequence[bytes]
+    command: Sequence[str],
+    port: int,
+    path: str,
+    headers: dict[str, str],
+    bodies: Sequence[bytes],
+    told: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """A server that answers; it is ended afterwards."""
     with (
         tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdout=said, stderr=said) as process,
+        subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, **told}) as process,
     ):
         server = Server(process, port, path, headers, bodies)
         ends = time.monotonic() + PATIENCE
@@ -395,6 +457,10 @@ def swaps(context: Context, server: Server, versions: tuple[str, str]) -> tuple[
 
     thread = threading.Thread(target=requesting)
     thread.start()
+    # as the gates leave it, the next champion is the challenger, which was tried meanwhile
+    move(context, "stage", versions[1], "bench", "to be measured")
+    while not taken(context, versions[1]):
+        time.sleep(0.5)
     lags = []
     for number in range(SWAPS):
         chosen = versions[(number + 1) % 2]
@@ -408,6 +474,12 @@ def swaps(context: Context, server: Server, versions: tuple[str, str]) -> tuple[
     return loads[0], lags
 
 
+def taken(context: Context, number: str) -> bool:
+    """Whether the server has a version ready, as it writes down."""
+    said = context.lakehouse.read(MEASUREMENTS).filter(metric="version_taken", value=1.0)
+    return f"version {number}" in set(said["subject"])
+
+
 def look_ups(context: Context, requests: Requests) -> float:
     """CPU microseconds of looking up an entity in all feature tables."""
     features = OnlineFeatures(context.problem.feature_tables, context.online)
@@ -418,6 +490,41 @@ def look_ups(context: Context, requests: Requests) -> float:
         at = number % len(rows)
         features.look_up(rows[at : at + 1], moments[at : at + 1])
     return (time.process_time() - began) / LOOK_UPS * 1e6
+
+
+def look_ups_of_feast(context: Context, requests: Requests) -> float:
+    """The same by Feast, with what the online store knows of these entities; keys as texts."""
+    features = OnlineFeatures(context.problem.feature_tables, context.online)
+    moments = [microseconds(row[PREDICTION_TIME]) for row in requests.entities]
+    found = features.look_up(requests.entities, moments)
+    content: dict[str, list[dict[str, Any]]] = {"tables": [], "entities": []}
+    for number, feature in enumerate(context.problem.feature_tables):
+        rows = []
+        for row, of_row in zip(requests.entities, found, strict=True):
+            if known := of_row[number]:
+                values = map(as_json, known.values)
+                rows.append(keys_of(feature, row) | dict(zip(feature.values, values, strict=True)))
+        said = {"name": feature.name, "keys": [*feature.keys], "values": [*feature.values]}
+        content["tables"].append({**said, "rows": rows})
+    for row in requests.entities:
+        keys = [keys_of(feature, row) for feature in context.problem.feature_tables]
+        content["entities"].append(dict(ChainMap(*keys)))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(content, file)
+        file.flush()
+        command = [FEAST_PYTHON, "-m", "benchmarks.feastpeer", file.name, str(LOOK_UPS_OF_FEAST)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def keys_of(feature: FeatureTable, row: Mapping[str, Any]) -> dict[str, Any]:
+    """An entity's keys in a table, as texts."""
+    return {key: str(row[key]) for key in feature.keys}
+
+
+def as_json(value: Any) -> str | float | None:
+    """A feature as Feast is given it: text, or a number."""
+    return value if value is None or isinstance(value, str) else float(value)
 
 
 # Processes --------------------------------------------------------------------------------------

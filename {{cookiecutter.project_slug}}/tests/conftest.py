@@ -66,6 +66,7 @@ with warnings.catch_warnings():  # it warns of its own type hints
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "tests" / "parcels" / "conf"
 os.environ["GOMP_SPINCOUNT"] = "500"  # threads that wait sleep soon: two trainings run at once
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else a server is seven processes
 START = datetime(2020, 1, 1, tzinfo=UTC)
 PATIENCE = 300.0  # seconds
 Disturbed = tuple[Path, subprocess.Popen[str]]

@@ -66,7 +66,6 @@ def test_a_real_registry_has_a_new_version_deployed(
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else six processes more
     }
     mounts = dict.fromkeys(("raw_*", "prepared_*", "features_*"), home.lakehouse.root)
     environment = {
