@@ -39,6 +39,8 @@ LOCKS = {
     "bootstrap": ("bootstrap.in",),
 }
 
+UNHELD = ("dev",)
+
 
 def prepare(session: nox.Session, purpose: str) -> None:
     """Make the session's environment hold exactly the lock of this purpose."""
@@ -283,9 +285,9 @@ def lock(session: nox.Session) -> None:
 
 
 def compile_lock(session: nox.Session, name: str, sources: tuple[str, ...]) -> None:
-    """Lock what these sources ask for; all locks but the widest are held to its choices."""
+    """Lock what these sources ask for, held to the choices of the widest one."""
     inputs = [f"requirements/{source}" if source.endswith(".in") else source for source in sources]
-    held = [] if name == "dev" else ["--constraints=requirements/dev.txt"]
+    held = [] if name in UNHELD else ["--constraints=requirements/dev.txt"]
     session.run(
         *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
         *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),

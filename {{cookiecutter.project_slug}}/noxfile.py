@@ -57,6 +57,7 @@ LOCKS = {
 }
 # What these need does not suit the project: they run beside it.
 APART = ("peers", "feast")
+UNHELD = ("dev", *APART)
 UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
 OLDEST_JAVA = 17
 DELTA = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
@@ -396,9 +397,9 @@ def lock(session: nox.Session) -> None:
 
 
 def compile_lock(session: nox.Session, name: str, sources: tuple[str, ...]) -> None:
-    """Lock what these sources ask for; what shares environments is held to the widest's choices."""
+    """Lock what these sources ask for, held to the choices of the widest one."""
     inputs = [f"requirements/{source}" if source.endswith(".in") else source for source in sources]
-    held = [] if name in {"dev", *APART} else ["--constraints=requirements/dev.txt"]
+    held = [] if name in UNHELD else ["--constraints=requirements/dev.txt"]
     session.run(
         *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
         *("--no-emit-index-url", "--no-annotate", "--python-version=3.11"),
