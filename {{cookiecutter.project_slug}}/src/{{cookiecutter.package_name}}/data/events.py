@@ -16,7 +16,7 @@ from ..context import Context
 from ..core.contract import KNOWN_AT, Source, Table
 from ..store import tables
 from ..store.engines import COMMITTED_AT
-from ..store.feed import OFFSET, commit_of, with_offsets
+from ..store.feed import OFFSET, append_each, commit_of, with_offsets
 from ..store.lakehouse import Numbered
 
 _TIME = pl.Datetime("us", "UTC")
@@ -41,17 +41,9 @@ def send_events(context: Context, source: Source, rows: Iterable[pl.DataFrame]) 
     Raises:
         UserError: A table that cannot be written.
     """
-    lakehouse = context.lakehouse
     table = tables.events(source)
-    lakehouse.create_feed(table)
-    sent = 0
-    for given in rows:
-        known_at = pl.col(KNOWN_AT) if KNOWN_AT in given.columns else pl.lit(None)
-        events = given.with_columns(known_at.cast(_TIME).alias(KNOWN_AT)).select(*table.schema)
-        while not lakehouse.append_if_unchanged(table, events, lakehouse.version(table)):
-            continue
-        sent += events.height
-    return sent
+    events = (_as_events(given, table) for given in rows)
+    return append_each(context.lakehouse, table, events)
 
 
 def newest(context: Context) -> Mapping[str, int | None]:
@@ -99,6 +91,12 @@ def arrived(
     until = int(taken[OFFSET][-1])
     batch = Numbered(known.select(*table.schema), writer, until, offset, since)
     return Events(batch, earliest)
+
+
+def _as_events(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """Rows of a source with the columns of its table of events."""
+    known_at = pl.col(KNOWN_AT) if KNOWN_AT in rows.columns else pl.lit(None)
+    return rows.with_columns(known_at.cast(_TIME).alias(KNOWN_AT)).select(*table.schema)
 
 
 def _after(context: Context, table: Table, offset: int) -> pl.DataFrame:

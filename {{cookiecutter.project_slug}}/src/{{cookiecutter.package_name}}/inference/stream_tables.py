@@ -19,7 +19,7 @@ from ..context import Context
 from ..core.contract import ROW, Table
 from ..core.errors import UserError
 from ..store import tables
-from ..store.feed import OFFSET, commit_of, with_offsets
+from ..store.feed import OFFSET, append_each, commit_of, with_offsets
 from ..store.tables import MEASUREMENTS
 from .stream import ID, Answers, Batch, Offsets, Reached, Scorer, Source, Stop, each_once, together
 
@@ -37,16 +37,9 @@ def send(context: Context, rows: Iterable[pl.DataFrame]) -> int:
     Raises:
         UserError: A table that cannot be written.
     """
-    lakehouse = context.lakehouse
     table = tables.requests(context.problem)
-    lakehouse.create_feed(table)
-    sent = 0
-    for given in rows:
-        asked = requests_of(given, table)
-        while not lakehouse.append_if_unchanged(table, asked, lakehouse.version(table)):
-            continue
-        sent += asked.height
-    return sent
+    requests = (requests_of(given, table) for given in rows)
+    return append_each(context.lakehouse, table, requests)
 
 
 def requests_of(rows: pl.DataFrame, table: Table) -> pl.DataFrame:

@@ -6,14 +6,41 @@ are put into one, always the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from ..core.contract import Table
 from .engines import COMMIT
+from .lakehouse import Lakehouse
 
 OFFSET = "_offset"
 _ROWS_OF_COMMIT = 2**32
+
+
+def append_each(lakehouse: Lakehouse, table: Table, frames: Iterable[pl.DataFrame]) -> int:
+    """Append frames, a commit each, to a table that is made where it is not there.
+
+    Whoever else appends meanwhile, each frame is added once.
+
+    Args:
+        lakehouse: Where the table is.
+        table: What others read by offsets.
+        frames: With the table's columns.
+
+    Returns:
+        How many rows were appended.
+
+    Raises:
+        UserError: A table that cannot be written.
+    """
+    lakehouse.create_feed(table)
+    sent = 0
+    for rows in frames:
+        while not lakehouse.append_if_unchanged(table, rows, lakehouse.version(table)):
+            continue
+        sent += rows.height
+    return sent
 
 
 def with_offsets(rows: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
