@@ -2,20 +2,14 @@
 
 Usage, in a project's folder: `python follower.py KILLS SEED SPAN ROWS`. Before each process begins,
 so many events of deliveries and of parcels are sent. A process is killed up to SPAN seconds after
-it has begun a round. Each is a fork of a process that has imported everything. Prints how many were
-killed.
+it has begun a round. Prints how many were killed.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -31,11 +25,11 @@ from {{cookiecutter.package_name}}.data.events import send_events
 from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.store import online
 
+from tests.endurance.killing import ended, kill, started, tell_of
 from tests.parcels import PROBLEM
 from tests.parcels.sources import REGIONS
 
 IMPORTED = (build, ingest, online, prepare)
-BEGUN = Path("begun")
 LIVE = replace(PROBLEM, ends=None)
 
 
@@ -62,53 +56,10 @@ def send(number: int, rows: int) -> None:
     send_events(context, LIVE.source("deliveries"), [deliveries])
 
 
-def started(function: Callable[[], object]) -> int:
-    """Run a function in a process of its own; returns its number."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        function()
-        code = 0
-    except Exception as error:  # noqa: BLE001 whatever it is, the test tells it
-        print(error, file=sys.stderr)  # noqa: T201
-    finally:
-        os._exit(code)
-
-
-def follow() -> int:
-    """Start to follow; returns the number of the process."""
-    BEGUN.unlink(missing_ok=True)
-    return started(_follow)
-
-
-def _follow() -> None:
-    refresh = flows.refresh
-
-    def begin(context: Context, as_of: datetime) -> flows.Refreshed:
-        BEGUN.touch()
-        return refresh(context, as_of)
-
-    setattr(flows, "refresh", begin)  # noqa: B010 a function of a module, for mypy
+def follow() -> None:
+    """Take over what waits; each round says that it begins."""
+    tell_of(flows, "refresh")
     flows.follow(opened(), Event(), once=True)
-
-
-def ended(child: int) -> int:
-    """How a process ended."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def kill(child: int, seconds: float) -> bool:
-    """Kill a process so long after it has begun; whether it was still alive."""
-    while not BEGUN.exists():
-        time.sleep(0.002)
-        if os.waitpid(child, os.WNOHANG)[0]:
-            sys.exit("A process ended before it began.")
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return ended(child) == -signal.SIGKILL
 
 
 if __name__ == "__main__":
@@ -117,9 +68,9 @@ if __name__ == "__main__":
     killed = 0
     for number in range(kills):
         ended(started(partial(send, number, rows)))
-        killed += kill(follow(), draw.uniform(0, float(sys.argv[3])))
+        killed += kill(started(follow), draw.uniform(0, float(sys.argv[3])))
     ended(started(partial(send, kills, rows)))
-    for child in [follow(), follow()]:  # one of two may be refused, and says so
+    for child in [started(follow), started(follow)]:  # one of two may be refused, and says so
         ended(child)
     print(killed)  # noqa: T201
-    sys.exit(ended(follow()))
+    sys.exit(ended(started(follow)))

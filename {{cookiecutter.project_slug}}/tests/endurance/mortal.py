@@ -3,9 +3,8 @@
 Usage, in a project's folder: `python mortal.py PLACES VERB [ARGUMENT ...]`. PLACES is a JSON list
 of writes, as `name:number`: the process ends right after the so many-th write of that name,
 counted over all processes. A name is a table (metrics with its producer, transitions with its
-action), or a call of the registry. PLACES `"all"` kills after every write once. Each process is a
-fork of one that has imported everything. Prints the places at which a process was killed, as a
-JSON list; exit code: that of the last process.
+action), or a call of the registry. PLACES `"all"` kills after every write once. Prints the places
+at which a process was killed, as a JSON list; exit code: that of the last process.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from mlflow import MlflowClient
 from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
-from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.core.contract import Frame
 from {{cookiecutter.package_name}}.data import ingest, prepare
 from {{cookiecutter.package_name}}.deployment import comparison, compliance, transitions
@@ -38,6 +37,8 @@ from {{cookiecutter.package_name}}.serving import dashboard
 from {{cookiecutter.package_name}}.store.engines import PolarsEngine, Snapshot
 from {{cookiecutter.package_name}}.training import pipeline as training
 
+from tests.endurance.killing import ended, started, verb
+
 IMPORTED = (
     alerts,
     batch,
@@ -51,7 +52,7 @@ IMPORTED = (
     backtest,
 )
 IMPORTED_TOO = (prepare, retraining, tracking, training, transitions)
-LOG, SAID, MOST = Path(".data/writes.log"), Path(".data/said.log"), 300
+LOG, SAID, MOST = Path(".data/writes.log"), ".data/said.log", 300
 
 
 def of_write(_: PolarsEngine, place: str, staged: Frame, *others: Any, **named: Any) -> str:
@@ -116,34 +117,21 @@ def mortal(
 
 
 def run(places: list[str] | str, arguments: list[str]) -> None:
-    """Run a verb and leave the process."""
-    code = 1
-    try:
-        for holder, method, name_of in WRITES:
-            setattr(holder, method, mortal(getattr(holder, method), name_of, places))
-        said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
-        sys.argv = ["project", *arguments]
-        cli.main()
-        code = 0
-    except SystemExit as stopped:
-        code = int(stopped.code or 1)
-    finally:
-        os._exit(code)
+    """Run a verb whose writes may be its last."""
+    for holder, method, name_of in WRITES:
+        setattr(holder, method, mortal(getattr(holder, method), name_of, places))
+    os.dup2(1, 2)
+    verb(*arguments)
 
 
 if __name__ == "__main__":
-    LOG.parent.mkdir(exist_ok=True)
     killed: list[str] = []
     for _ in range(MOST):
-        child = os.fork()
-        if not child:
-            run(json.loads(sys.argv[1]), sys.argv[2:])
-        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if ended != -signal.SIGKILL:
+        run_it = partial(run, json.loads(sys.argv[1]), sys.argv[2:])
+        code = ended(started(run_it, said=SAID))
+        if code != -signal.SIGKILL:
             break
         written = LOG.read_text().splitlines()
         killed.append(f"{written[-1]}:{written.count(written[-1])}")
     print(json.dumps(killed))  # noqa: T201
-    sys.exit(ended)
+    sys.exit(code)
