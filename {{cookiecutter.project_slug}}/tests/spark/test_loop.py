@@ -24,7 +24,6 @@ from {{cookiecutter.package_name}}.core.contract import (
     polars_schema,
 )
 from {{cookiecutter.package_name}}.core.errors import UserError
-from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.data.ingest import ingest
 from {{cookiecutter.package_name}}.data.prepare import prepare
 from {{cookiecutter.package_name}}.features.build import build_features
@@ -38,8 +37,8 @@ from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 
 from tests.conftest import copy_project
 from tests.parcels import PROBLEM
+from tests.spark.conftest import TRAINED, opened
 
-TRAINED = PROBLEM.begins + timedelta(days=38)
 LATER = TRAINED + timedelta(days=1)
 # Which engine does what in the project that is compared with polars alone.
 DAYS = {TRAINED + timedelta(days=1): "polars", TRAINED + timedelta(days=8): "spark"}
@@ -52,11 +51,6 @@ class Both(NamedTuple):
 
     polars: Context
     spark: Context
-
-
-def opened(folder: Path, engine: str) -> Context:
-    settings = load_settings("test", folder)
-    return Context(settings.model_copy(update={"engine": engine}), PROBLEM)
 
 
 def step(context: Context, as_of: datetime) -> None:

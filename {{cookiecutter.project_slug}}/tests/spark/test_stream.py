@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from datetime import timedelta
-from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
@@ -17,7 +16,6 @@ from {{cookiecutter.package_name}} import flows
 from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, Table
 from {{cookiecutter.package_name}}.core.errors import UserError
-from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.inference.stream import Streamed
 from {{cookiecutter.package_name}}.inference.stream_tables import send
 from {{cookiecutter.package_name}}.store import tables
@@ -25,8 +23,8 @@ from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests.conftest import copy_project
 from tests.parcels import PROBLEM
+from tests.spark.conftest import TRAINED, opened
 
-TRAINED = PROBLEM.begins + timedelta(days=38)
 LOG, PREDICTIONS = tables.inference_log(PROBLEM), tables.predictions(PROBLEM)
 LETTERS, REQUESTS = tables.dead_letters(PROBLEM), tables.requests(PROBLEM)
 UNCOMPARED = ("request_id", "latency_ms", "feature_versions", "requested_at")
@@ -37,11 +35,6 @@ class Both(NamedTuple):
 
     embedded: Context
     spark: Context
-
-
-def opened(folder: Path, engine: str) -> Context:
-    settings = load_settings("test", folder)
-    return Context(settings.model_copy(update={"engine": engine}), PROBLEM)
 
 
 def asked(context: Context) -> pl.DataFrame:
