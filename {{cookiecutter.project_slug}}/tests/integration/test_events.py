@@ -7,6 +7,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -136,6 +137,23 @@ def test_of_two_who_take_the_same_events_one_does(
     flows.refresh(streamed, LAST)
     # Then
     assert_same(streamed, at_once)
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_of_two_who_follow_both_end_and_every_event_is_taken_once(
+    streamed: Context, toy: Problem, intervene: Intervene, tmp_path: Path, number: int
+) -> None:
+    # Given the same events, which one alone takes
+    alone = within(Lakehouse(str(tmp_path / "alone")), streamed.problem)
+    for source in toy.sources:
+        send_events(alone, source, [loaded(source, LAST)])
+    flows.follow(alone, Event(), once=True)
+    # When another takes them at a write of the first one
+    follow = partial(flows.follow, streamed, Event(), once=True)
+    intervene(number, "before", follow)
+    follow()
+    # Then
+    assert_same(streamed, alone)
 
 
 def test_a_late_event_became_known_when_it_was_read(streamed: Context, toy: Problem) -> None:

@@ -26,7 +26,7 @@ from {{cookiecutter.package_name}}.data.prepare import _readable, prepare
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
-from tests.conftest import within
+from tests.conftest import Intervene, within
 
 DAY = timedelta(days=1)
 BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
@@ -375,12 +375,41 @@ def test_a_process_killed_before_the_good_rows_were_written_leaves_no_bad_row_tw
     bad = edited(orders, amount({3: 150.0, 103: 150.0}))
     ingest(within(lakehouse, bad), TEN_DAYS)
     with monkeypatch.context() as patch:
-        patch.setattr(Lakehouse, "merge", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(Lakehouse, "merge_known", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(within(lakehouse, bad), TEN_DAYS)
     ingest(within(lakehouse, bad), TEN_DAYS + DAY)
     prepare(within(lakehouse, bad), TEN_DAYS + DAY)
     assert rows(lakehouse, tables.quarantine(bad))["order"].to_list() == [3, 103]
+
+
+@pytest.mark.parametrize("number", [1, 2])  # of its writes: to quarantine, to the prepared table
+def test_of_two_who_prepare_the_newer_row_holds(
+    lakehouse: Lakehouse, orders: Source, intervene: Intervene, number: int
+) -> None:
+    # Given an order that is corrected, and a process that prepares the correction meanwhile
+    known_at = [BEGIN + DAY, BEGIN + 3 * DAY]
+    given = {"order": [1, 1], "shop": ["a", "a"], "amount": [1.0, 2.0], KNOWN_AT: known_at}
+    versions = pl.LazyFrame(given)
+
+    def load(since: datetime | None, until: datetime) -> Frame:
+        known = pl.col(KNOWN_AT).is_between(since or BEGIN, until, closed="right")
+        return nw.from_native(versions.filter(known))
+
+    context = within(lakehouse, replace(orders, load=load))
+
+    def overtake() -> None:
+        ingest(context, BEGIN + 4 * DAY)
+        prepare(context, BEGIN + 4 * DAY)
+
+    ingest(context, BEGIN + 2 * DAY)
+    intervene(number, "before", overtake)
+    # When
+    prepare(context, BEGIN + 2 * DAY)
+    # Then
+    table = tables.prepared(orders)
+    assert rows(lakehouse, table)["amount"].to_list() == [2.0]
+    assert lakehouse.complete_until(table) == BEGIN + 4 * DAY
 
 
 def test_times_are_shown_to_the_second_unless_there_is_a_fraction() -> None:

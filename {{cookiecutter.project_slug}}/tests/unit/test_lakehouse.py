@@ -135,6 +135,39 @@ def test_of_two_who_merge_at_once_none_writes_a_row_twice(
     assert content(lakehouse) == {**held, 2: 2.0, 3: 3.0, 4: 4.0}
 
 
+def test_of_two_who_merge_what_became_known_the_newer_row_holds(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    lakehouse.merge_known(TABLE, rows({1: 1.0}), NOON)
+    soon, later = NOON + DAY, NOON + 2 * DAY
+    newer = partial(lakehouse.merge_known, TABLE, rows({1: 3.0}, later), later)
+    before_the_commit(monkeypatch, newer)
+    # When
+    merged = lakehouse.merge_known(TABLE, rows({1: 2.0}, soon), soon)
+    # Then
+    assert merged == 0
+    assert content(lakehouse) == {1: 3.0}
+    assert lakehouse.complete_until(TABLE) == later
+
+
+def test_of_two_who_append_what_became_known_each_row_is_there_once(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given
+    lakehouse.append_known(TABLE, rows({1: 1.0}), NOON)
+    soon, later = NOON + DAY, NOON + 2 * DAY
+    other = rows({2: 2.0}, soon)
+    before_the_commit(monkeypatch, partial(lakehouse.append_known, TABLE, other, soon))
+    # When
+    both = nw.concat([other, rows({3: 3.0}, later)], how="vertical")
+    appended = lakehouse.append_known(TABLE, both, later)
+    # Then
+    assert appended == 1
+    assert lakehouse.count(TABLE) == 3
+    assert content(lakehouse) == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
 Once = Callable[..., bool]
 
 

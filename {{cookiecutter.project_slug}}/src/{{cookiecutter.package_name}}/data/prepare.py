@@ -54,7 +54,7 @@ def prepare(context: Context, as_of: datetime, judged_rows: int = 1) -> dict[str
         new = _known_rows(lakehouse, source, since, as_of)
         if since is not None and lakehouse.rows(new) == 0:
             for empty in (tables.quarantine(source), table):
-                lakehouse.append(empty, empty.empty(), as_of)
+                lakehouse.append_known(empty, empty.empty(), as_of)
             done[source.name] = (0, 0)
             continue
         with lakehouse.staged(_shaped(context, source, new, as_of)) as shaped:
@@ -81,11 +81,9 @@ def _commit(
             page = context.settings.reports / name
             _report(lakehouse, source, failed, total, page, since, as_of)
             _refuse_too_many(lakehouse, source, failed, max(total, judged_rows), page)
-        table = tables.quarantine(source)
-        held = lakehouse.complete_until(table)  # a killed process may have written it
-        fresh = failed if held is None else failed.filter(nw.col(KNOWN_AT) > held)
-        lakehouse.append(table, fresh, as_of)
-        lakehouse.merge(tables.prepared(source), good.drop(REASON), as_of)
+        # A killed process may have written these, and another one both tables meanwhile.
+        lakehouse.append_known(tables.quarantine(source), failed, as_of)
+        lakehouse.merge_known(tables.prepared(source), good.drop(REASON), as_of)
     return total - rejected, rejected
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any, TypeAlias
 
 import narwhals as nw
@@ -235,11 +236,17 @@ class Lakehouse:
             self._require_next(table, seen, batch)
             given = nw.concat([given, self._accepted(table, batch.rows)], how="vertical")
             batches = {batch.writer: batch.number}
-        with self._checked(table, given) as staged:
-            self._require_between(table, staged, since, until)
-            with self._writing(table):
-                self.engine.append(self.place(table.name), staged, seen, until, batches)
-            return self.rows(staged)
+        return self._append(seen, table, given, until, batches)
+
+    def append_known(self, table: Table, rows: Rows, until: datetime) -> int:
+        """Add those rows that the table is not complete for yet; returns how many.
+
+        As `append`, but where somebody else was first, the rows that they have added are left out.
+
+        Raises:
+            UserError: As `append`.
+        """
+        return self._insisting(partial(self._append_known, table, rows, until))
 
     def create_feed(self, table: Table) -> None:
         """Make a table, where there is none, that tells which rows each commit adds.
@@ -357,12 +364,18 @@ class Lakehouse:
         Raises:
             UserError: As `append`.
         """
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return self._merge(table, rows, until, update=update)
-            except OvertakenWriteError:
-                continue
-        return self._merge(table, rows, until, update=update)
+        return self._insisting(partial(self._merge, table, rows, until, update=update))
+
+    def merge_known(self, table: Table, rows: Rows, until: datetime) -> int:
+        """Merge the rows that became known up to `until`, once; returns how many made a change.
+
+        Where the table is complete until then already, nothing is merged: whoever completed it,
+        perhaps meanwhile, knew these rows, and newer ones of the same keys.
+
+        Raises:
+            UserError: As `append`.
+        """
+        return self._insisting(partial(self._merge_known, table, rows, until))
 
     def merge_once(
         self, table: Table, rows: Rows, writer: str, number: int, after: int | None = None
@@ -396,6 +409,26 @@ class Lakehouse:
             self.engine.compact(self.place(table.name))
 
     # -----------------------------------------------------------------------------------------
+
+    def _append_known(self, table: Table, rows: Rows, until: datetime) -> int:
+        seen = self._open(table)
+        if not _moves_on(seen, until):
+            return 0
+        given = self._accepted(table, rows)
+        if seen and seen.complete_until:
+            given = given.filter(nw.col(table.time) > seen.complete_until)
+        return self._append(seen, table, given, until, {})
+
+    def _append(
+        self, seen: Snapshot | None, table: Table, given: Rows, until: datetime, batches: Batches
+    ) -> int:
+        """Add rows of the time after what was seen, up to `until`."""
+        since = seen.complete_until if seen else None
+        with self._checked(table, given) as staged:
+            self._require_between(table, staged, since, until)
+            with self._writing(table):
+                self.engine.append(self.place(table.name), staged, seen, until, batches)
+            return self.rows(staged)
 
     def _append_batches(
         self, table: Table, staged: Frame, until: Batches, since: Batches | None
@@ -432,6 +465,19 @@ class Lakehouse:
 
     def _last_batch(self, seen: Snapshot | None, writer: str) -> int:
         return self.engine.last_batch(seen, writer) if seen else 0
+
+    def _insisting(self, write: Callable[[], int]) -> int:
+        """Write, on the table as it is by then where somebody else was first."""
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(OvertakenWriteError):
+                return write()
+        return write()
+
+    def _merge_known(self, table: Table, rows: Rows, until: datetime) -> int:
+        seen = self._open(table)
+        if not _moves_on(seen, until):
+            return 0
+        return self._merge_into(seen, table, rows, until, {})
 
     def _merge(self, table: Table, rows: Rows, until: datetime | None, *, update: bool) -> int:
         return self._merge_into(self._open(table), table, rows, until, {}, update=update)
