@@ -1,4 +1,7 @@
-"""A Kafka broker of its own: one node in KRaft mode, on the loopback."""
+"""A Kafka broker of its own: one node in KRaft mode, on the loopback.
+
+On a second port it asks who is there: a user may do there what is allowed, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from tests.conftest import free_port, wait_for
 
@@ -19,8 +30,15 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},\
+  CONTROLLER://127.0.0.1:{controller}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=\
+  org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
 log.dirs={folder}/logs
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
@@ -33,6 +51,7 @@ transaction.state.log.replication.factor=1
 """
 # It is small and short-lived: what pays on many is switched off.
 _JAVA = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+USER, PASSWORD = "somebody", "a-password"
 
 
 @dataclass
@@ -41,6 +60,7 @@ class Broker:
 
     folder: Path
     port: int = field(default_factory=free_port)
+    guarded: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,7 +75,14 @@ class Broker:
 
     def format(self) -> None:
         """Make its storage."""
-        written = _ALONE.format(port=self.port, controller=free_port(), folder=self.folder)
+        written = _ALONE.format(
+            port=self.port,
+            guarded=self.guarded,
+            controller=free_port(),
+            folder=self.folder,
+            user=USER,
+            password=PASSWORD,
+        )
         self._properties.write_text(written, encoding="utf-8")
         identity = ("--cluster-id", "4L6g3nShT-eMCtK--X86sw", "--config", str(self._properties))
         self._java("kafka.tools.StorageTool", "format", *identity).wait()
@@ -71,12 +98,27 @@ class Broker:
         self.process.kill()
         self.process.wait()
 
-    def create(self, *topics: str, partitions: int = 3) -> None:
+    def create(self, *topics: str, partitions: int = 3, **config: str) -> None:
         """Make topics."""
         admin = self.admin
-        wanted = [NewTopic(name, partitions, 1) for name in topics]
+        wanted = [NewTopic(name, partitions, 1, config=config) for name in topics]
         for made in admin.create_topics(wanted).values():
             made.result(60)
+
+    def allow(self, kind: str, name: str, *operations: str) -> None:
+        """Let the user do something with a topic, a group or the like whose name begins so."""
+        admin = self.admin
+        for operation in operations:
+            binding = AclBinding(
+                ResourceType[kind],
+                name,
+                ResourcePatternType.PREFIXED,
+                f"User:{USER}",
+                "*",
+                AclOperation[operation],
+                AclPermissionType.ALLOW,
+            )
+            admin.create_acls([binding])[binding].result(60)
 
     @property
     def _properties(self) -> Path:

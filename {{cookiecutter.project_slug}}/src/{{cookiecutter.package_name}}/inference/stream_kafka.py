@@ -7,13 +7,11 @@ offsets. A consumer that lost its partitions meanwhile is refused by either.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,19 +32,17 @@ from rich.markup import escape
 
 from ..context import Context
 from ..core.console import say
-from ..core.contract import UTC_TIME, Problem, Table, polars_schema
+from ..core.contract import Problem, Table
 from ..core.errors import UserError
 from ..core.settings import KafkaSettings
 from ..store import tables
-from .stream import ID, Answers, Batch, Offsets, Reached, Stop, each_once
+from .kafka import Reader, connection, place_of
+from .stream import ID, Answers, Batch, Offsets, Reached, Stop
 from .stream_tables import requests_of
 
-_REQUESTED_AT = "requested_at"
 _PATIENCE = 60.0  # seconds in which Kafka must answer
 _PROMPT = 10.0  # seconds in which it answers unless a connection has to be made anew
-_MOST_TEXT = 1_000  # of a message that cannot be read, in the reason
 _AGAIN = "Nothing is lost: start the stream again."
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _END = "_PARTITION_EOF"
 _PASSING = {_END, "_MAX_POLL_EXCEEDED"}
 _REPLACED = "FENCED_INSTANCE_ID"
@@ -54,6 +50,25 @@ _FENCING = {"_FENCED", _REPLACED}
 # Of a broker that is away or has just come back, beside what the client calls retriable.
 _AWAY = {"_ALL_BROKERS_DOWN", "_STATE", "_TIMED_OUT", "_TRANSPORT", "_WAIT_COORD"}
 _PAUSE = 0.1  # seconds between two tries
+_GLANCE = 0.01  # seconds for what a client has learned
+_USER = "Correct the user in `kafka.options` and the password that `kafka.secrets` names."
+_SHORTER = "Raise `max.message.bytes` of the topic and `message.max.bytes` in `kafka.options`."
+# What no other try will change, and what does.
+_MENDS = {
+    "TOPIC_AUTHORIZATION_FAILED": (
+        "Allow the user to read the topic that is read, and to write to those of answers and dead "
+        "letters."
+    ),
+    "GROUP_AUTHORIZATION_FAILED": "Allow the user to read as the group (`kafka.group`).",
+    "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": (
+        "Allow the user to write with transactional ids that begin with the group (`kafka.group`)."
+    ),
+    "CLUSTER_AUTHORIZATION_FAILED": "Allow the user idempotent writes on the cluster.",
+    "SASL_AUTHENTICATION_FAILED": _USER,
+    "_AUTHENTICATION": _USER,
+    "MSG_SIZE_TOO_LARGE": _SHORTER,
+    "RECORD_LIST_TOO_LARGE": _SHORTER,
+}
 Result = TypeVar("Result")
 
 
@@ -78,12 +93,10 @@ class Topic:
         identity = _identity(settings, topic)
         self.topic = topic
         self.group = _group(context, topic)
-        self.sent: dict[str, Message] = {}  # the newest batch, by request
+        self.sent: Mapping[str, Any] = {}  # messages of the newest batch, by request
         self._name = f"kafka:{identity}:"  # of a partition, before its number
-        self._decoder = msgspec.json.Decoder(kind)
-        columns = {**table.schema, _REQUESTED_AT: UTC_TIME}
-        self._schema = polars_schema({name: columns[name] for name in kind.__struct_fields__})
-        self._letters = tables.dead_letters(context.problem).empty()
+        self._doing = f"read the topic {topic} as the group {self.group}"
+        self._reader = Reader(kind, table, tables.dead_letters(context.problem))
         self._poll_seconds = context.settings.stream.poll_seconds
         self._at: dict[int, int] = {}  # offset of the next message, by partition that is ours
         self._ended: set[int] = set()  # partitions whose end was reached
@@ -116,7 +129,7 @@ class Topic:
     def rewind(self) -> None:
         """Go on behind what is answered, wherever that is now."""
         for place in self._places(self._at):
-            _insist(partial(self._consumer.seek, place))
+            _insist(self._doing, partial(self._consumer.seek, place))
 
     def read(self, rows: int) -> Batch | None:
         """The next requests, at most so many; None where none is there within a moment."""
@@ -164,7 +177,9 @@ class Topic:
     def committed(self, partitions: Collection[str]) -> Offsets:
         """Offsets of the group."""
         asked = [TopicPartition(self.topic, self._number(name)) for name in partitions]
-        found = _insist(lambda: self._consumer.committed(asked, _PROMPT)) if asked else []
+        if not asked:
+            return {}
+        found = _insist(self._doing, lambda: self._consumer.committed(asked, _PROMPT))
         return {self._partition(place.partition): max(place.offset, 0) for place in found}
 
     def places(self, offsets: Offsets) -> list[TopicPartition]:
@@ -229,60 +244,19 @@ class Topic:
                 "with `auto.offset.reset: earliest` in `kafka.options`."
             )
             raise UserError(what, remedy)
-        if error.fatal():
-            raise _fenced(error)
+        _require_passing(self._doing, error)
         if error.name() not in _PASSING and not error.retriable():
-            raise UserError(f"Cannot read the topic {self.topic}: {error.str()}.", _AGAIN)
+            raise UserError(f"Cannot {self._doing}: {error.str()}.", _AGAIN)
         return False
 
     def _batch(self, messages: Sequence[Message], since: Offsets) -> Batch:
         """Messages as requests, and as dead letters where they are none."""
-        self.sent = {}
         until = dict(since)
-        read: list[msgspec.Struct] = []
-        letters: list[dict[str, Any]] = []
         for message in messages:
             until[self._partition(message.partition())] = message.offset() + 1
-            try:
-                request = self._request(message)
-            except _UNREADABLE as error:
-                letters.append(self._letter(message, str(error)))
-            else:
-                self.sent.setdefault(request.request_id, message)
-                read.append(request)
-        rows = self._frame(read, letters)
-        unreadable = pl.DataFrame(letters, schema=self._letters.schema)
-        return Batch(each_once(rows), unreadable, since, until)
-
-    def _request(self, message: Message) -> Any:
-        """What a message asks for, with an id and a time."""
-        request: Any = self._decoder.decode(message.value() or b"")
-        if request.request_id is None:
-            request.request_id = _id_of(message)
-        if request.requested_at is None:
-            request.requested_at = _time_of(message)
-        return request
-
-    def _frame(self, read: Sequence[Any], letters: list[dict[str, Any]]) -> pl.DataFrame:
-        """Requests as rows; one with a value that no column holds becomes a dead letter."""
-        values = [msgspec.structs.astuple(request) for request in read]
-        try:
-            return pl.DataFrame(values, schema=self._schema, orient="row")
-        except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 as polars likes
-            if len(read) == 1:
-                reason = str(error).partition("\n")[0]
-                letters.append(self._letter(self.sent[read[0].request_id], reason))
-                return pl.DataFrame(schema=self._schema)
-        half = len(read) // 2
-        return pl.concat([self._frame(read[:half], letters), self._frame(read[half:], letters)])
-
-    def _letter(self, message: Message, why: str) -> dict[str, Any]:
-        """A message that is no request, as a dead letter of its own."""
-        name = _id_of(message)
-        self.sent[name] = message
-        text = (message.value() or b"").decode(errors="replace")
-        reason = f"Not a request: {why}. Message: {text[:_MOST_TEXT]}"
-        return {ID: name, _REQUESTED_AT: _time_of(message), "reason": reason}
+        found = self._reader.read(messages)
+        self.sent = found.sent
+        return Batch(found.rows, found.unreadable, since, until)
 
     def _partition(self, number: int) -> str:
         return f"{self._name}{number}"
@@ -330,6 +304,7 @@ class Published:
         self._dead_letters = settings.dead_letters
         for topic in (self._predictions, self._dead_letters):
             _identity(settings, topic)
+        self._doing = f"publish to the topics {self._predictions} and {self._dead_letters}"
         own = settings.instance or uuid.uuid4().hex
         self._own = {**_producing(settings), "transactional.id": f"{source.group}-{own}"}
         self._producer = self._begin()
@@ -342,7 +317,7 @@ class Published:
         """Commit answers and offsets; False where that failed, or the partitions are another's.
 
         Raises:
-            UserError: Another consumer has taken this one's name.
+            UserError: Another consumer has taken this one's name, or Kafka refuses for good.
         """
         producer, source = self._producer, self._source
         try:
@@ -352,8 +327,9 @@ class Published:
             producer.send_offsets_to_transaction(offsets, source.member(), _PROMPT)
             producer.commit_transaction(_PROMPT)
         except KafkaException as exception:
-            if exception.args[0].name() == _REPLACED:
-                raise _fenced(exception.args[0]) from None
+            error = exception.args[0]
+            if error.name() in {_REPLACED, *_MENDS}:
+                raise _final(self._doing, error) from None
             # It failed, took too long, or is another's by now: offsets and group tell.
             self._producer = self._begin()
             return False
@@ -368,7 +344,7 @@ class Published:
         A commit that was not answered has either happened or is undone: the offsets tell.
         """
         producer = Producer(self._own)
-        _insist(lambda: producer.init_transactions(_PROMPT))
+        _insist(self._doing, lambda: producer.init_transactions(_PROMPT), producer)
         return producer
 
     def _publish(self, answers: Answers) -> None:
@@ -381,7 +357,7 @@ class Published:
 
     def _bury(self, message: Message, reason: str) -> None:
         """Publish a dead letter as it was sent; one that is too long by now, without its text."""
-        why = [("reason", reason.encode()), ("place", _id_of(message).encode())]
+        why = [("reason", reason.encode()), ("place", place_of(message).encode())]
         whole = [*(message.headers() or ()), *why]
         topic, key = self._dead_letters, message.key()
         try:
@@ -413,17 +389,21 @@ def send(context: Context, rows: Iterable[pl.DataFrame]) -> int:
             faults.append(error)
 
     sent = 0
-    for given in rows:
-        requests = requests_of(given, table)
-        keys = _keys(requests, context.problem.model.keys)
-        for key, (_, value) in zip(keys, _as_json(requests), strict=True):
-            _produce(producer, settings.requests, value=value, key=key, on_delivery=note)
-        sent += requests.height
+    try:
+        for given in rows:
+            requests = requests_of(given, table)
+            keys = _keys(requests, context.problem.model.keys)
+            for key, (_, value) in zip(keys, _as_json(requests), strict=True):
+                _produce(producer, settings.requests, value=value, key=key, on_delivery=note)
+            sent += requests.height
+    except KafkaException as exception:
+        faults.append(exception.args[0])
     waiting = producer.flush(_PATIENCE)
     if waiting or faults:
         why = faults[0].str() if faults else "it does not answer"
-        message = f"Kafka has not taken {waiting + len(faults):,} of {sent:,} requests: {why}."
-        raise UserError(message, "Send what is missing again.")
+        message = f"Kafka has not taken all requests for {settings.requests}: {why}."
+        mend = _MENDS.get(faults[0].name(), "") if faults else ""
+        raise UserError(message, f"{mend} Send what is missing again.".strip())
     return sent
 
 
@@ -455,40 +435,22 @@ def _is_end(message: Message) -> bool:
     return error is not None and error.name() == _END
 
 
-def _id_of(message: Message) -> str:
-    """What a request is called that has no id of its own: where it is."""
-    return f"{message.topic()}-{message.partition()}-{message.offset()}"
-
-
-def _time_of(message: Message) -> datetime:
-    return datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
-
-
 def _client(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client is made with.
+    """What every client is made with; what it learns of the servers is said once.
 
     Raises:
-        UserError: No servers, or a secret that is not there.
+        UserError: No servers, or a secret that is not there. The client's methods raise one where
+            the servers refuse it for good.
     """
-    if settings.servers is None:
-        raise UserError("`kafka.servers` is not set.", "Name the brokers in conf/.")
-    secrets = {}
-    for name, variable in settings.secrets.items():
-        if variable not in os.environ:
-            message = (
-                f"`kafka.secrets` names the environment variable {variable}, which is not set."
-            )
-            raise UserError(message, f"Set it to the value of {name}.")
-        secrets[name] = os.environ[variable]
     said: set[str] = set()
 
     def tell(error: KafkaError) -> None:
+        _require_passing(f"reach {settings.servers}", error)
         if error.str() not in said:
             said.add(error.str())
             say(f"[yellow]kafka[/]: {escape(error.str())}")
 
-    ours = {"bootstrap.servers": settings.servers, "error_cb": tell, "log_level": 2}
-    return {**ours, **settings.options, **secrets}
+    return {"error_cb": tell, "log_level": 2, **connection(settings)}
 
 
 def _group(context: Context, topic: str) -> str:
@@ -509,21 +471,33 @@ def _identity(settings: KafkaSettings, topic: str) -> str:
     Raises:
         UserError: Kafka does not answer, or has no such topic.
     """
+    doing = f"use the topic {topic} of {settings.servers}"
+    client = AdminClient(_client(settings))
     try:
-        client = AdminClient(_client(settings))
-        found = client.describe_topics(TopicCollection([topic]))
-        return str(found[topic].result(_PATIENCE).topic_id)
-    except (KafkaException, TimeoutError) as exception:
-        why = exception.args[0].str() if isinstance(exception, KafkaException) else "no answer"
-    message = f"Cannot use the topic {topic} of {settings.servers}: {why}."
-    raise UserError(message, "Correct `kafka` in conf/, or create the topic.")
+        described = client.describe_topics(TopicCollection([topic]))[topic]
+        gives_up = time.monotonic() + _PATIENCE
+        while not described.done() and time.monotonic() < gives_up:
+            client.poll(_GLANCE)
+        return str(described.result(0).topic_id)
+    except KafkaException as exception:
+        error = exception.args[0]
+        _require_passing(doing, error)
+        why = error.str()
+    except TimeoutError:
+        why = "no answer"
+    raise UserError(f"Cannot {doing}: {why}.", "Correct `kafka` in conf/, or create the topic.")
 
 
-def _insist(call: Callable[[], Result]) -> Result:
+def _insist(doing: str, call: Callable[[], Result], client: Producer | None = None) -> Result:
     """Call Kafka again while its errors pass, for as long as it may take to restart.
 
+    Args:
+        doing: What the call is for.
+        call: To be made again.
+        client: Is let tell meanwhile what it learns of the servers.
+
     Raises:
-        UserError: One that does not.
+        UserError: One that does not pass.
     """
     gives_up = time.monotonic() + _PATIENCE
     while True:
@@ -531,17 +505,25 @@ def _insist(call: Callable[[], Result]) -> Result:
             return call()
         except KafkaException as exception:
             error = exception.args[0]
-            if error.fatal():
-                raise _fenced(error) from None
+            _require_passing(doing, error)
             is_away = error.retriable() or error.name() in _AWAY
             if not is_away or time.monotonic() > gives_up:
-                raise UserError(f"Kafka fails: {error.str()}.", _AGAIN) from None
+                raise UserError(f"Cannot {doing}: {error.str()}.", _AGAIN) from None
+        if client is not None:
+            client.poll(0)
         time.sleep(_PAUSE)
 
 
-def _fenced(error: KafkaError) -> UserError:
+def _require_passing(doing: str, error: KafkaError) -> None:
+    """End with a message where no other try will help."""
+    if error.fatal() or error.name() in _MENDS:
+        raise _final(doing, error)
+
+
+def _final(doing: str, error: KafkaError) -> UserError:
     """Why a consumer cannot go on."""
     if error.name() in _FENCING:
         message = f"Another consumer has taken over from this one: {error.str()}."
         return UserError(message, "Give each a `kafka.instance` of its own, or none.")
-    return UserError(f"Kafka does not take the answers: {error.str()}.", _AGAIN)
+    remedy = f"{_MENDS.get(error.name(), '')} {_AGAIN}".strip()
+    return UserError(f"Cannot {doing}: {error.str()}.", remedy)
