@@ -60,7 +60,24 @@ APART = ("peers", "feast")
 UNHELD = ("dev", *APART)
 UNRELEASED = "0.0.0"  # what pyproject.toml says: a release's version is its tag
 OLDEST_JAVA = 17
-DELTA = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
+# What Spark needs besides itself: Delta, and a connector to Kafka with its client.
+SPARK_JARS = (
+    "io.delta:delta-spark_4.2_2.13:4.4.0",
+    "io.delta:delta-storage:4.4.0",
+    "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0",
+    "org.apache.spark:spark-token-provider-kafka-0-10_2.13:4.2.0",
+    "org.apache.kafka:kafka-clients:3.9.2",
+    "org.apache.commons:commons-pool2:2.13.1",
+)
+# Where rows are few, what pays on many is switched off.
+FEW_ROWS = {
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.default.parallelism": "1",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.shuffle.partitions": "1",
+}
 AZURITE = "azurite@3.37.0"
 {%- if cookiecutter.ci == "github" %}
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
@@ -237,8 +254,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def spark(session: nox.Session) -> None:
     """Test that the loop is the same on Spark as on polars (needs Java 17 or later, and Maven)."""
-    env = local_spark(session)
-    prepare(session, "spark")
+    env = local_spark(session) | {"KAFKA_JARS": kafka_jars(session)}
+    prepare(session, "spark", "kafka")
     session.run("pytest", "tests/spark", *session.posargs, env=env)
     if not session.posargs:
         # A Spark Connect server on this machine, and workers that find the project.
@@ -457,28 +474,22 @@ def project_python(session: nox.Session) -> str:
     return str(python)
 
 
-def local_spark(session: nox.Session) -> dict[str, str]:
+def local_spark(session: nox.Session, *, few_rows: bool = True) -> dict[str, str]:
     """Environment variables of a Spark on this machine; stop with advice without Java or Maven."""
     require_java(session)
     options = {
-        "spark.jars": delta_jars(session),
+        "spark.jars": spark_jars(session),
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.memory": "2g",
-        # Rows are few: what pays on many is switched off.
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-        "spark.databricks.delta.snapshotPartitions": "1",
-        "spark.default.parallelism": "1",
-        "spark.sql.adaptive.enabled": "false",
-        "spark.sql.codegen.wholeStage": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.shuffle.partitions": "2",
         "spark.ui.enabled": "false",
     }
     return {
         "LC_ALL": "C.UTF-8",  # Java's names of files
         f"{PACKAGE.upper()}_SPARK__MASTER": "local[2]",
-        f"{PACKAGE.upper()}_SPARK__OPTIONS": json.dumps(options),
+        f"{PACKAGE.upper()}_SPARK__OPTIONS": json.dumps(options | (FEW_ROWS if few_rows else {})),
     }
 
 
@@ -498,16 +509,17 @@ def require_java(session: nox.Session) -> None:
         session.error(f"{advice}; {java} is Java {found[1] if found else 'of no known version'}.")
 
 
-def delta_jars(session: nox.Session) -> str:
-    """Paths of Delta's jars, which Maven fetches once; stop with advice if there is no Maven."""
-    folder = Path(session.cache_dir).resolve() / "delta"
-    jars = [folder / f"{name.split(':')[1]}-{name.split(':')[2]}.jar" for name in DELTA]
-    if not all(jar.exists() for jar in jars):
+def spark_jars(session: nox.Session) -> str:
+    """Paths of Spark's jars, which Maven fetches once; stop with advice if there is no Maven."""
+    folder = Path(session.cache_dir).resolve() / "spark"
+    jars = {name: folder / "{1}-{2}.jar".format(*name.split(":")) for name in SPARK_JARS}
+    missing = [name for name, jar in jars.items() if not jar.exists()]
+    if missing:
         require_maven(session)
-        for name in DELTA:
-            command = ("mvn", "--quiet", "--batch-mode", "dependency:copy", f"-Dartifact={name}")
-            session.run(*command, f"-DoutputDirectory={folder}", external=True)
-    return ",".join(map(str, jars))
+    for name in missing:
+        command = ("mvn", "--quiet", "--batch-mode", "dependency:copy", f"-Dartifact={name}")
+        session.run(*command, f"-DoutputDirectory={folder}", external=True)
+    return ",".join(map(str, jars.values()))
 
 
 def kafka_jars(session: nox.Session) -> str:

@@ -307,7 +307,7 @@ def send(context: Context, source: str, query: str = "", to: str = "") -> int:
         if context.settings.stream.source == "table":
             sent = stream_tables.send(context, rows)
         else:
-            sent = _kafka(context).send(context, rows)
+            sent = _kafka().send(context, rows)
         notes.append(f"{sent:,} requests")
     return sent
 
@@ -321,7 +321,7 @@ def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
         once: End when no request is left.
     """
     settings = context.settings.stream
-    if context.settings.engine == "spark" and settings.source == "table":
+    if context.settings.engine == "spark":
         return _stream_on_spark(context, stop, once=once)
     from .inference.stream import consume
 
@@ -339,9 +339,15 @@ def stream(context: Context, stop: Event, *, once: bool) -> Streamed:
 
 def _stream_on_spark(context: Context, stop: Event, *, once: bool) -> Streamed:
     from .inference.stream_spark import consume_on_spark
+    from .serving.messages import request_type
 
+    settings = context.settings.stream
+    if settings.source == "predictions" or settings.sink == "kafka":
+        message = "On Spark, a stream takes requests to tables: it neither writes nor reads answers"
+        remedy = "Set `engine: polars` where such a `stream` runs."
+        raise UserError(f"{message} on Kafka.", remedy)
     with step("stream") as notes:
-        done = consume_on_spark(context, stop, once=once)
+        done = consume_on_spark(context, request_type, stop, once=once)
         notes.append(f"{done.scored:,} requests scored, {done.refused:,} refused")
     return done
 
@@ -358,7 +364,7 @@ def _scoring(context: Context, opened: ExitStack) -> tuple[Source, Scorer, Sink]
         scorer = Scorer(context, folder)
         requests = Requests(context)
         return requests, scorer, Answered(context, requests, scorer)
-    kafka = _kafka(context)
+    kafka = _kafka()
     kind, table = request_type(context.problem), tables.requests(context.problem)
     topic = kafka.Topic(context, settings.kafka.requests, kind, table)
     opened.callback(topic.close)
@@ -373,7 +379,7 @@ def _kept(context: Context, opened: ExitStack) -> tuple[Source, Scorer, Sink]:
     from .inference.stream_tables import Answered
     from .serving.messages import answer_type
 
-    kafka = _kafka(context)
+    kafka = _kafka()
     kind, table = answer_type(context.problem), tables.inference_log(context.problem)
     topic = kafka.Topic(context, context.settings.kafka.predictions, kind, table)
     opened.callback(topic.close)
@@ -381,15 +387,12 @@ def _kept(context: Context, opened: ExitStack) -> tuple[Source, Scorer, Sink]:
     return topic, scorer, Answered(context, topic, scorer)
 
 
-def _kafka(context: Context) -> ModuleType:
+def _kafka() -> ModuleType:
     """The stream on Kafka, whose client not every project installs.
 
     Raises:
-        UserError: It is not installed, or the tables are Spark's.
+        UserError: It is not installed.
     """
-    if context.settings.engine == "spark":
-        message = "The stream on Kafka writes tables with `engine: polars`; this is `spark`."
-        raise UserError(message, "Set `engine: polars` where `stream` runs.")
     try:
         from .inference import stream_kafka
     except ModuleNotFoundError as error:

@@ -290,7 +290,6 @@ def test_requests_that_are_gone_before_they_are_answered_are_told_of(line: Line)
         ({"KAFKA__REQUESTS": "none"}, "Cannot use the topic none"),
         ({"KAFKA__SECRETS": '{"sasl.password": "NOT_THERE"}'}, "NOT_THERE, which is not set"),
         ({"KAFKA__OPTIONS": '{"no.such": "x"}'}, "No such configuration property"),
-        ({"ENGINE": "spark"}, "engine: polars"),
     ],
 )
 def test_what_kafka_lacks_is_said_before_anything_is_read(

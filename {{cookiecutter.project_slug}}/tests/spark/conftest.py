@@ -14,6 +14,7 @@ from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.store.engines.spark import open_session
 
 from tests.conftest import CONF
+from tests.kafka.conftest import broker  # noqa: F401 a fixture
 from tests.parcels import PROBLEM
 
 TRAINED = PROBLEM.begins + timedelta(days=38)

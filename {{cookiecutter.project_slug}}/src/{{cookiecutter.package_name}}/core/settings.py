@@ -284,7 +284,7 @@ class KafkaSettings(_Section):
     instance: _Text | None = None
     """This consumer's name in the group, kept when it is started again; null: another each time."""
     options: dict[str, str] = {}
-    """Settings of the client (librdkafka), such as `security.protocol`."""
+    """Settings of the client (librdkafka; on Spark, Java's), such as `security.protocol`."""
     secrets: dict[str, _Variable] = {}
     """Settings of the client that environment variables hold: setting to variable."""
 

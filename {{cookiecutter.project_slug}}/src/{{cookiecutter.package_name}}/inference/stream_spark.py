@@ -8,25 +8,32 @@ batch that comes again after a kill adds nothing that is there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
+from functools import partial, reduce
 from threading import Event
+from typing import NamedTuple, TypeAlias
 
+import msgspec
 import narwhals as nw
+import polars as pl
 import pyspark.sql.functions as F  # noqa: N812 as all of Spark's users call it
+from py4j.protocol import Py4JError  # which comes with pyspark
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, Estimator, Frame, Table
+from ..core.contract import KNOWN_AT, Estimator, Frame, Problem, Table
 from ..core.errors import UserError
 from ..store import tables
 from ..store.engines.delta import reason
 from ..store.engines.spark import SparkEngine
 from ..store.point_in_time import seen_by
 from ..tracking.stages import require_untouched
+from .kafka import Reader, connection
 from .score import score
 from .stream import Meter, Streamed
 
@@ -36,26 +43,45 @@ _REASON = "reason"
 _TIMES = "_times"
 _WITHOUT_ID = "It has no request_id, and Spark gives none."
 _LEFT_OUT = "The problem does not score such a row."
+_SERVERS = "bootstrap.servers"
+_OF_MESSAGE = ("topic", "partition", "offset", "value", "timestamp")
+Kind: TypeAlias = Callable[[Problem], type[msgspec.Struct]]
+"""Makes the type of a message from the problem."""
 
 
-def consume_on_spark(context: Context, stop: Event, *, once: bool) -> Streamed:
+class _Requests(NamedTuple):
+    """Where requests come from."""
+
+    stream: DataFrame  # of Spark's source
+    name: str  # of its checkpoint
+    read: Callable[[DataFrame], DataFrame]  # requests, and in `reason` why something is none
+
+
+def consume_on_spark(context: Context, kind: Kind, stop: Event, *, once: bool) -> Streamed:
     """Score requests as they come, until told to stop or, `once`, until none is left.
 
+    Args:
+        context: Tables, registry, problem; a topic, where `stream.source` is Kafka.
+        kind: Makes the type of a message from the problem.
+        stop: Set, it ends within seconds; what is not committed yet is scored the next time.
+        once: End when no request is left.
+
     Raises:
-        UserError: The session is Spark Connect's; or storage, registry or cluster fail. Nothing is
-            lost: start it again.
+        UserError: The session is Spark Connect's; or storage, registry, Kafka or cluster fail.
+            Nothing is lost: start it again.
     """
     lakehouse = context.lakehouse
     engine = lakehouse.engine
     if context.settings.spark.remote or not isinstance(engine, SparkEngine):
         message = "A stream on Spark needs a session in this process, not one of Spark Connect."
         raise UserError(message, "Set `spark.master` in place of `spark.remote`.")
-    table = tables.requests(context.problem)
-    lakehouse.create_feed(table)
-    requests = engine.session.readStream.format("delta").load(lakehouse.place(table.name))
-    checkpoint = f"{lakehouse.root.rstrip('/')}/{_CHECKPOINTS}/{lakehouse.identity(table)}"
-    answering = _Answering(context)
-    writer = requests.writeStream.foreachBatch(answering.answer)
+    if context.settings.stream.source == "kafka":
+        requests = _of_topic(context, engine.session, kind)
+    else:
+        requests = _of_table(context, engine.session)
+    checkpoint = f"{lakehouse.root.rstrip('/')}/{_CHECKPOINTS}/{requests.name}"
+    answering = _Answering(context, requests.read)
+    writer = requests.stream.writeStream.foreachBatch(answering.answer)
     writer = writer.option("checkpointLocation", checkpoint)
     if once:
         writer = writer.trigger(availableNow=True)
@@ -76,11 +102,118 @@ def consume_on_spark(context: Context, stop: Event, *, once: bool) -> Streamed:
     return answering.done
 
 
+def _of_table(context: Context, session: SparkSession) -> _Requests:
+    """Requests of their table, made where it is not there."""
+    lakehouse = context.lakehouse
+    table = tables.requests(context.problem)
+    lakehouse.create_feed(table)
+    stream = session.readStream.format("delta").load(lakehouse.place(table.name))
+
+    def read(rows: DataFrame) -> DataFrame:
+        return rows.withColumn(_REASON, F.lit(None).cast("string"))
+
+    return _Requests(stream, str(lakehouse.identity(table)), read)
+
+
+def _of_topic(context: Context, session: SparkSession, kind: Kind) -> _Requests:
+    """Requests of their topic; what is committed there counts.
+
+    Raises:
+        UserError: No servers, a secret that is not there, no connector, or no such topic.
+    """
+    settings = context.settings.kafka
+    reached = connection(settings)
+    options = {
+        "subscribe": settings.requests,
+        "startingOffsets": "earliest",
+        "maxOffsetsPerTrigger": str(context.settings.stream.batch_rows),
+        "groupIdPrefix": settings.group or context.settings.mlflow.model,
+        "kafka.isolation.level": "read_committed",
+    }
+    client = {f"kafka.{name}": value for name, value in reached.items()}
+    try:
+        stream = session.readStream.format("kafka").options(**options, **client).load()
+    except PySparkException as error:
+        remedy = "Add its connector to `spark.options`: spark-sql-kafka-0-10, of Spark's version."
+        raise UserError(f"Spark cannot read Kafka: {reason(error)}", remedy) from None
+    letters = tables.dead_letters(context.problem)
+    decoded = partial(_decoded, kind, context.problem)
+
+    def read(rows: DataFrame) -> DataFrame:
+        messages: Frame = nw.from_native(rows.select(*_OF_MESSAGE))
+        return _native(context.lakehouse.map_batches(messages, decoded, letters.schema))
+
+    return _Requests(stream, _identity(session, reached, settings.requests), read)
+
+
+def _identity(session: SparkSession, reached: Mapping[str, str], topic: str) -> str:
+    """What tells a topic from one that is made anew under its name; the connector's client knows.
+
+    Raises:
+        UserError: Kafka does not answer, or has no such topic.
+    """
+    java = session.sparkContext._jvm  # noqa: SLF001 the only way to Java's clients
+    try:
+        client = java.org.apache.kafka.clients.admin.Admin.create(java.java.util.HashMap(reached))
+        with closing(client):
+            names = java.java.util.Collections.singletonList(topic)
+            found = client.describeTopics(names).allTopicNames().get()
+            return f"kafka-{found[topic].topicId()}"
+    except Py4JError as error:
+        message = f"Cannot use the topic {topic} of {reached[_SERVERS]}: {_cause(error)}."
+        remedy = "Correct `kafka` in conf/, or create the topic."
+        raise UserError(message, remedy) from None
+
+
+def _cause(error: Py4JError) -> str:
+    """What Java's client says."""
+    thrown = getattr(error, "java_exception", None)
+    if thrown is None:
+        return reason(error)
+    return str((thrown.getCause() or thrown).getMessage())
+
+
+def _decoded(kind: Kind, problem: Problem, messages: pl.DataFrame) -> pl.DataFrame:
+    """Messages as requests, with the reason where they are none; runs on the cluster."""
+    letters = tables.dead_letters(problem)
+    reader = Reader(kind(problem), tables.requests(problem), letters)
+    found = reader.read([_Sent(*row) for row in messages.select(*_OF_MESSAGE).iter_rows()])
+    together = pl.concat([letters.empty(), found.rows, found.unreadable], how="diagonal")
+    return together.select(*letters.schema)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A row of Spark's source as a message."""
+
+    of_topic: str
+    of_partition: int
+    at_offset: int
+    content: bytes | None
+    at: datetime
+
+    def topic(self) -> str:
+        return self.of_topic
+
+    def partition(self) -> int:
+        return self.of_partition
+
+    def offset(self) -> int:
+        return self.at_offset
+
+    def value(self) -> bytes | None:
+        return self.content
+
+    def timestamp(self) -> tuple[int, int]:
+        return 0, round(1000 * self.at.timestamp())
+
+
 class _Answering:
     """What micro-batches are handed to."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, read: Callable[[DataFrame], DataFrame]) -> None:
         self._context = context
+        self._read = read
         self._lakehouse = context.lakehouse
         self._problem = context.problem
         self._keys = list(context.problem.model.keys)
@@ -94,7 +227,7 @@ class _Answering:
     def answer(self, rows: DataFrame, batch: int) -> None:
         """Score a micro-batch, and commit those answers that are not there."""
         try:
-            asked = _judged(rows, self._keys)
+            asked = self._kept(_judged(self._read(rows), self._keys))
             refused = asked.filter(F.col(_REASON).isNotNull())
             wanted = self._numbered(asked.filter(F.col(_REASON).isNull()))
             scored = self._scored(wanted)
@@ -190,9 +323,10 @@ class _Answering:
 
 
 def _judged(rows: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """Requests with the reason why they cannot be scored; null where they can."""
+    """Requests with the first reason why they cannot be scored; null where they can."""
     without_key = reduce(Column.__or__, [F.col(key).isNull() for key in keys])
-    because = F.when(F.col(_ID).isNull(), F.lit(_WITHOUT_ID))
+    because = F.when(F.col(_REASON).isNotNull(), F.col(_REASON))
+    because = because.when(F.col(_ID).isNull(), F.lit(_WITHOUT_ID))
     because = because.when(without_key, F.lit(f"A null key: {', '.join(keys)}."))
     return rows.withColumn(_REASON, because)
 
