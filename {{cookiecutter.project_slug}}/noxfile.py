@@ -388,6 +388,14 @@ def bench_kafka(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.kafka", *session.posargs, env={"KAFKA_JARS": jars})
 
 
+@nox.session(name="bench-stream")
+def bench_stream(session: nox.Session) -> None:
+    """Measure the stream beside Spark's on the same requests (needs Java 17 and Maven)."""
+    env = local_spark(session, few_rows=False)
+    prepare(session, "spark")
+    session.run("python", "-m", "benchmarks.stream", *session.posargs, env=env)
+
+
 @nox.session(venv_backend="none")
 def scale(session: nox.Session) -> None:
     """Measure how features and scoring grow with rows, in `.venv`: `scale 1 10 100`."""
