@@ -51,7 +51,7 @@ def prepare(session: nox.Session, purpose: str) -> None:
 def in_demo(session: nox.Session, name: str, *answers: str, inside: str = "") -> Path:
     """Render the default project into demo/, over an earlier one, and run a session of its own.
 
-    With other answers it is another project, which lies in a folder inside. Returns the project.
+    In a folder inside it may run beside another, and have other answers. Returns the project.
     """
     project = render(session, ROOT / "demo" / inside, *answers)
     session.run("python", str(project / "bootstrap.py"), name, *session.posargs)
@@ -189,7 +189,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def spark(session: nox.Session) -> None:
     """Test the default project's loop on Spark, in demo/ (needs Java 17 and Maven)."""
-    in_demo(session, "spark")
+    in_demo(session, "spark", inside="on-spark")
 
 
 @nox.session

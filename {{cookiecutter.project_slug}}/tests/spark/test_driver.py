@@ -23,7 +23,8 @@ from {{cookiecutter.package_name}}.store.engines.spark import SparkEngine
 from tests.conftest import copy_project
 from tests.parcels import PROBLEM
 from tests.parcels.sources import ANNOUNCED
-from tests.spark.test_loop import TRAINED, opened, step
+from tests.spark.conftest import TRAINED, opened
+from tests.spark.test_loop import step
 
 TODAY = TRAINED + timedelta(days=10)
 HOURS = (TODAY - PROBLEM.begins + ANNOUNCED) // timedelta(hours=1) + 1  # with that of TODAY
