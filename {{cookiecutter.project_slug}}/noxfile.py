@@ -623,7 +623,7 @@ def databricks(session: nox.Session) -> None:
 
 @nox.session
 def cluster(session: nox.Session) -> None:
-    """Run the bundle's tasks from the wheel on a Spark of this machine (needs Java 17 and Maven)."""
+    """Run the bundle's tasks from the wheel on a local Spark (needs Java 17 and Maven)."""
     env = local_spark(session) | {"TASKS_ENGINE": "spark"}
     of_clusters = ("pyspark", "pyarrow", "--constraints=requirements/spark.txt")
     env["TASKS_PYTHON"] = machine_of_tasks(session, *of_clusters)
