@@ -7,6 +7,7 @@ a test: a bound that does not hold is shown and changes no exit code. A new one 
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ COMMAND = (sys.executable, "-m", "{{cookiecutter.package_name}}")
 REPEATS = 5
 SCORED_ROWS = (1_000_000, 20_000_000)
 STREAMED_ROWS = 50_000
+_LOOK = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -310,18 +312,16 @@ def call(*arguments: str, memory: int | None = None) -> Call:
 
     Args:
         arguments: Of the command line.
-        memory: Bytes of memory of its own that the process can have, on Linux; it fails beyond.
+        memory: Bytes of its own that the process may have, on Linux; beyond, it is killed.
     """
     started, processor, peak = time.perf_counter(), 0.0, 0.0
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen([*COMMAND, *arguments], stdout=said, stderr=subprocess.STDOUT)
-        if memory and sys.platform == "linux":
-            import resource
-
-            resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory, memory))
         if sys.platform == "win32":
             process.wait()
         else:
+            if memory and sys.platform == "linux":
+                _watch(process.pid, memory)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             processor = usage.ru_utime + usage.ru_stime
@@ -329,10 +329,22 @@ def call(*arguments: str, memory: int | None = None) -> Call:
         seconds = time.perf_counter() - started
         if process.returncode:
             said.seek(0)
-            within = f" within {memory / 1e9:g} GB" if memory else ""
+            failed = "failed"
+            if memory and process.returncode == -signal.SIGKILL:
+                failed = f"took more than {memory / 1e9:g} GB"
             output = said.read().decode(errors="replace")
-            raise SystemExit(f"{' '.join(arguments)} failed{within}:\n{output}")
+            raise SystemExit(f"{' '.join(arguments)} {failed}:\n{output}")
     return Call(seconds, processor, peak)
+
+
+def _watch(pid: int, memory: int) -> None:
+    """Wait until a process ends, of itself or killed because it has more memory than it may."""
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        held = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+        if held and int(held[1]) * 1024 > memory:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(_LOOK)
 
 
 def _nothing(source: Source) -> Callable[[datetime | None, datetime], Frame]:

@@ -3,8 +3,8 @@
 The sample's prepared tables are there several times over, each time with other entities. Every step
 is a process of its own: its peak memory is that of the step. With `spark` it is Spark that
 computes, as conf/ says; its own processes are not counted. What is printed is measured here and
-now. It changes no exit code, but that on Linux a step of polars fails, and the run with it, where
-it asks for more than 4 GB of memory.
+now. It changes no exit code, but that on Linux a step of polars is killed, and the run fails, where
+it has more than 4 GB of memory of its own.
 """
 
 import os

@@ -472,8 +472,8 @@ def _identity(settings: KafkaSettings, topic: str) -> str:
         UserError: Kafka does not answer, or has no such topic.
     """
     doing = f"use the topic {topic} of {settings.servers}"
-    client = AdminClient(_client(settings))
     try:
+        client = AdminClient(_client(settings))
         described = client.describe_topics(TopicCollection([topic]))[topic]
         gives_up = time.monotonic() + _PATIENCE
         while not described.done() and time.monotonic() < gives_up:
