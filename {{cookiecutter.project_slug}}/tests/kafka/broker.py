@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -99,11 +99,17 @@ class Broker:
         self.process.wait()
 
     def create(self, *topics: str, partitions: int = 3, **config: str) -> None:
-        """Make topics."""
+        """Make topics, and wait until the broker knows them: it says that they are made before."""
         admin = self.admin
         wanted = [NewTopic(name, partitions, 1, config=config) for name in topics]
         for made in admin.create_topics(wanted).values():
             made.result(60)
+
+        def are_known() -> bool:
+            described = admin.describe_topics(TopicCollection(list(topics)))
+            return all(topic.exception(60) is None for topic in described.values())
+
+        assert wait_for(are_known)
 
     def allow(self, kind: str, name: str, *operations: str) -> None:
         """Let the user do something with a topic, a group or the like whose name begins so."""
