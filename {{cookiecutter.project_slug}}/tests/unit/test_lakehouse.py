@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import narwhals as nw
 import polars as pl
@@ -195,6 +196,31 @@ def test_of_two_who_write_the_same_batch_one_does(
     assert not done
     assert content(lakehouse) == {1: 1.0, 2: 3.0}
     assert lakehouse.last_batch(TABLE, "w") == 2
+
+
+@pytest.mark.parametrize("verb", [Lakehouse.append_once, Lakehouse.merge_once])
+def test_a_batch_is_written_though_others_are_first_many_times(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch, verb: Once
+) -> None:
+    # Given
+    verb(lakehouse, TABLE, rows({1: 1.0}), "w", 1)
+    others = list(range(10, 40))
+    are_next = Lakehouse._are_next
+
+    def meet(seeing: Lakehouse, *seen: Any) -> bool:
+        found = are_next(seeing, *seen)
+        if others:
+            lakehouse.merge(TABLE, rows({others.pop(): 0.0}))
+        return found
+
+    monkeypatch.setattr(Lakehouse, "_are_next", meet)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    # When
+    done = verb(lakehouse, TABLE, rows({2: 2.0}), "w", 2)
+    # Then
+    assert done
+    assert not others
+    assert content(lakehouse) == {1: 1.0, 2: 2.0, **dict.fromkeys(range(10, 40), 0.0)}
 
 
 def test_a_merge_of_no_news_records_its_batch(lakehouse: Lakehouse) -> None:

@@ -7,13 +7,15 @@ knows what is done. Which engine computes and commits, nobody above this module 
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import narwhals as nw
 import polars as pl
@@ -33,7 +35,10 @@ from .engines import (
 Rows: TypeAlias = Frame | pl.DataFrame
 Batches: TypeAlias = Mapping[str, int]
 """Numbers of batches, by their writer."""
-_ATTEMPTS = 10
+Done = TypeVar("Done")
+_ATTEMPTS = 50
+_PAUSE = 0.01  # seconds at most after the first attempt, twice as many after the second, and so on
+_LONGEST_PAUSE = 0.2
 _TIMES = "_times"
 _BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
 
@@ -297,10 +302,7 @@ class Lakehouse:
             UserError: As `append_once`.
         """
         with self._checked(table, rows) as staged:
-            for _ in range(_ATTEMPTS - 1):
-                with suppress(OvertakenWriteError):
-                    return self._append_batches(table, staged, until, since)
-            return self._append_batches(table, staged, until, since)
+            return self._insisting(partial(self._append_batches, table, staged, until, since))
 
     def last_batch(self, table: Table, writer: str) -> int:
         """Number of the newest batch of a writer; 0 before the first."""
@@ -398,10 +400,7 @@ class Lakehouse:
 
         Spark records one writer of a merge: give it no more.
         """
-        for _ in range(_ATTEMPTS - 1):
-            with suppress(OvertakenWriteError):
-                return self._merge_batches(table, rows, until, since)
-        return self._merge_batches(table, rows, until, since)
+        return self._insisting(partial(self._merge_batches, table, rows, until, since))
 
     def compact(self, table: Table) -> None:
         """Join the files of a table that many small commits have left; its rows stay."""
@@ -466,11 +465,16 @@ class Lakehouse:
     def _last_batch(self, seen: Snapshot | None, writer: str) -> int:
         return self.engine.last_batch(seen, writer) if seen else 0
 
-    def _insisting(self, write: Callable[[], int]) -> int:
-        """Write, on the table as it is by then where somebody else was first."""
-        for _ in range(_ATTEMPTS - 1):
+    def _insisting(self, write: Callable[[], Done]) -> Done:
+        """Write, on the table as it is by then where somebody else was first.
+
+        Two who write all the time would overtake each other for ever: pauses, of random lengths,
+        let each be first now and then.
+        """
+        for attempt in range(1, _ATTEMPTS):
             with suppress(OvertakenWriteError):
                 return write()
+            time.sleep(random.uniform(0, min(attempt * _PAUSE, _LONGEST_PAUSE)))  # noqa: S311
         return write()
 
     def _merge_known(self, table: Table, rows: Rows, until: datetime) -> int:
