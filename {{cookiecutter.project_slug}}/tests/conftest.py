@@ -87,6 +87,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def imported_by(module: str, names: set[str]) -> list[str]:
+    """Which of these packages a module brings along, in a process of its own."""
+    code = f"import sys, {module}; print(*sorted({names} & set(sys.modules)))"
+    paths = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, check=True)
+    return done.stdout.decode().split()
+
+
 def wait_for(condition: Callable[[], bool]) -> bool:
     """Whether it comes true within minutes."""
     ends = time.monotonic() + PATIENCE

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +16,7 @@ from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests import parcels
-from tests.conftest import within
+from tests.conftest import imported_by, within
 from tests.parcels import PROBLEM
 
 Run = Callable[..., tuple[int, str, str]]
@@ -166,13 +164,8 @@ def test_every_step_takes_an_environment_and_an_as_of(run: Run) -> None:
 
 
 def test_the_command_line_is_there_before_heavy_imports() -> None:
-    heavy = "{'mlflow', 'narwhals', 'numpy', 'optuna', 'polars', 'pydantic'}"
-    code = f"import sys, {cli.__name__}; print(sorted({heavy} & set(sys.modules)))"
-    paths = os.pathsep.join(sys.path)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, check=True
-    )
-    assert done.stdout.strip() == b"[]"
+    heavy = {"mlflow", "narwhals", "numpy", "optuna", "polars", "pydantic"}
+    assert imported_by(cli.__name__, heavy) == []
 
 
 @pytest.mark.parametrize(
