@@ -370,11 +370,12 @@ def bench(session: nox.Session) -> None:
 @nox.session(name="bench-serve")
 def bench_serve(session: nox.Session) -> None:
     """Measure the server beside others on the same version; needs Linux."""
-    env = {f"{name.upper()}_PYTHON": interpreter_of(session, name) for name in APART}
+    env = {}
     for name in APART:
-        python = f"--python={env[f'{name.upper()}_PYTHON']}"
+        python = interpreter_of(session, name)
         locked = ("--require-hashes", f"requirements/{name}.txt")
-        session.run_install("uv", "pip", "sync", "--quiet", python, *locked)
+        session.run_install("uv", "pip", "sync", "--quiet", f"--python={python}", *locked)
+        env[f"{name.upper()}_PYTHON"] = python
     prepare(session, "serve")
     session.run("python", "-m", "benchmarks.serve", *session.posargs, env=env)
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import bentoml
 
-from {{cookiecutter.package_name}}.core.contract import SingleRow
-from {{cookiecutter.package_name}}.modeling import stored
+from benchmarks.predictor import predictor
 
 
 @bentoml.service(workers=1)
@@ -20,10 +19,7 @@ class Version:
 
     def __init__(self) -> None:
         """Load the version's own code."""
-        estimator = stored.read(Path(os.environ["VERSION_FOLDER"]), "served_by_bentoml")
-        if not isinstance(estimator, SingleRow):
-            raise SystemExit("The estimator does not predict single rows.")
-        self._predict = estimator.predictor()
+        self._predict = predictor(Path(os.environ["VERSION_FOLDER"]))
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def predict(self, row: list[Any]) -> list[float]:

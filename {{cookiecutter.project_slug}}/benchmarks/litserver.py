@@ -11,8 +11,7 @@ from typing import Any
 import litserve
 from starlette.requests import Request
 
-from {{cookiecutter.package_name}}.core.contract import SingleRow
-from {{cookiecutter.package_name}}.modeling import stored
+from benchmarks.predictor import predictor
 
 
 class Version(litserve.LitAPI):  # type: ignore[misc]
@@ -25,10 +24,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Load the version's own code."""
-        estimator = stored.read(self._folder, "served_by_litserve")
-        if not isinstance(estimator, SingleRow):
-            raise SystemExit("The estimator does not predict single rows.")
-        self._predict = estimator.predictor()
+        self._predict = predictor(self._folder)
 
     def decode_request(self, request: Request) -> Any:
         """A row; the type makes LitServe hand over the body's JSON."""

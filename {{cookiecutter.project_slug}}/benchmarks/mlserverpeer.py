@@ -9,8 +9,7 @@ from pathlib import Path
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput, TensorData
 
-from {{cookiecutter.package_name}}.core.contract import SingleRow
-from {{cookiecutter.package_name}}.modeling import stored
+from benchmarks.predictor import predictor
 
 
 class Version(MLModel):  # type: ignore[misc]
@@ -18,10 +17,7 @@ class Version(MLModel):  # type: ignore[misc]
 
     async def load(self) -> bool:
         """Load the version's own code."""
-        estimator = stored.read(Path(self.settings.parameters.uri), "served_by_mlserver")
-        if not isinstance(estimator, SingleRow):
-            raise SystemExit("The estimator does not predict single rows.")
-        self._predict = estimator.predictor()
+        self._predict = predictor(Path(self.settings.parameters.uri))
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
