@@ -3,6 +3,7 @@
 Sessions run on the Python that runs nox (`--force-python 3.12` chooses another).
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 ROOT = Path(__file__).parent
+# Where default projects are rendered; who runs several sessions at once gives each its own.
+DEMO = ROOT / os.environ.get("DEMO", "demo")
 PROJECT_REQUIREMENTS = ROOT / "{{cookiecutter.project_slug}}" / "requirements"
 # What executes workflows, and what checks their shell lines. Both are built with the Go that the
 # lock names: the one that Debian 12 has is too old for them.
@@ -51,9 +54,9 @@ def prepare(session: nox.Session, purpose: str) -> None:
 def in_demo(session: nox.Session, name: str, *answers: str, inside: str = "") -> Path:
     """Render the default project into demo/, over an earlier one, and run a session of its own.
 
-    In a folder inside it may run beside another, and have other answers. Returns the project.
+    With other answers it has a folder inside. Returns the project.
     """
-    project = render(session, ROOT / "demo" / inside, *answers)
+    project = render(session, DEMO / inside, *answers)
     session.run("python", str(project / "bootstrap.py"), name, *session.posargs)
     return project
 
@@ -115,7 +118,7 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def swapped(session: nox.Session) -> None:
-    """Put other problems into rendered projects and run what else they have: an hour or more."""
+    """Run what else projects with other problems, and on other Pythons, have: an hour or more."""
     prepare(session, "test")
     session.run("pytest", "-m", "swapped", *session.posargs)
 
@@ -189,7 +192,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def spark(session: nox.Session) -> None:
     """Test the default project's loop on Spark, in demo/ (needs Java 17 and Maven)."""
-    in_demo(session, "spark", inside="on-spark")
+    in_demo(session, "spark")
 
 
 @nox.session

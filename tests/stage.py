@@ -15,10 +15,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,6 +31,7 @@ REPOSITORY = "acme/flight-delays"
 RUN = f"https://github.com/{REPOSITORY}/actions/runs/"
 CREATED = "2026-01-01T05:06:07Z"  # when every run was started
 TOKEN = "the-token-of-the-job"  # noqa: S105 of the stage's own server
+PATIENCE = 300.0  # seconds
 RELEASES = ("v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0")
 # The suites have tests of their own; here a few of them are enough.
 KEPT: dict[str, set[str]] = {
@@ -243,7 +245,6 @@ class Stage:
     github: GitHub = field(default_factory=GitHub)
     port: int = 0
     count: int = 0
-    free_port: int = 0
 
     @property
     def work(self) -> Path:
@@ -286,9 +287,6 @@ class Stage:
         (self.folder / "bash_env").write_text(trap, encoding="utf-8")
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self.github))
         self.port = server.server_port
-        with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.free_port = probe.getsockname()[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def checkout(self, name: str, branch: str) -> Path:
@@ -539,13 +537,22 @@ def background(command: Sequence[str], folder: Path, environment: dict[str, str]
 
 
 def wait_for(condition: Callable[[], object]) -> bool:
-    """Whether something becomes true within two minutes."""
-    ends = time.monotonic() + 120
+    """Whether something becomes true before patience ends."""
+    ends = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > ends:
             return False
         time.sleep(0.2)
     return True
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that no connection is given while nobody does."""
+    while True:
+        port = SystemRandom().randrange(15_000, 30_000)
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def post(address: str, body: str, headers: Mapping[str, str]) -> int:
@@ -555,7 +562,7 @@ def post(address: str, body: str, headers: Mapping[str, str]) -> int:
     def sent() -> bool:
         request = urllib.request.Request(address, body.encode(), dict(headers), method="POST")  # noqa: S310 loopback
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 loopback
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310 loopback
                 answers.append(answer.status)
         except urllib.error.HTTPError as error:
             answers.append(error.code)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,8 @@ OWNED = (
     "tests/problem/test_sample.py",
 )
 
+# Of rendered projects: built once, for all tests.
+ENVIRONMENTS = ROOT / ".nox" / "rendered"
 RELEASED = [version for version in versions() if version.commit]
 
 Bake = Callable[..., Result]
@@ -117,6 +119,14 @@ def execute(*command: str | Path, cwd: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, f"{command} in {cwd} failed:\n{done.stdout}"
     return done.stdout
+
+
+def nox(project: Path, session: str, *options: str, arguments: Iterable[str] = ()) -> str:
+    """Run a session of a rendered project, which must succeed; returns what it printed."""
+    shared = ("--envdir", str(ENVIRONMENTS))
+    command = (sys.executable, "-m", "nox", *shared, *options, "--session", session)
+    command += ("--", *arguments) if arguments else ()
+    return execute(*command, cwd=project, MYPY_CACHE_DIR=str(ENVIRONMENTS / "mypy"))
 
 
 def commit(folder: Path, message: str) -> None:

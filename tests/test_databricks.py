@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rules import (
     decisions_are_bound_to_a_version_and_a_person,
     tasks_are_what_they_should_be,
 )
-from support import LONGEST, NASTY, PROBLEM_TYPES, ROOT, Bake, checked, execute, files_in
+from support import LONGEST, NASTY, PROBLEM_TYPES, ROOT, Bake, checked, files_in, nox
 from test_structure import COLUMNS, PARSERS, PRAGMA, SCARS
 from test_workflows import lint
 
@@ -286,14 +285,11 @@ def test_it_is_whole_with_any_names(bake: Bake, slug: str) -> None:
             assert all(len(PRAGMA.sub("", line)) <= COLUMNS for line in text.splitlines()), name
 
 
-def nox(project: Path, session: str, *arguments: str) -> str:
-    shared = ("--envdir", str(ROOT / ".nox" / "rendered"))
-    command = (sys.executable, "-m", "nox", *shared, "--session", session, "--", *arguments)
-    return execute(*command, cwd=project)
-
-
 @pytest.mark.run
-@pytest.mark.parametrize("session", ["lint", "types", "docs", "databricks"])
+@pytest.mark.parametrize(
+    "session",
+    ["lint", "types", "docs", pytest.param("databricks", marks=pytest.mark.swapped)],
+)
 def test_its_own_checks_pass(on_databricks: Path, session: str) -> None:
     assert "was successful" in nox(on_databricks, session)
 
@@ -301,7 +297,9 @@ def test_its_own_checks_pass(on_databricks: Path, session: str) -> None:
 # What else is in `unit` is the same without the bundle.
 @pytest.mark.run
 def test_its_own_unit_tests_pass(on_databricks: Path) -> None:
-    assert "was successful" in nox(on_databricks, "unit", "-k", "test_job or test_workspace")
+    assert "was successful" in nox(
+        on_databricks, "unit", arguments=("-k", "test_job or test_workspace")
+    )
 
 
 @pytest.mark.run

@@ -27,6 +27,7 @@ from stage import (
     Stage,
     background,
     data_end,
+    free_port,
     post,
     wait_for,
 )
@@ -375,7 +376,8 @@ def announce(stage: Stage, version: str) -> list[dict[str, Any]]:
         **stage.address,
     }
     start = "gh workflow run release.yml --ref release --field action=deploy"
-    command = ("webhook", "--env", "prod", "--port", str(stage.free_port), "--start", start)
+    port = free_port()
+    command = ("webhook", "--env", "prod", "--port", str(port), "--start", start)
     with background(("python3", "bootstrap.py", "cli", *command), place, environment):
         event = {
             "entity": "model_version",
@@ -390,7 +392,7 @@ def announce(stage: Stage, version: str) -> list[dict[str, Any]]:
                 "X-MLflow-Timestamp": moment,
                 "X-MLflow-Signature": f"v1,{base64.b64encode(signed).decode()}",
             }
-            assert post(f"http://127.0.0.1:{stage.free_port}/", body, headers) == status
+            assert post(f"http://127.0.0.1:{port}/", body, headers) == status
         assert wait_for(lambda: stage.github.started)
     assert stage.github.complaints == []
     return stage.github.started

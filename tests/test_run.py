@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from pytest_cookies.plugin import Cookies
 from support import (
     ADOPTED,
+    ENVIRONMENTS,
     LONGEST,
     NASTY,
     OTHER_PROBLEMS,
@@ -20,6 +20,7 @@ from support import (
     ROOT,
     checked,
     execute,
+    nox,
     replace_problem,
     updated_from,
 )
@@ -43,11 +44,11 @@ jobs:
     steps:
       - uses: actions/checkout@main
 """
-SESSIONS = ("lint", "types", "unit", "problem")
-# Many minutes, on a toy of their own: with the sample, and with a table that brings no times.
-LONG_SESSIONS = ("integration", "gates")
+SESSIONS = ("lint", "types", "problem")
+# These test the machinery on a toy of its own, which is the same in every project.
+ON_A_TOY = ("unit", "integration", "gates")
 LONGER_SESSIONS = ("hostile", "endurance", "docs", "browser")
-ENVIRONMENTS = ROOT / ".nox" / "rendered"
+PYTHONS = ("3.11", "3.12", "3.13")
 
 
 @pytest.fixture(scope="module")
@@ -81,35 +82,25 @@ def python_of(session: str) -> Path:
     return python
 
 
-def nox(project: Path, session: str, *options: str, arguments: Iterable[str] = ()) -> str:
-    shared = ("--envdir", str(ENVIRONMENTS))
-    command = (sys.executable, "-m", "nox", *shared, *options, "--session", session)
-    command += ("--", *arguments) if arguments else ()
-    return execute(*command, cwd=project)
-
-
 @pytest.mark.parametrize("session", SESSIONS)
-@pytest.mark.parametrize("name", [PROBLEM_TYPES[0], *OTHER_PROBLEMS, ADOPTED])
+@pytest.mark.parametrize("name", [*PROBLEM_TYPES, *OTHER_PROBLEMS, ADOPTED])
 def test_its_own_checks_pass(rendered: dict[str, Path], name: str, session: str) -> None:
     assert "was successful" in nox(rendered[name], session)
 
 
-@pytest.mark.parametrize(
-    ("name", "session"),
-    [
-        (PROBLEM_TYPES[0], "integration"),
-        (PROBLEM_TYPES[0], "gates"),
-        (ADOPTED, "integration"),
-        pytest.param(ADOPTED, "gates", marks=pytest.mark.swapped),
-    ],
-)
-def test_its_own_long_checks_pass(rendered: dict[str, Path], name: str, session: str) -> None:
-    assert "was successful" in nox(rendered[name], session)
+@pytest.mark.parametrize("session", ON_A_TOY)
+def test_its_machinery_passes(rendered: dict[str, Path], session: str) -> None:
+    assert "was successful" in nox(rendered[PROBLEM_TYPES[0]], session)
 
 
 @pytest.mark.swapped
-@pytest.mark.parametrize("session", [*LONG_SESSIONS, *LONGER_SESSIONS])
-@pytest.mark.parametrize("name", OTHER_PROBLEMS)
+@pytest.mark.parametrize(
+    ("name", "session"),
+    [
+        *itertools.product(OTHER_PROBLEMS, (*ON_A_TOY, *LONGER_SESSIONS)),
+        *itertools.product([ADOPTED], ON_A_TOY),
+    ],
+)
 def test_all_else_passes_with_another_problem(
     rendered: dict[str, Path], name: str, session: str
 ) -> None:
@@ -132,15 +123,6 @@ def test_another_problem_can_be_measured(
     assert said in nox(rendered[name], session, arguments=arguments)
 
 
-# The machinery is tested on a toy of its own, which is the same in each of them.
-@pytest.mark.parametrize("session", ["lint", "types", "problem"])
-@pytest.mark.parametrize("name", PROBLEM_TYPES[1:])
-def test_the_checks_of_another_target_pass(
-    rendered: dict[str, Path], name: str, session: str
-) -> None:
-    assert "was successful" in nox(rendered[name], session)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_lint_passes_with_any_names(rendered: dict[str, Path], name: str) -> None:
     assert "was successful" in nox(rendered[name], "lint")
@@ -149,7 +131,10 @@ def test_lint_passes_with_any_names(rendered: dict[str, Path], name: str) -> Non
 # Stubs differ between the versions that the lock names for either Python.
 @pytest.mark.parametrize(
     ("session", "version"),
-    [("unit", "3.11"), ("unit", "3.12"), ("unit", "3.13"), ("types", "3.13")],
+    [
+        ("types", PYTHONS[-1]),
+        *(pytest.param("unit", version, marks=pytest.mark.swapped) for version in PYTHONS),
+    ],
 )
 def test_checks_pass_on_other_pythons(
     rendered: dict[str, Path], session: str, version: str
@@ -168,7 +153,7 @@ def test_a_project_of_any_version_passes_its_checks_after_an_update(
     version: Version, template: Path, tmp_path: Path
 ) -> None:
     project = updated_from(version, template, tmp_path)
-    for session in ("lint", "types", "unit", "problem"):
+    for session in SESSIONS:  # the machinery is that of a fresh project, to the byte
         assert "was successful" in nox(project, session)
 
 

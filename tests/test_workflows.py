@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -258,21 +257,30 @@ def test_owners_are_those_of_the_roles_pages(project: Path) -> None:
         assert folder in page
 
 
+def jobs_of(workflow: str) -> dict[str, Any]:
+    """Of a workflow of this repository."""
+    path = ROOT / ".github" / "workflows" / f"{workflow}.yml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"])
+
+
 @pytest.fixture
 def jobs() -> dict[str, Any]:
     """Of this repository's own workflow for each change."""
-    path = ROOT / ".github" / "workflows" / "ci.yml"
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"])
+    return jobs_of("ci")
 
 
 def test_the_forge_runs_what_is_run_before_a_change_is_kept(jobs: dict[str, Any]) -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    lanes = re.findall(r"^lane (.+?) +2?>", script.replace("\\\n", ""), re.MULTILINE)
-    listed = {session.split()[0] for lane in lanes for session in shlex.split(lane)}
-    in_tests = {"lint", "types", "unit", "integration"}
-    run = listed - {"tests"} | in_tests
+    (words,) = re.findall(r"^sessions=\((.+?)\)$", script, re.MULTILINE | re.DOTALL)
+    listed = set(words.split())
     assert "tests" in listed
+    # then each part of `tests` has a job of its own, and what one machine has no time for, too
+    in_tests = {"lint", "types", "unit", "integration"}
+    on_the_forge = {"cluster", "intervals"}
+    run = listed - {"tests"} | in_tests | on_the_forge
     assert set(jobs["tests"]["strategy"]["matrix"]["session"]) == run
+    weekly = jobs_of("weekly")["newest"]
+    assert set(weekly["strategy"]["matrix"]["session"]) == listed | on_the_forge | {"swapped"}
 
 
 def test_the_forge_renders_and_runs_a_project_on_windows_and_macos(jobs: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent
 PACKAGE = "{{cookiecutter.package_name}}"
 # What runs in production: the machinery, and what the problem needs besides.
 PROJECT = ("pyproject.toml", "--extra=problem")
+# Clients of a cloud's storage: MLflow's, and the one that keeps an environment's state there.
+CLOUDS = ("aws.in", "azure.in", "gcp.in")
 # What each lock is made from. The widest comes first: the others are held to its choices, so that
 # all of them agree.
 LOCKS = {
@@ -35,7 +37,7 @@ LOCKS = {
 {%- endif %}
     "types": (*PROJECT, "test.in", "types.in"),
     "spark": (*PROJECT, "--extra=spark", "connect.in", "test.in"),
-    "storage": (*PROJECT, "storage.in", "test.in"),
+    "storage": (*PROJECT, *CLOUDS, "storage.in", "test.in"),
     "redis": (*PROJECT, "redis.in"),  # where servers share the online store
     "kafka": (*PROJECT, "kafka.in"),  # where requests come from there
     "serve": (*PROJECT, "serve.in", "test.in"),
@@ -312,7 +314,10 @@ def storage(session: nox.Session) -> None:
 
 @nox.session
 def endurance(session: nox.Session) -> None:
-    """Test weeks of production: killed at every step, with another future, watched by two."""
+    """Test weeks of production: killed at every step, with another future, watched by two.
+
+    `KILLS` in the environment: how often a process is killed at a random moment.
+    """
     prepare(session, "test")
     session.run("pytest", "tests/endurance", *session.posargs)
 

@@ -115,7 +115,7 @@ def cells(verb: str, rows: int, taken: Call) -> tuple[str, ...]:
         verb,
         f"{rows:,}",
         f"{taken.seconds:.0f}",
-        f"{1e6 * taken.processor / rows:.0f}",
+        f"{1e6 * taken.processor / rows:.1f}",
         f"{taken.peak / 1e9:.2f} GB",
     )
 

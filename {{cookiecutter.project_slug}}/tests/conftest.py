@@ -13,9 +13,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import SystemRandom
 from typing import TYPE_CHECKING, Any, cast
 
 import hypothesis
@@ -81,10 +82,16 @@ set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody listens on.
+
+    Systems give connections that go out a port of their own, from 32768 on. One that a killed
+    server listened on, and is to listen on again, would be given to whoever tries to reach it.
+    """
+    while True:
+        port = SystemRandom().randrange(15_000, 30_000)
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def imported_by(module: str, names: set[str]) -> list[str]:

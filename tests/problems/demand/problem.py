@@ -1,4 +1,7 @@
-"""Bicycles an hour from now: a quantity, one feature table, one file."""
+"""Bicycles an hour from now: a quantity, one feature table, one file.
+
+Columns are called as a spreadsheet calls them.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,12 @@ from ..modeling.metrics import MAE, RMSE
 
 BEGINS = datetime(2022, 5, 1, tzinfo=UTC)
 DAYS = 60
-HOURS: Schema = {"hour": nw.Int64, "starts_at": UTC_TIME, "hour_of_day": nw.Int64}
-COUNTS: Schema = {"hour": nw.Int64, "hour_of_day": nw.Int64, "bicycles": nw.Float64}
+HOUR = "Hour No."
+OF_DAY = "Hour (of day)"
+BICYCLES = "Bicycles: count"
+BEFORE = "Bicycles [a day before]"
+HOURS: Schema = {HOUR: nw.Int64, "starts_at": UTC_TIME, OF_DAY: nw.Int64}
+COUNTS: Schema = {HOUR: nw.Int64, OF_DAY: nw.Int64, BICYCLES: nw.Float64}
 
 
 def everything() -> pl.DataFrame:
@@ -36,9 +43,10 @@ def everything() -> pl.DataFrame:
     random = np.random.default_rng(5)
     hour = np.arange(24 * DAYS)
     rush = 1 + np.cos(2 * np.pi * (hour % 24 - 8) / 12)
-    frame = pl.DataFrame({"hour": hour, "bicycles": random.poisson(20 + 30 * rush).astype(float)})
-    starts_at = pl.lit(BEGINS).cast(pl.Datetime("us", "UTC")) + pl.duration(hours=pl.col("hour"))
-    return frame.with_columns(starts_at=starts_at, hour_of_day=pl.col("hour") % 24)
+    frame = pl.DataFrame({HOUR: hour, BICYCLES: random.poisson(20 + 30 * rush).astype(float)})
+    starts_at = pl.lit(BEGINS).cast(pl.Datetime("us", "UTC")) + pl.duration(hours=pl.col(HOUR))
+    of_day = (pl.col(HOUR) % 24).alias(OF_DAY)
+    return frame.with_columns(of_day, starts_at=starts_at)
 
 
 def published(columns: Schema, known_at: pl.Expr, since: datetime | None, until: datetime) -> Frame:
@@ -61,9 +69,7 @@ def load_counts(since: datetime | None, until: datetime) -> Frame:
 def last_count(frames: Frames) -> Frame:
     """The newest count at each hour of the day."""
     available_at = nw.col(KNOWN_AT).alias(AVAILABLE_AT)
-    return frames["counts"].select(
-        "hour_of_day", available_at, nw.col("bicycles").alias("bicycles_before")
-    )
+    return frames["counts"].select(OF_DAY, available_at, nw.col(BICYCLES).alias(BEFORE))
 
 
 def spine(frames: Frames) -> Frame:
@@ -73,36 +79,36 @@ def spine(frames: Frames) -> Frame:
 
 def labels(frames: Frames) -> Frame:
     """What was counted."""
-    return frames["counts"].select("hour", "bicycles", KNOWN_AT)
+    return frames["counts"].select(HOUR, BICYCLES, KNOWN_AT)
 
 
 PROBLEM = Problem(
     sources=(
-        Source(name="hours", raw=HOURS, load=load_hours, keys=("hour",)),
-        Source(name="counts", raw=COUNTS, load=load_counts, keys=("hour",)),
+        Source(name="hours", raw=HOURS, load=load_hours, keys=(HOUR,)),
+        Source(name="counts", raw=COUNTS, load=load_counts, keys=(HOUR,)),
     ),
     feature_tables=(
         FeatureTable(
             name="before",
-            keys={"hour_of_day": nw.Int64},
-            values={"bicycles_before": nw.Float64},
+            keys={OF_DAY: nw.Int64},
+            values={BEFORE: nw.Float64},
             build=last_count,
         ),
     ),
     model=Model(
-        keys=("hour",),
+        keys=(HOUR,),
         scored="hours",
         spine=spine,
         labels=labels,
         target=Target(
-            label="bicycles",
-            from_outcome=nw.col("bicycles"),
+            label=BICYCLES,
+            from_outcome=nw.col(BICYCLES),
             metrics=(RMSE, MAE),
             unit="bicycles in the hour",
         ),
         estimator=LightGBM,
-        features=("hour_of_day", "bicycles_before"),
-        forbidden=("bicycles",),
+        features=(OF_DAY, BEFORE),
+        forbidden=(BICYCLES,),
     ),
     begins=BEGINS,
     ends=BEGINS + timedelta(days=DAYS),

@@ -24,7 +24,7 @@ import typer
 
 from .core.console import complain, line, say
 from .core.errors import UserError
-from .core.failures import explain
+from .core.failures import explain, was_interrupted
 from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PROJECT_VARIABLE, SECRET_VARIABLE
 
 if TYPE_CHECKING:
@@ -734,9 +734,9 @@ def main() -> None:
     except SystemExit as ended:
         if ended.code:
             raise
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BaseException as error:
+        if was_interrupted(error):
+            sys.exit(130)
         message = explain(error)
         if message is None or os.environ.get(DEBUG_VARIABLE):
             raise

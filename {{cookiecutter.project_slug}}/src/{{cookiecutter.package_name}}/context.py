@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from .core.contract import Problem
 from .core.errors import UserError
+from .core.failures import importing
 from .core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from .store.lakehouse import Lakehouse
+    from .store.mirror import Mirror
     from .store.online import Backend
     from .tracking.registry import Registry
 
@@ -49,6 +51,27 @@ class Context:
         where = self.settings.lakehouse
         return Lakehouse(where.root, where.mounts, open_engine(self.settings))
 
+    @property
+    def mirror(self) -> Mirror | None:
+        """What keeps the environment's state at an address; None: it stays in its folder.
+
+        Raises:
+            UserError: The address's client is not installed, or each machine would sign
+                registrations with a key of its own.
+        """
+        settings = self.settings
+        if settings.state_address is None:
+            return None
+        if settings.mlflow.signing_key is None:
+            message = "`state_address` keeps no secrets, and `mlflow.signing_key` is not set."
+            remedy = "Name the environment variable that holds the key of this environment."
+            raise UserError(message, remedy)
+        remedy = "Add `aws.in`, `azure.in` or `gcp.in` to PROJECT in noxfile.py; run `lock`."
+        with importing("`state_address`", remedy):
+            from .store.mirror import Mirror
+        options = settings.lakehouse.storage_options
+        return Mirror(settings.state, settings.state_address, options)
+
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Work on the state that the environment's address keeps, and keep there what changed.
@@ -56,25 +79,12 @@ class Context:
         Nothing happens where it has no address: its folder is kept.
 
         Raises:
-            UserError: The address cannot be reached, its client is not installed, or each machine
-                would sign registrations with a key of its own.
+            UserError: The address cannot be reached; also as of `mirror`.
         """
-        settings = self.settings
-        if settings.state_address is None:
+        mirror = self.mirror
+        if mirror is None:
             yield
             return
-        if settings.mlflow.signing_key is None:
-            message = "`state_address` keeps no secrets, and `mlflow.signing_key` is not set."
-            remedy = "Name the environment variable that holds the key of this environment."
-            raise UserError(message, remedy)
-        try:
-            from .store.mirror import Mirror
-        except ModuleNotFoundError as error:
-            message = f"`state_address` needs {error.name}, which is not installed."
-            remedy = "Add it to the extra `problem` in pyproject.toml, and run `lock`."
-            raise UserError(message, remedy) from None
-        options = settings.lakehouse.storage_options
-        mirror = Mirror(settings.state, settings.state_address, options)
         mirror.fetch()
         try:
             yield

@@ -172,14 +172,15 @@ def _asked(project: Path, *command: str) -> str | None:
 
 def _reachable(context: Context) -> Iterator[Finding]:
     settings = context.settings
+    state = settings.state_address or str(settings.state)
     parts: dict[str, tuple[str, Callable[[], object], str]] = {
-        "state": (str(settings.state), lambda: _writable(settings.state), "`state` in conf/"),
+        "state": (state, lambda: _state(context), "`state` in conf/"),
         "tables": (
             str(settings.lakehouse.root),
             lambda: [context.lakehouse.version(table) for table in tables.every(context.problem)],
             "`lakehouse` in conf/",
         ),
-        "MLflow": (settings.mlflow.tracking_uri, context.registry.versions, "`mlflow` in conf/"),
+        "MLflow": (settings.mlflow.tracking_uri, lambda: _versions(context), "`mlflow` in conf/"),
     }
     for name, (place, look, where) in parts.items():
         try:
@@ -193,10 +194,18 @@ def _reachable(context: Context) -> Iterator[Finding]:
             yield Finding(name, f"{place} answers")
 
 
-def _writable(folder: Path) -> None:
+def _state(context: Context) -> None:
+    folder = context.settings.state
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+    if mirror := context.mirror:
+        mirror.look()
+
+
+def _versions(context: Context) -> None:
+    context.registry.versions()
+    context.registry.require_files()
 
 
 def _receivers(context: Context) -> Finding:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from .context import Context
 from .core.console import quiet, step
 from .core.errors import UserError
+from .core.failures import importing
 from .core.words import counted
 from .store import tables
 from .store.measurements import mean_gains, recorded
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _MICROSECONDS = 1_000_000
 Tell: TypeAlias = Callable[[object], None]
 _CLOCKS_DIFFER = timedelta(minutes=5)
-_JUDGED_ROWS = 1_000  # of a round's rows a source may have rejected its share of so many
 
 
 def nobody(result: object) -> None:
@@ -393,11 +393,8 @@ def _kafka() -> ModuleType:
     Raises:
         UserError: It is not installed.
     """
-    try:
+    with importing("The stream on Kafka", "Install its client: requirements/kafka.txt."):
         from .inference import stream_kafka
-    except ModuleNotFoundError as error:
-        message = f"The stream on Kafka needs {error.name}, which is not installed."
-        raise UserError(message, "Install its client: requirements/kafka.txt.") from None
     return stream_kafka
 
 
@@ -413,7 +410,7 @@ def refresh(context: Context, as_of: datetime) -> Refreshed:
     from .features.build import build_features
 
     ingested = take(context, as_of)
-    prepared = prepare(context, as_of, _JUDGED_ROWS)
+    prepared = prepare(context, as_of, is_round=True)
     build_features(context, as_of)
     context.publish()
     refused = sum(failed for _, failed in prepared.values())

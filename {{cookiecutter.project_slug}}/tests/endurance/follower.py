@@ -25,7 +25,7 @@ from {{cookiecutter.package_name}}.data.events import send_events
 from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.store import online
 
-from tests.endurance.killing import ended, kill, started, tell_of
+from tests.killing import ended, kill, started, tell_of
 from tests.parcels import PROBLEM
 from tests.parcels.sources import REGIONS
 

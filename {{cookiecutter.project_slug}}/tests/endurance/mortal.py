@@ -37,7 +37,7 @@ from {{cookiecutter.package_name}}.serving import dashboard
 from {{cookiecutter.package_name}}.store.engines import PolarsEngine, Snapshot
 from {{cookiecutter.package_name}}.training import pipeline as training
 
-from tests.endurance.killing import ended, started, verb
+from tests.killing import ended, started, verb
 
 IMPORTED = (
     alerts,

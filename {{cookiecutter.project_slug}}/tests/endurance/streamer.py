@@ -7,8 +7,8 @@ seconds after it has begun to read. Prints how many were killed.
 from __future__ import annotations
 
 import os
-import random
 import sys
+from functools import partial
 
 from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
@@ -17,7 +17,7 @@ from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.inference import stream
 from {{cookiecutter.package_name}}.serving import streamed
 
-from tests.endurance.killing import ended, kill, started, tell_of, verb
+from tests.killing import ended, kill_many, started, tell_of, verb
 
 IMPORTED = (model_registry, streamed, tracking)
 
@@ -34,9 +34,8 @@ def consumer(name: str) -> int:
 
 
 if __name__ == "__main__":
-    kills, seed, span = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    draw = random.Random(seed)  # noqa: S311 no secret
-    killed = sum(kill(consumer("a"), draw.uniform(0, span)) for _ in range(kills))
+    kills, seed, span = sys.argv[1:]
+    killed = kill_many(partial(consumer, "a"), int(kills), int(seed), float(span))
     together = [consumer("a"), consumer("b")]
     print(killed)  # noqa: T201
     sys.exit(max(map(ended, together)))

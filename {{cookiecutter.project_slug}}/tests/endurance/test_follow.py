@@ -18,9 +18,9 @@ from {{cookiecutter.package_name}}.store import tables
 
 from tests.conftest import ROOT, copy_project
 from tests.endurance.conftest import Home
+from tests.killing import KILLS
 from tests.parcels import PROBLEM
 
-KILLS = 30
 SPAN = 1.5  # seconds
 ROWS = 200  # of parcels and of deliveries, sent before each kill
 

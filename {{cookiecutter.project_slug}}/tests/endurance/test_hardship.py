@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from datetime import timedelta
@@ -15,6 +14,7 @@ from {{cookiecutter.package_name}}.tracking.registry import CHAMPION
 
 from tests.conftest import ROOT
 from tests.endurance.conftest import FIRST, LAST, Home, assert_same
+from tests.killing import KILLS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
 
@@ -31,8 +31,7 @@ TRIED = {
     "memory": [WEEKS[0], WEEKS[-1]],
     "database": [WEEKS[-1]],
 }
-KILLS = int(os.environ.get("KILLS", "10"))
-"""How often a verb is killed, in all; a hundred takes ten minutes."""
+LONG = ("memory", "database")
 
 
 def suffer(
@@ -55,7 +54,10 @@ def undisturbed(fresh: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-@pytest.mark.parametrize("hardship", TRIED)
+@pytest.mark.parametrize(
+    "hardship",
+    [pytest.param(it, marks=pytest.mark.long if it in LONG else ()) for it in TRIED],
+)
 def test_what_is_wanting_is_said_in_a_line_and_nothing_is_half_there(
     undisturbed: Home, fresh: Home, tmp_path: Path, hardship: str
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_challenger_that_is_no_better_is_left_and_not_tried_again_at_once(
     assert outcome[-1] == ""
 
 
+@pytest.mark.long
 def test_where_a_person_approves_a_retraining_waits(a_day_later: Home) -> None:
     # given production's approval
     careful = {

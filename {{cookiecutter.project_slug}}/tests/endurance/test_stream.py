@@ -14,11 +14,11 @@ from {{cookiecutter.package_name}}.store import tables
 
 from tests.conftest import ROOT
 from tests.endurance.conftest import MIDDLE, Home
+from tests.killing import KILLS
 from tests.parcels import PROBLEM
 
-KILLS = 30
 SPAN = 1.5  # seconds
-COMMITS = 40
+COMMITS = 20
 ROWS = 500  # of a commit
 POISON = 3  # of them
 

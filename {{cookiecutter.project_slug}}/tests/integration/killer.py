@@ -12,31 +12,19 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from mlflow.store.model_registry import sqlalchemy_store as model_registry
 from mlflow.store.tracking import sqlalchemy_store as tracking
 
-from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.data import ingest, prepare
 from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.training import pipeline
 
+from tests.killing import started, verb
+
 IMPORTED = (build, ingest, pipeline, prepare, model_registry, tracking)
-
-
-def run(step: str, as_of: str) -> None:
-    """Run a step and leave the process."""
-    code = 1
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv = ["project", step, "--env", "test", "--as-of", as_of]
-        cli.main()
-        code = 0
-    except SystemExit as stopped:
-        code = int(stopped.code or 1)
-    finally:
-        os._exit(code)
 
 
 def watched(child: int, pattern: str, count: int) -> int:
@@ -55,8 +43,6 @@ def watched(child: int, pattern: str, count: int) -> int:
 if __name__ == "__main__":
     ends = []
     for step, pattern, count in json.loads(sys.argv[2]):
-        child = os.fork()
-        if not child:
-            run(step, sys.argv[1])
-        ends.append(watched(child, pattern, count))
+        run = partial(verb, step, "--env", "test", "--as-of", sys.argv[1])
+        ends.append(watched(started(run), pattern, count))
     print(json.dumps(ends))  # noqa: T201

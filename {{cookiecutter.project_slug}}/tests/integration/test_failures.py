@@ -14,6 +14,7 @@ from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.contract import Frame, Frames
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.store import tables
+from {{cookiecutter.package_name}}.tracking import clients
 
 from tests import parcels
 from tests.parcels import PROBLEM
@@ -64,6 +65,18 @@ def test_an_unwritable_registry(run: Run, as_of: datetime, monkeypatch: pytest.M
     monkeypatch.setenv(f"{ENV_PREFIX}MLFLOW__TRACKING_URI", "sqlite:////dev/null/mlflow.db")
     message = one_message(run("train", "--env", "test", "--as-of", as_of.isoformat()))
     assert "MLflow at sqlite:////dev/null/mlflow.db does not answer" in message
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_files_that_could_not_be_kept(
+    run: Run, as_of: datetime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "find_spec", lambda module: None)
+    monkeypatch.setenv(f"{ENV_PREFIX}MLFLOW__TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv(f"{ENV_PREFIX}MLFLOW__ARTIFACT_ROOT", "s3://bucket/runs")
+    ended = run("train", "--env", "test", "--as-of", as_of.isoformat())
+    assert "MLflow needs boto3 for files at s3://bucket/runs" in one_message(ended)
+    assert "training set" not in ended[1]
 
 
 def test_too_early_an_as_of_leaves_too_little_to_split(unharmed: Context, run: Run) -> None:

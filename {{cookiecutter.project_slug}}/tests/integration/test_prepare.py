@@ -132,6 +132,19 @@ def test_each_run_keeps_its_page_on_checks_and_leads_to_the_ones_before(
     assert (pages[0] in first, pages[0] in second) == (False, True)
 
 
+def test_a_day_of_rounds_has_one_page_on_checks(lakehouse: Lakehouse, orders: Source) -> None:
+    bad = edited(orders, amount({45: 150.0, 49: -1.0}))
+    context = within(lakehouse, bad)
+    noon = BEGIN + 4.5 * DAY
+    for as_of in (noon, noon + 0.4 * DAY):
+        ingest(context, as_of)
+        prepare(context, as_of, is_round=True)
+    assert rows(lakehouse, tables.quarantine(bad))["order"].to_list() == [45, 49]
+    [page] = (Path(lakehouse.root) / "reports").glob("checks_orders_*.html")
+    assert page.name == f"checks_orders_{noon:%Y%m%d}.html"
+    assert pl.read_csv(page.with_suffix(".csv"))["order"].to_list() == [49]
+
+
 def test_every_failed_check_is_a_reason(
     lakehouse: Lakehouse, orders: Source, tmp_path: Path
 ) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,7 +21,6 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
-from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.contract import KNOWN_AT, PREDICTION_TIME
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
@@ -31,7 +28,6 @@ from {{cookiecutter.package_name}}.deployment.transitions import move
 from {{cookiecutter.package_name}}.inference import batch
 from {{cookiecutter.package_name}}.inference.score import score
 from {{cookiecutter.package_name}}.monitoring.alerts import raise_alerts
-from {{cookiecutter.package_name}}.serving.access import grant
 from {{cookiecutter.package_name}}.serving.online import folder_of_server, tokens_of
 from {{cookiecutter.package_name}}.serving.pointer import VERSIONS
 from {{cookiecutter.package_name}}.store import tables
@@ -41,8 +37,9 @@ from {{cookiecutter.package_name}}.tracking.signing import ARTIFACT_DIGEST
 from {{cookiecutter.package_name}}.tracking.stages import NONE
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
-from tests.conftest import ROOT, copy_version, free_port, wait_for
+from tests.conftest import PATIENCE, copy_version, wait_for
 from tests.parcels import PROBLEM
+from tests.served import Served, recent_parcels, served
 
 KEYS = [*PROBLEM.model.keys, PREDICTION_TIME]
 WORKERS = 2
@@ -55,9 +52,7 @@ class Server:
     context: Context
     home: Context
     champion: str
-    port: int
-    token: str
-    process: subprocess.Popen[str]
+    running: Served
     answered: list[str] = field(default_factory=list)
 
     def ask(
@@ -65,8 +60,9 @@ class Server:
     ) -> tuple[int, dict[str, Any]]:
         """Status and content of one request."""
         method = "GET" if body is None else "POST"
-        sent = {"Authorization": f"Bearer {self.token}", **(headers or {})}
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+        sent = {"Authorization": f"Bearer {self.running.token}", **(headers or {})}
+        asked = http.client.HTTPConnection("127.0.0.1", self.running.port, timeout=PATIENCE)
+        with closing(asked) as connection:
             connection.request(method, path, body, sent)
             answer = connection.getresponse()
             content = answer.read()
@@ -94,12 +90,7 @@ class Server:
 @pytest.fixture(scope="module")
 def rows(trained: tuple[Context, Trained], as_of: datetime) -> list[dict[str, Any]]:
     """Parcels that were posted within the last hours."""
-    context = trained[0]
-    parcels = context.lakehouse.read(tables.prepared(PROBLEM.scored))
-    recent = parcels.filter(
-        pl.col("posted_at") > as_of - timedelta(hours=12), pl.col("posted_at") <= as_of
-    )
-    return recent.drop(KNOWN_AT).rows(named=True)
+    return recent_parcels(trained[0], as_of).rows(named=True)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +99,7 @@ def server(
 ) -> Iterator[Server]:
     """A server of two workers that reads the trained project's tables and writes its own."""
     home, done = trained
-    folder, port = tmp_path_factory.mktemp("served"), free_port()
+    folder = tmp_path_factory.mktemp("served")
     mounted = [table.name for table in tables.inputs(PROBLEM)]
     values = {
         "LAKEHOUSE__ROOT": str(folder / "lake house"),
@@ -116,7 +107,6 @@ def server(
         "STATE": str(folder / "state"),
         "SERVING__SHIP_SECONDS": "0.5",
         "SERVING__POLL_SECONDS": "0.2",
-        "SERVING__BODY_SECONDS": "1",
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home.settings.project)
@@ -125,35 +115,13 @@ def server(
         context = open_context("test")
         context.settings.state.mkdir()
         shutil.copy(home.settings.state / "signing.key", context.settings.state)
-        move(context, "approve", str(done.version), "tests", "to be served")
-        token = grant(tokens_of(context), "tests", ["predict", "read"])
-        python_path = os.pathsep.join((str(ROOT), str(ROOT / "src")))
-        options = ["--env", "test", "--port", str(port), "--workers", str(WORKERS)]
-        with subprocess.Popen(
-            [sys.executable, "-m", cli.__package__ or "", "serve", *options],
-            env={**os.environ, "PYTHONPATH": python_path},
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            running = Server(context, home, str(done.version), port, token, process)
-            try:
-                ready = wait_for(lambda: process.poll() is not None or _is_ready(running))
-                assert ready
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                yield running
-            finally:
-                process.terminate()
-                process.wait()
-                home.registry.point(CHAMPION, None)
-                for version in home.registry.versions():
-                    home.registry.annotate(str(version.version), {"stage": NONE})
-
-
-def _is_ready(server: Server) -> bool:
-    try:
-        return server.ask("/ready")[0] == 200
-    except OSError:
-        return False
+        try:
+            with served(context, str(done.version), WORKERS) as found:
+                yield Server(context, home, str(done.version), found)
+        finally:
+            home.registry.point(CHAMPION, None)
+            for version in home.registry.versions():
+                home.registry.annotate(str(version.version), {"stage": NONE})
 
 
 # What it answers
@@ -216,10 +184,37 @@ def test_a_hostile_body_is_a_typed_error(server: Server, body: str, status: int)
         assert "Traceback" not in json.dumps(content)
 
 
+@pytest.mark.parametrize(
+    ("path", "token", "size", "status"),
+    [
+        ("/v1/predict", None, 2 * 2**20, 413),
+        ("/v1/predict", "wrong", 2**19, 401),
+        ("/v1/model", None, 2**19, 405),
+        ("/nowhere", None, 2**19, 404),
+    ],
+)
+def test_a_refusal_reaches_who_still_sends(
+    server: Server, path: str, token: str | None, size: int, status: int
+) -> None:
+    with server.running.connect() as connection:
+        connection.sendall(server.running.head(size, path, token) + b" " * 1_000)
+        is_answered, _, _ = select.select([connection], [], [], 0.5)
+        connection.sendall(b" " * (size - 1_000))
+        answer = connection.recv(4096)
+    assert not is_answered
+    assert answer.startswith(f"HTTP/1.1 {status}".encode())
+
+
+def test_who_asks_before_sending_is_answered_at_once(server: Server) -> None:
+    head = "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    with server.running.connect() as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 404")
+
+
 def test_a_body_that_does_not_come_is_given_up(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {server.token}\r\n"
-        connection.sendall(f"{head}Content-Length: 100\r\n\r\n ".encode())
+    with server.running.connect() as connection:
+        connection.sendall(server.running.head(100) + b" ")
         answer = connection.recv(4096)
     assert answer.startswith(b"HTTP/1.1 408")
 
@@ -248,8 +243,8 @@ def test_no_request_of_the_description_makes_it_fail(server: Server) -> None:
     @settings(max_examples=100, suppress_health_check=list(HealthCheck))
     @given(case=schema["/v1/predict"]["POST"].as_strategy())
     def answers(case: schemathesis.Case[Any]) -> None:
-        headers = {"Authorization": f"Bearer {server.token}"}
-        base = f"http://127.0.0.1:{server.port}"
+        headers = {"Authorization": f"Bearer {server.running.token}"}
+        base = f"http://127.0.0.1:{server.running.port}"
         response = case.call(base_url=base, headers=headers)
         assert response.status_code < 500, response.content
         case.validate_response(response, checks=[schemathesis.checks.not_a_server_error])
@@ -406,8 +401,8 @@ def test_it_stops_when_told_and_ships_what_it_answered(
     # Given
     server.predict(rows)
     # When
-    server.process.terminate()
-    code = server.process.wait()
+    server.running.process.terminate()
+    code = server.running.process.wait()
     # Then
     assert code == 0
     assert set(server.answered) <= set(logged(server))

@@ -21,7 +21,7 @@ from {{cookiecutter.package_name}}.serving import server as serving
 from {{cookiecutter.package_name}}.serving.server import server
 from {{cookiecutter.package_name}}.serving.webhook import receiver, work_off
 
-from tests.conftest import free_port, wait_for
+from tests.conftest import PATIENCE, free_port, wait_for
 from tests.workers import worker
 
 SECRET, MODEL = "only for tests", "ours"
@@ -77,7 +77,7 @@ def send(to: Receiver, body: str, headers: dict[str, str]) -> int:
     content = body.encode()
     request = urllib.request.Request(to.address, content, headers, method="POST")  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 loopback
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310 loopback
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -124,7 +124,7 @@ def test_other_events_are_left_alone(listening: Receiver, event: object) -> None
 
 def connected(to: Receiver) -> socket.socket:
     port = int(to.address.rstrip("/").rpartition(":")[2])
-    return socket.create_connection(("127.0.0.1", port), timeout=300)
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def test_a_giant_body_is_cut_off(listening: Receiver) -> None:

@@ -172,5 +172,5 @@ def test_an_interrupted_training_ends_without_a_traceback(
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     # then
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in err

@@ -25,10 +25,10 @@ from {{cookiecutter.package_name}}.store.point_in_time import available
 from tests.conftest import ROOT, wait_for
 from tests.integration.test_stream import KEYS, LETTERS, LOG, PREDICTIONS
 from tests.kafka.conftest import PARTITIONS, Line
+from tests.killing import KILLS
 from tests.parcels import PROBLEM
 
 SINKS = ("tables", "kafka")
-KILLS = int(os.environ.get("KILLS", "10"))
 MESSAGES = int(os.environ.get("MESSAGES", "10000"))
 POISON = 30
 SPAN = 1.5  # seconds

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
-import optuna
 
 from {{cookiecutter.package_name}}.core.contract import (
     KNOWN_AT,
@@ -25,6 +24,9 @@ from {{cookiecutter.package_name}}.modeling.metrics import (
     RMSE,
     ROC_AUC,
 )
+
+if TYPE_CHECKING:
+    import optuna
 
 MINUTES = nw.col("minutes_late")
 LATE = Target(

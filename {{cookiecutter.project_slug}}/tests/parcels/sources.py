@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import narwhals as nw
 import numpy as np
-import pointblank as pb
 import polars as pl
 
 from {{cookiecutter.package_name}}.core.contract import (
@@ -19,6 +19,9 @@ from {{cookiecutter.package_name}}.core.contract import (
     Schema,
     Source,
 )
+
+if TYPE_CHECKING:
+    import pointblank as pb
 
 BEGINS = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = 90

@@ -29,11 +29,18 @@ from {{cookiecutter.package_name}}.store.online import (
     open_backend,
 )
 from {{cookiecutter.package_name}}.store.online.base import OvertakenError
-from {{cookiecutter.package_name}}.store.online.publishing import publish
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
 from tests.conftest import START, free_port, wait_for
-from tests.feature_rows import HISTORY, HOUR, TABLE, build, builds, check_parity, every_hour
+from tests.feature_rows import (
+    HOUR,
+    TABLE,
+    build,
+    builds,
+    check_parity,
+    every_hour,
+    publish_shops,
+)
 
 VARIABLE = "REDIS_ADDRESS"
 PASSWORD = "of nobody's concern"  # noqa: S105
@@ -166,7 +173,7 @@ def test_servers_that_share_a_store_bring_it_in_step_together(
     written: list[int] = []
 
     def bring() -> None:
-        written.append(publish(lakehouse, [TABLE], backend, HISTORY).get("shop", 0))
+        written.append(publish_shops(lakehouse, backend).get("shop", 0))
 
     threads = [threading.Thread(target=bring) for _ in range(4)]
     # When
@@ -242,7 +249,7 @@ def test_a_server_that_was_emptied_is_filled_again(
 ) -> None:
     # Given
     build(lakehouse, None, START + 24 * HOUR, every_hour(24))
-    publish(lakehouse, [TABLE], backend, HISTORY)
+    publish_shops(lakehouse, backend)
     features = OnlineFeatures([TABLE], backend)
     before = features.published()
     # When
@@ -250,7 +257,7 @@ def test_a_server_that_was_emptied_is_filled_again(
     # Then
     with pytest.raises(OnlineError, match="not there yet"):
         features.published()
-    assert publish(lakehouse, [TABLE], backend, HISTORY)
+    assert publish_shops(lakehouse, backend)
     assert features.published() == before
 
 

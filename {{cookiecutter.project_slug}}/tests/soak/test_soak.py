@@ -15,28 +15,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from {{cookiecutter.package_name}} import cli
 from {{cookiecutter.package_name}}.context import Context, open_context
 from {{cookiecutter.package_name}}.core.console import say
-from {{cookiecutter.package_name}}.core.contract import KNOWN_AT
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
-from {{cookiecutter.package_name}}.deployment.transitions import move
-from {{cookiecutter.package_name}}.serving.access import grant
-from {{cookiecutter.package_name}}.serving.online import tokens_of
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.training.pipeline import Trained
 
-from tests.conftest import ROOT, free_port, wait_for
+from tests.conftest import free_port, wait_for
 from tests.parcels import PROBLEM
+from tests.served import Served, recent_parcels, served
 
 REDIS = "REDIS_ADDRESS"
 CALLERS = 8
@@ -58,18 +53,16 @@ class Server:
     """A server that runs, and all that stands behind it."""
 
     context: Context
-    port: int
-    token: str
+    running: Served
     bodies: Sequence[bytes]
-    process: subprocess.Popen[bytes]
     outages: dict[str, Callable[[], Callable[[], None]]]  # begins one; what it returns ends it
     load: Load = field(default_factory=Load)
 
     def look(self, path: str) -> dict[str, Any]:
         """What is answered at an address."""
-        address = f"http://127.0.0.1:{self.port}{path}"
+        address = f"http://127.0.0.1:{self.running.port}{path}"
         request = urllib.request.Request(address)
-        request.add_header("Authorization", f"Bearer {self.token}")
+        request.add_header("Authorization", f"Bearer {self.running.token}")
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             found: dict[str, Any] = json.loads(answer.read())
         return found
@@ -177,9 +170,8 @@ def server(
 ) -> Iterator[Server]:
     """A server of one worker, whose champion, features and log are elsewhere."""
     home, done = trained
-    port, tracking = free_port(), mlflow[1]
     values = {
-        "MLFLOW__TRACKING_URI": tracking,
+        "MLFLOW__TRACKING_URI": mlflow[1],
         "ONLINE__REDIS": REDIS,
         "SERVING__SHIP_SECONDS": "1",
         "SERVING__SYNC_SECONDS": "1",
@@ -189,37 +181,23 @@ def server(
         for key, value in values.items():
             patch.setenv(f"{ENV_PREFIX}{key}", value)
         context = open_context("test")
-        move(context, "approve", str(done.version), "tests", "to be served")
-        token = grant(tokens_of(context), "tests", ["predict", "read"])
-        paths = os.pathsep.join((str(ROOT), str(ROOT / "src")))
-        command = [sys.executable, "-m", cli.__package__ or "", "serve", "--env", "test"]
-        with subprocess.Popen(
-            [*command, "--port", str(port), "--workers", "1"],
-            env={**os.environ, "PYTHONPATH": paths, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"},
-        ) as process:
+        to_mlflow = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+        with served(context, str(done.version), workers=1, **to_mlflow) as found:
             outages: dict[str, Callable[[], Callable[[], None]]] = {
                 "follow": mlflow[0].kill,
                 "sync": redis.kill,
                 "ship": lambda: without_tables(Path(context.lakehouse.root)),
             }
-            bodies = bodies_of(home, as_of)
-            running = Server(context, port, token, bodies, process, outages)
-            try:
-                assert wait_for(lambda: process.poll() is not None or running.is_ready())
-                assert process.poll() is None
-                yield running
-            finally:
-                process.terminate()
+            running = Server(context, found, bodies_of(home, as_of), outages)
+            assert wait_for(running.is_ready)
+            yield running
 
 
 def bodies_of(context: Context, as_of: datetime) -> list[bytes]:
     """Requests of one row, of parcels that were posted within the last hours."""
-    parcels = context.lakehouse.read(tables.prepared(PROBLEM.scored))
-    since, until = as_of - timedelta(hours=12), as_of
-    recent = parcels.filter(pl.col("posted_at").is_between(since, until)).drop(KNOWN_AT)
     return [
         json.dumps({"rows": [row]}, default=datetime.isoformat).encode()
-        for row in recent.iter_rows(named=True)
+        for row in recent_parcels(context, as_of).iter_rows(named=True)
     ]
 
 
@@ -244,15 +222,11 @@ async def _callers(server: Server, load: Load, ended: threading.Event) -> None:
 
 
 async def _caller(number: int, server: Server, load: Load, ended: threading.Event) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.running.port)
     while not ended.is_set():
         number += CALLERS
         body = server.bodies[number % len(server.bodies)]
-        head = (
-            f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {server.token}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
+        writer.write(server.running.head(len(body)) + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         length = answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
         content = json.loads(await reader.readexactly(int(length)))

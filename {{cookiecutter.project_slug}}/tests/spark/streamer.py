@@ -7,12 +7,12 @@ among what Spark has to say.
 
 from __future__ import annotations
 
-import random
 import sys
+from functools import partial
 
 from {{cookiecutter.package_name}}.inference import stream_spark
 
-from tests.endurance.killing import ended, kill, started, tell_of, verb
+from tests.killing import ended, kill_many, started, tell_of, verb
 
 
 def consume() -> None:
@@ -22,8 +22,7 @@ def consume() -> None:
 
 
 if __name__ == "__main__":
-    kills, seed, span = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    draw = random.Random(seed)  # noqa: S311 no secret
-    killed = sum(kill(started(consume), draw.uniform(0, span)) for _ in range(kills))
+    kills, seed, span = sys.argv[1:]
+    killed = kill_many(partial(started, consume), int(kills), int(seed), float(span))
     print(f"killed: {killed}", flush=True)  # noqa: T201
     sys.exit(ended(started(consume)))

@@ -29,7 +29,10 @@ def held(lakehouse: Lakehouse) -> dict[int, float]:
     return dict(lakehouse.read(THINGS, order=["id"]).select("id", "value").iter_rows())
 
 
-@pytest.mark.parametrize("verb", WRITES)
+@pytest.mark.parametrize(
+    "verb",
+    [pytest.param(verb, marks=() if verb == "merge" else pytest.mark.long) for verb in WRITES],
+)
 def test_killed_between_stage_and_commit(spark: SparkSession, tmp_path: Path, verb: str) -> None:
     # given a table
     lakehouse = Lakehouse(str(tmp_path / "see häuser"), engine=SparkEngine(spark))

@@ -28,12 +28,13 @@ from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 from tests.conftest import ROOT, copy_project
 from tests.endurance.conftest import Home
 from tests.kafka.broker import Broker, unique
+from tests.killing import KILLS
 from tests.parcels import PROBLEM
 from tests.spark.conftest import TRAINED, opened
 
 LOG, PREDICTIONS = tables.inference_log(PROBLEM), tables.predictions(PROBLEM)
 LETTERS, REQUESTS = tables.dead_letters(PROBLEM), tables.requests(PROBLEM)
-KILLS = 3
+SOME_KILLS = max(KILLS // 5, 1)  # each begins a Spark of its own
 SPAN = 20.0  # seconds
 BATCH = 100  # requests
 UNCOMPARED = ("request_id", "latency_ms", "feature_versions", "requested_at")
@@ -189,6 +190,7 @@ def test_a_batch_that_was_cut_off_is_answered_once(
     assert sorted(name for name in answered if name in requests) == requests
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["table", "kafka"])
 def test_every_request_is_answered_once_though_processes_are_killed(
     both: Both, broker: Broker, topic: str, tmp_path: Path, source: str
@@ -213,7 +215,7 @@ def test_every_request_is_answered_once_though_processes_are_killed(
     }
     # When
     script = ROOT / "tests" / "spark" / "streamer.py"
-    process = home.start(str(script), str(KILLS), "7", str(SPAN), **settings)
+    process = home.start(str(script), str(SOME_KILLS), "7", str(SPAN), **settings)
     said, _ = process.communicate()
     # Then
     assert process.returncode == 0, said

@@ -20,9 +20,12 @@ import boto3
 import narwhals as nw
 import polars as pl
 import pytest
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from moto import settings as moto_settings
 from polars.testing import assert_frame_equal
 
+from {{cookiecutter.package_name}} import doctor
+from {{cookiecutter.package_name}}.context import open_context
 from {{cookiecutter.package_name}}.core.contract import (
     KNOWN_AT,
     UTC_TIME,
@@ -33,6 +36,7 @@ from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.engines import PolarsEngine
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
+from {{cookiecutter.package_name}}.tracking.clients import require_client
 
 from tests.conftest import PATIENCE, ROOT, copy_project
 from tests.parcels import PROBLEM
@@ -235,6 +239,17 @@ def test_killed_between_its_files_and_its_commit_a_verb_loses_nothing(
         assert_frame_equal(sorted_rows(held, table), sorted_rows(own, table))
 
 
+def test_doctor_looks_where_tables_state_and_files_are(
+    anywhere: Path, storage: Storage, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_project(anywhere / "runner")
+    write_conf(folder, storage, mlflow_server, f"examined-{storage.scheme}")
+    monkeypatch.chdir(folder)
+    examined = list(doctor._reachable(open_context("test")))
+    assert [finding for finding in examined if not finding.is_well] == []
+    assert examined[0].said.startswith(f"{storage.scheme}://")
+
+
 # What fails
 
 
@@ -253,6 +268,8 @@ def test_a_wrong_key_is_one_line(
     assert code == 1
     assert err.startswith("✗ Cannot reach az://lake/wrong-key/state")
     assert "Traceback" not in err
+    examined = {finding.name: finding for finding in doctor._reachable(open_context("test"))}
+    assert examined["state"].said.startswith("Cannot reach az://lake/wrong-key/state")
     with pytest.raises(UserError, match=r"^Cannot read az://lake/wrong-key/things: .*privileges"):
         Lakehouse(azure.address("wrong-key"), engine=PolarsEngine(wrong)).read(THINGS)
 
@@ -344,3 +361,17 @@ def test_a_state_at_an_address_needs_a_key_of_the_environment(
     code, _, err = run("ingest", "--env", "test", "--as-of", AT)
     assert code == 1
     assert "signing_key" in err
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/runs",
+        "wasbs://runs@account.blob.core.windows.net/runs",
+        "abfss://runs@account.dfs.core.windows.net/runs",
+        "gs://bucket/runs",
+    ],
+)
+def test_requirements_of_a_cloud_bring_what_mlflow_imports(address: str) -> None:
+    require_client(address)
+    assert get_artifact_repository(address).artifact_uri == address

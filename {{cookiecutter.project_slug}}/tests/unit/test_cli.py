@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,9 +12,11 @@ import pytest
 
 from {{cookiecutter.package_name}} import cli, flows
 from {{cookiecutter.package_name}}.cli import parse_moment
+from {{cookiecutter.package_name}}.core import failures
 from {{cookiecutter.package_name}}.core.contract import Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests import parcels
@@ -101,6 +105,39 @@ def test_an_unknown_environment_is_one_message(project: Path, run: Run, verb: st
     assert "Traceback" not in err
 
 
+def test_what_a_problem_imports_and_is_not_installed_is_one_message(
+    project: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unfinished.py").write_text("import not_of_this_world\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(f"{ENV_PREFIX}PROBLEM", "unfinished")
+    code, _, err = run("status", "--env", "test")
+    assert code == 1
+    assert err.startswith("✗ not_of_this_world is needed, and not installed.\n  → ")
+
+
+@pytest.mark.parametrize(
+    ("module", "raised"),
+    [("not_of_this_world", UserError), (f"{failures.__name__}.gone", ModuleNotFoundError)],
+)
+def test_only_packages_of_others_are_to_be_installed(module: str, raised: type[Exception]) -> None:
+    with pytest.raises(raised, match=re.escape(module)), failures.importing("A wish", "Do."):
+        importlib.import_module(module)
+
+
+def test_an_interruption_over_which_a_library_stumbles_is_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            [].pop()
+
+    monkeypatch.setattr(cli, "app", stumble)
+    assert run("status") == (130, "", "")
+
+
 def test_a_message_is_printed_as_it_is(project: Path, run: Run) -> None:
     code, _, err = run("ingest", "--as-of", "[bold]x[/]")
     assert (code, "'[bold]x[/]' is not a moment" in err) == (1, True)
@@ -166,6 +203,10 @@ def test_every_step_takes_an_environment_and_an_as_of(run: Run) -> None:
 def test_the_command_line_is_there_before_heavy_imports() -> None:
     heavy = {"mlflow", "narwhals", "numpy", "optuna", "polars", "pydantic"}
     assert imported_by(cli.__name__, heavy) == []
+
+
+def test_a_problem_is_there_before_what_only_its_checks_and_its_search_need() -> None:
+    assert imported_by("tests.parcels", {"optuna", "pointblank"}) == []
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from {{cookiecutter.package_name}} import doctor, hosting
-from {{cookiecutter.package_name}}.core.settings import Settings
+from {{cookiecutter.package_name}} import doctor, hosting, store
+from {{cookiecutter.package_name}}.context import open_context
+from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX, Settings
 
 from tests.conftest import ROOT
 
@@ -141,3 +143,15 @@ def test_a_place_that_cannot_be_written_is_found(
     assert not findings["state"].is_well
     assert findings["state"].remedy == "Check `state` in conf/."
     assert not findings["MLflow"].is_well
+
+
+def test_a_client_of_the_state_that_is_not_installed_is_found(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.delitem(sys.modules, f"{store.__name__}.mirror", raising=False)
+    monkeypatch.setenv(f"{ENV_PREFIX}STATE_ADDRESS", "s3://bucket/state")
+    monkeypatch.setenv(f"{ENV_PREFIX}MLFLOW__SIGNING_KEY", "SIGNING_KEY")
+    state = next(doctor._reachable(open_context("test")))
+    assert state.said == "`state_address` needs obstore, which is not installed."
+    assert "`aws.in`" in state.remedy

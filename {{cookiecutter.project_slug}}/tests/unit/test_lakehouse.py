@@ -14,7 +14,7 @@ import narwhals as nw
 import polars as pl
 import pytest
 
-from {{cookiecutter.package_name}}.core.contract import UTC_TIME, Frame, Table
+from {{cookiecutter.package_name}}.core.contract import UTC_TIME, Frame, Schema, Table
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.store import lakehouse as module
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
@@ -97,6 +97,18 @@ def test_merge_inserts_updates_and_keeps_the_rest(lakehouse: Lakehouse) -> None:
     lakehouse.merge(TABLE, rows({1: 1.0, 2: None, 3: 3.0}))
     assert lakehouse.merge(TABLE, rows({2: 2.0, 3: 3.0, 4: None})) == 2
     assert content(lakehouse) == {1: 1.0, 2: 2.0, 3: 3.0, 4: None}
+
+
+@pytest.mark.parametrize(
+    "key", ["OrderId", "order id", "order-id", "größe", "select", "1st", 'a"b']
+)
+def test_a_key_may_be_called_as_its_source_calls_it(lakehouse: Lakehouse, key: str) -> None:
+    schema: Schema = {key: nw.Int64, "value": nw.Float64, "at": UTC_TIME}
+    table = Table("things", schema, (key,), "at")
+    lakehouse.merge(table, rows({1: 1.0, 2: 2.0}).rename({"id": key}))
+    lakehouse.merge(table, rows({2: 3.0, 3: 3.0}).rename({"id": key}))
+    merged = lakehouse.read(table, order=[key])
+    assert merged.select(key, "value").rows() == [(1, 1.0), (2, 3.0), (3, 3.0)]
 
 
 def test_merge_of_the_same_rows_commits_nothing(lakehouse: Lakehouse) -> None:

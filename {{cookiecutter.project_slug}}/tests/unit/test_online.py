@@ -35,12 +35,14 @@ from tests.conftest import START
 from tests.feature_rows import (
     HISTORY,
     HOUR,
+    ROWS_AT_ONCE,
     TABLE,
     build,
     builds,
     check_parity,
     every_hour,
     exactly,
+    publish_shops,
 )
 
 
@@ -58,7 +60,7 @@ def published(lakehouse: Lakehouse, tmp_path: Path) -> tuple[OnlineFeatures, Any
     given_rows = every_hour(24)
     build(lakehouse, None, START + 24 * HOUR, given_rows)
     backend = open_backend(tmp_path / "online")
-    publish(lakehouse, [TABLE], backend, HISTORY)
+    publish_shops(lakehouse, backend)
     return OnlineFeatures([TABLE], backend), backend
 
 
@@ -107,7 +109,7 @@ def test_rows_that_are_too_old_to_be_asked_for_are_not_kept(
     before = len(backend.read([key])[0])
     # When
     build(lakehouse, START + 24 * HOUR, START + 123 * HOUR, every_hour(99))
-    publish(lakehouse, [TABLE], backend, HISTORY)
+    publish_shops(lakehouse, backend)
     # Then
     assert len(backend.read([key])[0]) == before
 
@@ -115,7 +117,7 @@ def test_rows_that_are_too_old_to_be_asked_for_are_not_kept(
 def test_publishing_again_writes_nothing(
     published: tuple[OnlineFeatures, Any], lakehouse: Lakehouse
 ) -> None:
-    assert publish(lakehouse, [TABLE], published[1], HISTORY) == {}
+    assert publish_shops(lakehouse, published[1]) == {}
 
 
 def test_nothing_is_forgotten_while_the_tables_are_out_of_reach(
@@ -126,7 +128,7 @@ def test_nothing_is_forgotten_while_the_tables_are_out_of_reach(
     Path(lakehouse.root).rename(tmp_path / "aside")
     # When
     with pytest.raises(UserError, match="shop is gone"):
-        publish(lakehouse, [TABLE], backend, HISTORY)
+        publish_shops(lakehouse, backend)
     # Then
     [[found]] = features.look_up([{"shop": "a", "number": 0}], [microseconds(START + 20 * HOUR)])
     assert found is not None
@@ -138,7 +140,7 @@ def test_only_new_rows_are_written_where_a_table_grew(
     # When
     build(lakehouse, START + 24 * HOUR, START + 25 * HOUR, {("b", 0, 30): (1.0, 1, "", True, None)})
     # Then
-    assert publish(lakehouse, [TABLE], published[1], HISTORY) == {"shop": 1}
+    assert publish_shops(lakehouse, published[1]) == {"shop": 1}
 
 
 def test_an_update_that_fails_is_not_seen(
@@ -158,7 +160,7 @@ def test_an_update_that_fails_is_not_seen(
     monkeypatch.setattr(publishing, "_by_entity", failing)
     # When
     with pytest.raises(OSError):
-        publish(lakehouse, [TABLE], backend, HISTORY)
+        publish_shops(lakehouse, backend)
     # Then
     [[found]] = features.look_up([{"shop": "a", "number": 0}], [microseconds(START + 24 * HOUR)])
     assert found is not None
@@ -190,7 +192,7 @@ def test_a_table_that_is_no_longer_declared_goes(
     # Given
     features, backend = published
     # When
-    publish(lakehouse, [], backend, HISTORY)
+    publish(lakehouse, [], backend, HISTORY, ROWS_AT_ONCE)
     # Then
     assert backend.read([features.codecs[0].key(["a", 0])]) == [None]
 

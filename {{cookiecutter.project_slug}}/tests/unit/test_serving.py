@@ -77,6 +77,28 @@ def test_a_type_without_a_place_in_json_is_named(toy: Problem) -> None:
         row_type(replace(toy, sources=(scored, *toy.sources[1:])))
 
 
+def renamed(toy: Problem, name: str) -> Problem:
+    """The problem, but that a column of the rows that it scores is called otherwise."""
+    prepared = {name if key == "shop" else key: of for key, of in toy.scored.prepared.items()}
+    return replace(toy, sources=(replace(toy.scored, prepared=prepared), *toy.sources[1:]))
+
+
+def test_columns_are_asked_for_by_whatever_name_they_have(toy: Problem) -> None:
+    odd = renamed(toy, "shop (No.)")
+    sent = b'{"order": 1, "shop (No.)": "a", "amount": 2}'
+    row = msgspec.json.decode(sent, type=row_type(odd))
+    message = msgspec.json.decode(sent, type=request_type(odd))
+    assert msgspec.structs.astuple(row) == (1, "a", 2.0)
+    assert msgspec.structs.astuple(message)[2:] == (1, "a", 2.0)
+    described = openapi(odd, "toy", max_rows=3)["components"]["schemas"]["Row"]
+    assert "shop (No.)" in described["properties"]
+
+
+def test_a_name_that_json_would_have_to_escape_is_one_message(toy: Problem) -> None:
+    with pytest.raises(UserError, match="cannot be sent as JSON"):
+        row_type(renamed(toy, 'the "shop"'))
+
+
 def test_a_message_may_have_an_id_and_a_time(toy: Problem) -> None:
     sent = b'{"order": 1, "shop": null, "amount": 2'
     read = msgspec.json.Decoder(request_type(toy)).decode
@@ -172,9 +194,10 @@ def test_a_file_of_tokens_that_vanishes_lets_nobody_in(tokens: Path) -> None:
     assert status(guard, token) == 401
 
 
-def test_more_than_the_rate_is_put_off_for_this_token_alone(tokens: Path) -> None:
+@pytest.mark.parametrize("rate", [1, 0.1])
+def test_more_than_the_rate_is_put_off_for_this_token_alone(tokens: Path, rate: float) -> None:
     one, other = (access.grant(tokens, name, ["predict"]) for name in ("a", "b"))
-    guard = Access(tokens, rate=1)
+    guard = Access(tokens, rate)
     asked = [status(guard, one) for _ in range(10)]
     assert asked[0] == 200
     assert asked[-1] == 429

@@ -213,6 +213,25 @@ def test_fit_is_deterministic(
     assert (text(first), first_params) == (text(second), second_params)
 
 
+def test_what_inputs_are_called_changes_nothing(
+    rows: pl.DataFrame, windows: Windows, toy: Problem, small: Settings, tmp_path: Path
+) -> None:
+    # Given
+    names = {"shop": 'The "shop"', "amount": "Amount [€]", "last_amount": "last: amount, {€}"}
+    model = toy.model
+    changes = {
+        "features": tuple(names[name] for name in model.features),
+        "categorical": tuple(names[name] for name in model.categorical),
+        "monotone": {names[name]: way for name, way in model.monotone.items()},
+    }
+    renamed = rows.rename(names)
+    # When
+    plain, _ = fitted(rows, windows, toy, small, tmp_path / "a")
+    odd, _ = fitted(renamed, windows, toy, small, tmp_path / "b", **changes)
+    # Then
+    assert (odd.predict(renamed) == plain.predict(rows)).all()
+
+
 def test_fit_does_not_look_at_the_holdout(
     rows: pl.DataFrame, windows: Windows, toy: Problem, small: Settings, tmp_path: Path
 ) -> None:

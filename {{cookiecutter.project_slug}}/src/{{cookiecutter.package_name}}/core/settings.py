@@ -133,7 +133,7 @@ class MlflowSettings(_Section):
 class FeatureSettings(_Section):
     """How feature tables are built."""
 
-    chunk_rows: _Count = 1_000_000
+    chunk_rows: _Count = 10_000_000
     """Prepared rows whose features are built at a time, and rows that fill the online store."""
     poll_seconds: _Limit = 0.2
     """Seconds between two looks for events, where `follow` runs."""
@@ -201,7 +201,7 @@ class InferenceSettings(_Section):
 
     first_days: _Days = 14
     """Days that the first scoring looks back."""
-    chunk_rows: _Count = 250_000
+    chunk_rows: _Count = 500_000
     """Rows that are scored at a time."""
 
 

@@ -21,10 +21,13 @@ from .checks import REASON, SEPARATOR, with_reasons
 
 CONFLICT = "Another row has the same key, became known at the same time, and differs"
 _SHOWN_ROWS = 200
+_JUDGED_ROWS = 1_000  # of a round's rows a source may have rejected its share of so many
 _ROWS = "rows"
 
 
-def prepare(context: Context, as_of: datetime, judged_rows: int = 1) -> dict[str, tuple[int, int]]:
+def prepare(
+    context: Context, as_of: datetime, *, is_round: bool = False
+) -> dict[str, tuple[int, int]]:
     """Check and shape the raw rows that became known until `as_of`.
 
     Rows pass through in batches: a source need not fit into memory. Identical rows count once. Of
@@ -34,8 +37,9 @@ def prepare(context: Context, as_of: datetime, judged_rows: int = 1) -> dict[str
     Args:
         context: Tables and sources; a page on the checks that failed goes to its state.
         as_of: Rows known later are not looked at.
-        judged_rows: The share of rows that fail is taken of so many at least: of a handful, one
-            tells nothing of the source.
+        is_round: One of many rounds a day. The share of rows that fail is taken of 1,000 at least:
+            of a handful, one tells nothing of the source. A day has one page, on the newest round
+            in which rows failed.
 
     Returns:
         Rows passed and rows quarantined, by source that had anything new.
@@ -58,7 +62,7 @@ def prepare(context: Context, as_of: datetime, judged_rows: int = 1) -> dict[str
             done[source.name] = (0, 0)
             continue
         with lakehouse.staged(_shaped(context, source, new, as_of)) as shaped:
-            done[source.name] = _commit(context, source, shaped, since, as_of, judged_rows)
+            done[source.name] = _commit(context, source, shaped, since, as_of, is_round=is_round)
     return done
 
 
@@ -68,7 +72,8 @@ def _commit(
     shaped: Frame,
     since: datetime | None,
     as_of: datetime,
-    judged_rows: int,
+    *,
+    is_round: bool,
 ) -> tuple[int, int]:
     """Write the rows that passed and those that failed; returns how many."""
     lakehouse = context.lakehouse
@@ -77,10 +82,11 @@ def _commit(
         total = lakehouse.rows(shaped)
         rejected = lakehouse.rows(failed)
         if rejected:
-            name = f"checks_{source.name}_{pages.stamp(as_of)}.html"
-            page = context.settings.reports / name
+            when = f"{as_of:%Y%m%d}" if is_round else pages.stamp(as_of)
+            page = context.settings.reports / f"checks_{source.name}_{when}.html"
             _report(lakehouse, source, failed, total, page, since, as_of)
-            _refuse_too_many(lakehouse, source, failed, max(total, judged_rows), page)
+            judged = max(total, _JUDGED_ROWS) if is_round else total
+            _refuse_too_many(lakehouse, source, failed, judged, page)
         # A killed process may have written these, and another one both tables meanwhile.
         lakehouse.append_known(tables.quarantine(source), failed, as_of)
         lakehouse.merge_known(tables.prepared(source), good.drop(REASON), as_of)

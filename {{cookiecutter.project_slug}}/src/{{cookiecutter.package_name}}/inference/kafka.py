@@ -13,6 +13,7 @@ import polars as pl
 from ..core.contract import UTC_TIME, Table, polars_schema
 from ..core.errors import UserError
 from ..core.settings import KafkaSettings
+from ..core.structs import columns_of
 from .stream import ID, each_once
 
 _REQUESTED_AT = "requested_at"
@@ -79,7 +80,7 @@ class Reader:
         """
         self._decoder = msgspec.json.Decoder(kind)
         columns = {**table.schema, _REQUESTED_AT: UTC_TIME}
-        self._schema = polars_schema({name: columns[name] for name in kind.__struct_fields__})
+        self._schema = polars_schema({name: columns[name] for name in columns_of(kind)})
         self._letters = polars_schema(letters.schema)
 
     def read(self, messages: Sequence[Message]) -> Read:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -259,13 +260,21 @@ def _dataset(
     dataset = lgb.Dataset(
         encode(rows, task.features, task.categories),
         label=rows[task.label].to_numpy(),
-        feature_name=list(task.features),
-        categorical_feature=list(task.categories),
+        feature_name=_names(task.features),
+        categorical_feature=[task.features.index(name) for name in task.categories],
         reference=reference,
         params=dict(parameters),
         free_raw_data=False,
     )
     return dataset.construct()
+
+
+def _names(features: Sequence[str]) -> list[str]:
+    """Names as LightGBM takes them: without spaces, and without what JSON is made of."""
+    taken = [re.sub(r"\W", "_", name) for name in features]
+    if taken == list(features):
+        return taken
+    return [f"{number}_{name}" for number, name in enumerate(taken)]
 
 
 def _reporting(report: Report) -> Callable[[Any], None]:

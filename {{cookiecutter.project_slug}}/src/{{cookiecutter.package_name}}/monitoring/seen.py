@@ -1,7 +1,6 @@
 """What the rows of a window show, in sums: those of batches of rows add up to those of the whole.
 
-So drift is measured wherever the rows are, and only the sums come here. They are whole numbers of
-powers of two, which add up to the same in every order; floats do not, and rows come in none.
+So drift is measured wherever the rows are, and only the sums come here.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ldexp
-from typing import TypeAlias
 
 import narwhals as nw
 import numpy as np
@@ -22,6 +19,7 @@ from ..modeling.profile import Histogram, Profile, Values, widened
 from ..modeling.relations import DIGITS, Relation, products
 from ..modeling.split import hashes
 from ..store.lakehouse import Lakehouse
+from .exact import ADDED_BY, PARTS, Part, added_up, as_floats, counted, listed, totals
 
 OUTSIDE = "outside"  # rows beyond the training's range
 NEW = "new"  # rows with values that the training does not know
@@ -35,16 +33,6 @@ _STEPS = "steps"
 _EVERY = ""  # of all columns, or of all items
 _VARIED = 0.8  # a column of whose rows more had one value is not held to vary
 _SUCCESSIVE = 0.5  # scatter; a column that follows time no better is not held against it
-_SUM_OF = ("column", "what", "item", "exponent")
-_SUMS: Schema = {
-    "column": nw.String,
-    "what": nw.String,
-    "item": nw.String,
-    "exponent": nw.Int64,  # what is summed up are whole numbers of 2 to this power
-    "sum": nw.Int64,
-}
-_Sum: TypeAlias = tuple[str, str, str, int, int]
-_HALF = 26  # of the 53 digits of a float
 _DEALT = "_dealt"
 
 
@@ -100,12 +88,11 @@ def look(lakehouse: Lakehouse, reference: Profile, rows: Frame, keys: Sequence[s
     if follows:
         wanted = _with_previous(lakehouse, wanted, follows, keys)
     summing = partial(_sums, reference=asked, follows=list(follows))
-    sums = lakehouse.map_batches(wanted, summing, _SUMS)
-    total = sums.group_by(*_SUM_OF).agg(nw.col("sum").sum())
+    total = totals(lakehouse.map_batches(wanted, summing, PARTS))
     # Which value most rows have is asked by none, and there may be many.
     item = nw.when(nw.col("what") != FULLEST).then(nw.col("item")).otherwise(nw.lit(_EVERY))
-    most = total.with_columns(item.alias("item")).group_by(*_SUM_OF).agg(nw.col("sum").max())
-    found = _as_floats(lakehouse.collect(most))
+    most = total.with_columns(item.alias("item")).group_by(*ADDED_BY).agg(nw.col("sum").max())
+    found = as_floats(lakehouse.collect(most))
     counted = found.pop((_EVERY, _ROWS), {_EVERY: 0.0})
     return Seen(int(counted[_EVERY]), frozenset(known), found)
 
@@ -156,24 +143,15 @@ def _before(name: str) -> str:
     return f"_before_{name}"
 
 
-def _as_floats(sums: pl.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """Sums by column and what, then by item; what is least is added first."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for column, what, item, exponent, whole in sums.sort(_SUM_OF).iter_rows():
-        items = found.setdefault((column, what), {})
-        items[item] = items.get(item, 0.0) + ldexp(whole, exponent)
-    return found
-
-
 def _sums(rows: pl.DataFrame, reference: Profile, follows: Sequence[str]) -> pl.DataFrame:
-    """Of a batch of rows: column, what, item, exponent and sum."""
-    found: list[_Sum] = [_counted(_EVERY, _ROWS, _EVERY, rows.height)]
+    """What a batch of rows adds to the sums."""
+    found = [counted((_EVERY, _ROWS, _EVERY), rows.height)]
     for name, histogram in reference.items():
         if name in rows.columns:
-            found += _listed(name, _BINS, histogram.count(rows, name), 0)
+            found += listed(name, _BINS, histogram.count(rows, name), 0)
             found += _of_values(name, histogram.values, rows[name].drop_nulls())
     if known := related(reference):
-        found += _listed(_EVERY, _PRODUCTS, products(known, rows).ravel(), -DIGITS)
+        found += listed(_EVERY, _PRODUCTS, products(known, rows).ravel(), -DIGITS)
     for name in follows:
         values, before = (
             rows[each].cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -182,44 +160,20 @@ def _sums(rows: pl.DataFrame, reference: Profile, follows: Sequence[str]) -> pl.
         cuts = reference[name].cuts
         center = cuts[len(cuts) // 2] if cuts else 0.0
         for number, summands in enumerate(steps(values, before, center)):
-            found += _added_up(name, _STEPS, str(number), summands)
-    return pl.DataFrame(found, schema=polars_schema(_SUMS), orient="row")
+            found += added_up((name, _STEPS, str(number)), summands)
+    return pl.DataFrame(found, schema=polars_schema(PARTS), orient="row")
 
 
-def _counted(name: str, what: str, item: str, rows: int) -> _Sum:
-    return name, what, item, 0, rows
-
-
-def _listed(name: str, what: str, sums: Array, exponent: int) -> Iterator[_Sum]:
-    """An item for each of some sums, which are whole numbers of 2 to the exponent."""
-    whole = np.ldexp(sums, -exponent)
-    for item in np.flatnonzero(whole):
-        yield name, what, str(item), exponent, int(whole[item])
-
-
-def _added_up(name: str, what: str, item: str, summands: Array) -> Iterator[_Sum]:
-    """The sum of any floats, to the last digit, shape (rows,): those of like size together."""
-    mantissas, exponents = np.frexp(summands)
-    lowest = int(np.min(exponents, initial=0))
-    shifted = np.ldexp(mantissas, _HALF)
-    upper = np.trunc(shifted)
-    lower = np.ldexp(shifted - upper, _HALF + 1)
-    for digits, half in ((_HALF, upper), (2 * _HALF + 1, lower)):
-        whole = np.bincount(exponents - lowest, weights=half)
-        for at in np.flatnonzero(whole):
-            yield name, what, item, int(at) + lowest - digits, int(whole[at])
-
-
-def _of_values(name: str, known: Values, present: pl.Series) -> Iterator[_Sum]:
+def _of_values(name: str, known: Values, present: pl.Series) -> Iterator[Part]:
     """What the values of a batch of rows tell by themselves."""
     if known.low is not None and known.high is not None:
         low, high = widened(known.low, known.high)
         outside = ~present.cast(pl.Float64).is_between(low, high)
-        yield _counted(name, OUTSIDE, _EVERY, int(outside.sum()))
+        yield counted((name, OUTSIDE, _EVERY), int(outside.sum()))
     if known.few:
         is_new = ~present.cast(pl.Float64).is_in(list(known.few))
-        yield _counted(name, NEW, _EVERY, int(is_new.sum()))
+        yield counted((name, NEW, _EVERY), int(is_new.sum()))
     if known.fullest < _VARIED:
         times = present.value_counts(name=_ROWS)
         for value, count in zip(times[name].cast(pl.String), times[_ROWS], strict=True):
-            yield _counted(name, FULLEST, value, count)
+            yield counted((name, FULLEST, value), count)

@@ -144,11 +144,11 @@ class Access:
 
     def _take(self, name: str) -> None:
         now = time.monotonic()
-        burst = self._rate * _BURST_SECONDS
+        burst = max(1.0, self._rate * _BURST_SECONDS)
         left, since = self._buckets.get(name, (burst, now))
         left = min(burst, left + (now - since) * self._rate)
         if left < 1:
-            detail = f"More than {self._rate:g} requests a second; wait a second."
+            detail = f"More than {self._rate:g} requests a second; wait."
             raise RequestError(429, "too-many-requests", detail)
         self._buckets[name] = (left - 1, now)
 

@@ -25,13 +25,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.contract import PREDICTION, PREDICTION_TIME, Problem
 from ..core.errors import UserError
 from ..core.project import SECRET_VARIABLE
 from ..store.online import OnlineError, OnlineFeatures, TooLongAgoError, open_backend
 from .access import Access
+from .bodies import ReadToTheEnd, read_body
 from .gathering import Gatherer
 from .journal import Journal, JournalFullError
 from .pointer import Pointer, digest_of, folder_of, read_pointer
@@ -274,6 +275,7 @@ class Predict:
     def __init__(self, service: Service) -> None:
         """Make the decoder of its bodies."""
         self._service = service
+        self._limits = service.config.max_bytes, service.config.body_seconds
         body = body_type(row_type(service.problem), service.config.max_rows)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
@@ -284,7 +286,7 @@ class Predict:
         service = self._service
         try:
             service.access.check(authorization(scope), "predict")
-            content = await read_body(scope, receive, service.config)
+            content = await read_body(scope, receive, *self._limits)
             rows = self._decode(content)
             answer = asyncio.get_running_loop().create_future()
             service.waiting.add(Job(request_id, rows, started, answer))
@@ -314,13 +316,14 @@ class Predict:
 SAFE = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
-def application() -> Starlette:
+def application() -> ASGIApp:
     """The application of a worker, as its environment variable tells."""
     path = os.environ["SERVING_CONFIG"]
     config = msgspec.json.decode(Path(path).read_bytes(), type=Config)
     from importlib import import_module
 
-    return routes(open_service(config, import_module(config.problem).PROBLEM))
+    service = open_service(config, import_module(config.problem).PROBLEM)
+    return ReadToTheEnd(routes(service), config.body_seconds)
 
 
 def open_service(config: Config, problem: Problem) -> Service:
@@ -412,7 +415,8 @@ async def _changed(service: Service, request: Request) -> Response:
     secret = os.environ.get(SECRET_VARIABLE)
     if not secret:
         raise RequestError(404, "not-found", f"{SECRET_VARIABLE} is not set.")
-    body = await read_body(request.scope, request.receive, service.config)
+    limits = service.config.max_bytes, service.config.body_seconds
+    body = await read_body(request.scope, request.receive, *limits)
     try:
         verify(body, request.headers, Webhook(secret.encode()))
     except ValueError as error:
@@ -455,51 +459,6 @@ def authorization(scope: Scope) -> str:
         if name == b"authorization":
             return str(value.decode("latin-1"))
     return ""
-
-
-async def read_body(scope: Scope, receive: Receive, config: Config) -> bytes:
-    """The body, within limits of size and time.
-
-    Raises:
-        RequestError: 408 or 413.
-    """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > config.max_bytes:
-            raise _too_large(config)
-    first = await _within(receive, config)
-    if not first.get("more_body"):
-        content = bytes(first.get("body", b""))
-        if len(content) > config.max_bytes:
-            raise _too_large(config)
-        return content
-    parts = [first.get("body", b"")]
-    size = len(parts[0])
-    ends = time.monotonic() + config.body_seconds
-    more = True
-    while more:
-        message = await _within(receive, config, ends - time.monotonic())
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > config.max_bytes:
-            raise _too_large(config)
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-async def _within(receive: Receive, config: Config, seconds: float | None = None) -> Any:
-    try:
-        async with asyncio.timeout(config.body_seconds if seconds is None else max(seconds, 0)):
-            message = await receive()
-    except TimeoutError:
-        detail = f"The body took longer than {config.body_seconds:g} seconds."
-        raise RequestError(408, "too-slow", detail) from None
-    if message["type"] == "http.disconnect":
-        raise RequestError(400, "invalid-request", "The body did not arrive.")
-    return message
-
-
-def _too_large(config: Config) -> RequestError:
-    return RequestError(413, "too-large", f"The body is larger than {config.max_bytes:,} bytes.")
 
 
 def _refusal(error: BaseException) -> RequestError:

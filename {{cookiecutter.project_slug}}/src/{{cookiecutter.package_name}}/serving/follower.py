@@ -219,7 +219,7 @@ def try_version(context: Context, number: str, estimator: Estimator) -> None:
     row = row_type(problem)
     by_key = {
         tuple(values[name] for name in keys): row(
-            **{name: values[name] for name in problem.scored.prepared}
+            *(values[name] for name in problem.scored.prepared)
         )
         for values in sent.iter_rows(named=True)
     }

@@ -28,6 +28,7 @@ from .access import SCOPES
 from .api import DESCRIPTION, JOURNAL, PAGE, STATUS, WAKE, Config
 from .follower import Follower
 from .pointer import VERSIONS, read_pointer
+from .records import Records
 from .requests import PROBLEM_TYPES, openapi
 from .shipping import ship
 
@@ -51,8 +52,9 @@ def serve(context: Context, host: str, port: int, workers: int) -> None:
     """Answer requests until told to stop; what was answered is then shipped.
 
     Raises:
-        UserError: An address that others reach without tokens for them, no champion, or one that
-            fails its test, an online store that cannot be filled; or the workers ended.
+        UserError: An address that others reach without tokens for them, columns that JSON cannot
+            name, no champion, or one that fails its test, an online store that cannot be filled; or
+            the workers ended.
     """
     folder = folder_of_server(context)
     if not is_loopback(host) and not tokens_of(context).exists():
@@ -60,6 +62,7 @@ def serve(context: Context, host: str, port: int, workers: int) -> None:
         raise UserError(message, "Give out a token first: `token NAME`.")
     (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
     write_pages(context, folder)
+    Records(context.problem)  # a column that no line of the log can hold is refused here
     follower = Follower(context, folder)
     _begin(context, follower, folder)
     settings = context.settings.serving

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 
 from ..core.contract import PREDICTION, PREDICTION_TIME, Problem, Schema, Target, polars_schema
+from ..core.structs import columns_of, struct
 from ..store import tables
-from .requests import json_type
+from .requests import json_fields
 from .scoring import Scored
 
 _ODD = "odd_values"  # NaN and infinities, which JSON does not have, by column
@@ -42,14 +43,8 @@ class Records:
             *([] if PREDICTION in self._target.scores else [PREDICTION]),
             *problem.model.features,
         )
-        fields: list[tuple[str, Any]] = [
-            (name, json_type(name, kind() if isinstance(kind, type) else kind) | None)
-            for name, kind in self._columns.items()
-        ]
-        for at, (name, kind) in enumerate(fields):
-            if name in self._log.keys:
-                fields[at] = (name, kind.__args__[0])
-        line = msgspec.defstruct("Line", [*fields, *_OPTIONAL])
+        line = struct("Line", [*json_fields(self._columns, self._log.keys), *_OPTIONAL])
+        self._written = columns_of(line)
         self._decoder = msgspec.json.Decoder(line)
         self._encoder = msgspec.json.Encoder()
 
@@ -97,7 +92,7 @@ class Records:
             except (msgspec.MsgspecError, RecursionError):
                 bad.append(line)
                 continue
-            values = msgspec.structs.asdict(record)
+            values = dict(zip(self._written, msgspec.structs.astuple(record), strict=True))
             odd = values.pop(_ODD)
             values.update({name: float(value) for name, value in odd.items()})
             rows.append(tuple(values[name] for name in self._rows))

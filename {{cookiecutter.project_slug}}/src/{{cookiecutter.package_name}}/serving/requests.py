@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -11,8 +11,9 @@ import msgspec
 import narwhals as nw
 from msgspec import Meta
 
-from ..core.contract import PREDICTION, PREDICTION_TIME, Problem
+from ..core.contract import PREDICTION, PREDICTION_TIME, Problem, Schema
 from ..core.errors import UserError
+from ..core.structs import struct
 
 _MAX_TEXT = 1_000
 _JSON: tuple[tuple[Callable[[Any], bool], Any], ...] = (
@@ -72,13 +73,10 @@ def row_type(problem: Problem) -> type[msgspec.Struct]:
     """A row that asks for a prediction: the prepared columns of the source that is scored.
 
     Raises:
-        UserError: A column of a type that has no place in JSON.
+        UserError: A column whose type or name has no place in JSON.
     """
-    fields: list[tuple[str, Any]] = []
-    for name, declared in problem.scored.prepared.items():
-        kind = json_type(name, declared() if isinstance(declared, type) else declared)
-        fields.append((name, kind if name in problem.model.keys else kind | None))
-    return msgspec.defstruct("Row", fields, forbid_unknown_fields=True, frozen=True)
+    fields = json_fields(problem.scored.prepared, problem.model.keys)
+    return struct("Row", fields, forbid_unknown_fields=True, frozen=True)
 
 
 def body_type(row: type[msgspec.Struct], max_rows: int) -> type[msgspec.Struct]:
@@ -103,12 +101,20 @@ def answer_type(problem: Problem) -> type[msgspec.Struct]:
     return msgspec.defstruct("Answer", [("request_id", str), ("predictions", list[prediction])])  # type: ignore[valid-type]
 
 
-def json_type(name: str, kind: Any) -> Any:
-    """What a column of a type holds in JSON.
+def json_fields(schema: Schema, needed: Collection[str]) -> list[tuple[str, Any]]:
+    """Columns as JSON has them: name and type; null is allowed unless a column is needed.
 
     Raises:
-        UserError: It has no place there.
+        UserError: A column whose type has no place in JSON.
     """
+    fields: list[tuple[str, Any]] = []
+    for name, declared in schema.items():
+        kind = _json_type(name, declared() if isinstance(declared, type) else declared)
+        fields.append((name, kind if name in needed else kind | None))
+    return fields
+
+
+def _json_type(name: str, kind: Any) -> Any:
     if kind.is_integer():
         return _integer(str(kind))
     for holds, python in _JSON:

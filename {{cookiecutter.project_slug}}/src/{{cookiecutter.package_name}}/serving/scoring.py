@@ -89,8 +89,9 @@ class Lookup:
             OnlineError: The online store cannot answer.
             LeftOutError: A row that the spine leaves out.
         """
-        sent = [{**msgspec.structs.asdict(row), KNOWN_AT: now} for row in rows]
-        return self.of(pl.DataFrame(sent, schema=self._asked), now)
+        sent = [(*msgspec.structs.astuple(row), now) for row in rows]
+        asked = [dict(zip(self._asked, values, strict=True)) for values in sent]
+        return self.of(pl.DataFrame(asked, schema=self._asked), now)
 
     def of(self, rows: pl.DataFrame, now: datetime) -> Asked:
         """The same of a frame with the prepared columns and `known_at`."""

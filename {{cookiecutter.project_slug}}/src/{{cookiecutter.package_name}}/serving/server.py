@@ -8,8 +8,11 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .bodies import ReadToTheEnd
+
 MOST_CONNECTIONS = 64
 LONGEST_SECONDS = 60.0
+_BODY_SECONDS = 5.0
 
 
 class BriefProtocol(H11Protocol):
@@ -30,7 +33,7 @@ class BriefProtocol(H11Protocol):
 def server(application: ASGIApp, host: str, port: int) -> uvicorn.Server:
     """A server that is ready to run."""
     config = uvicorn.Config(
-        application,
+        ReadToTheEnd(application, _BODY_SECONDS),
         host=host,
         port=port,
         http=BriefProtocol,

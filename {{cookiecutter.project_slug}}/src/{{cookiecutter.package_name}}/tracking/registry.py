@@ -28,6 +28,7 @@ from ..core.settings import MlflowSettings
 from ..modeling import pyfunc, stored
 from ..store.identity import refuse_other
 from . import catalog
+from .clients import require_client
 from .provenance import artifact_digest
 from .signing import ARTIFACT_DIGEST, SIGNATURE, TRAINING_ID, Signer
 
@@ -109,6 +110,17 @@ class Registry:
         location = None if place is None else as_address(place)
         return str(self.client.create_experiment(name, artifact_location=location))
 
+    def require_files(self) -> None:
+        """Refuse to begin work whose files MLflow could not keep.
+
+        Raises:
+            UserError: The client of where they lie is not installed.
+        """
+        found = self.client.get_experiment_by_name(self.settings.experiment)
+        place = found.artifact_location if found else self.settings.artifact_root
+        if place is not None:
+            require_client(place)
+
     def version(self, number: str) -> ModelVersion:
         """A version by number.
 
@@ -187,7 +199,9 @@ class Registry:
             self.client.update_model_version(self.settings.model, number, description)
 
     def download(self, number: str) -> Path:
-        """Local copy of a version's files, all of them checked against its signed registration.
+        """A version's files on this machine, all of them checked against its signed registration.
+
+        A copy of files that lie elsewhere is made once.
 
         Raises:
             UserError: The registration was changed, or the files are gone or not those that were
@@ -197,19 +211,32 @@ class Registry:
         if wrong := self.signer.objection(self.settings.model, version.run_id, version.tags):
             remedy = "Train another; in production roll back. What signs: `mlflow.signing_key`."
             raise UserError(f"Version {number} {wrong}.", remedy)
+        signed = version.tags.get(ARTIFACT_DIGEST)
+        folder = self._folders.get(number)
+        if folder is None or artifact_digest(folder) != signed:
+            folder = self._folders[number] = self._found(version)
+            if artifact_digest(folder) != signed:
+                message = f"The files of version {number} are not those that were registered."
+                remedy = f"Look into {folder} (cached bytecode counts); or roll back."
+                raise UserError(message, remedy)
+        return folder
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        """Where a version's files were found on this machine, by its number."""
+        return {}
+
+    def _found(self, version: ModelVersion) -> Path:
+        """Where a version's files lie; if that is no folder here, a copy that MLflow makes."""
         # Unity Catalog lets nobody read where a version lies, and lends access to who names it.
-        by_name = f"models:/{self.settings.model}/{number}"
-        place = by_name if self.settings.in_catalog else version.source
+        by_name = f"models:/{self.settings.model}/{version.version}"
+        place = by_name if self.settings.in_catalog else str(version.source)
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(place))
+            return Path(mlflow.artifacts.download_artifacts(place))
         except (MlflowException, OSError) as error:
             reason = str(error).partition("\n")[0]
-            message = f"Version {number} has lost its files: {reason}"
+            message = f"Version {version.version} has lost its files: {reason}"
             raise UserError(message, "Restore them, roll back or retrain.") from None
-        if artifact_digest(folder) != version.tags.get(ARTIFACT_DIGEST):
-            message = f"The files of version {number} are not those that were registered."
-            raise UserError(message, f"Look into {folder} (cached bytecode counts); or roll back.")
-        return folder
 
     def load(self, number: str) -> Estimator:
         """The estimator of a version: its own code and files, once `download` has checked them."""

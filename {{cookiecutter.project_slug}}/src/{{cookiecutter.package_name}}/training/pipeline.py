@@ -41,8 +41,8 @@ def train(context: Context, as_of: datetime) -> Trained:
     that is there.
 
     Raises:
-        UserError: Features are not built until `as_of`, the windows hold too little, or inputs are
-            not computed row by row.
+        UserError: Features are not built until `as_of`, the windows hold too little, inputs are not
+            computed row by row, or what keeps the version's files is not installed.
     """
     started = datetime.now(UTC)
     settings = context.settings
@@ -53,6 +53,7 @@ def train(context: Context, as_of: datetime) -> Trained:
     page = settings.reports / f"training_{training_id}.html"
     if done := context.registry.find_training(training_id):
         return Trained(str(done.version), page, None)
+    context.registry.require_files()
 
     windows = windows_of(context.problem, as_of, settings.training)
     with step("training set") as notes:

@@ -1,6 +1,6 @@
 """What answers behind the lakehouse: one module for each engine."""
 
-from ...core.errors import UserError
+from ...core.failures import importing
 from ...core.settings import Settings
 from .base import COMMIT, COMMITTED_AT, Engine, OvertakenError, Snapshot, StorageError
 from .polars import PolarsEngine
@@ -26,9 +26,6 @@ def open_engine(settings: Settings) -> Engine:
     storage_options = settings.lakehouse.storage_options
     if settings.engine == "polars":
         return PolarsEngine(storage_options)
-    try:
+    with importing("`engine: spark`", "Install the extra `spark`: requirements/spark.txt."):
         from .spark import SparkEngine, open_session
-    except ModuleNotFoundError as error:
-        message = f"`engine: spark` needs {error.name}, which is not installed."
-        raise UserError(message, "Install the extra `spark`: requirements/spark.txt.") from None
     return SparkEngine(open_session(settings.spark), storage_options)

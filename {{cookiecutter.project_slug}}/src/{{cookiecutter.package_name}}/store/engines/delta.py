@@ -183,6 +183,12 @@ def inside(column: str, interval: Interval) -> str:
     return f"{column} > '{_literal(since)}' AND {column} <= '{_literal(until)}'"
 
 
+def quoted(column: str) -> str:
+    """A column's name in SQL, as Delta's library has it."""
+    escaped = column.replace('"', '""')
+    return f'"{escaped}"'
+
+
 def reason(error: BaseException) -> str:
     """The first line of what a library says."""
     return str(error).strip().partition("\n")[0]

@@ -125,7 +125,7 @@ class PolarsEngine(delta.DeltaLog):
         with delta.committing(seen.place, seen, self.storage_options):
             merging = table.merge(
                 _native(staged).collect_batches(),
-                predicate=" AND ".join(f"s.{key} = t.{key}" for key in keys),
+                predicate=" AND ".join(f"s.{name} = t.{name}" for name in map(delta.quoted, keys)),
                 source_alias="s",
                 target_alias="t",
                 commit_properties=delta.commit_properties(until, batches),

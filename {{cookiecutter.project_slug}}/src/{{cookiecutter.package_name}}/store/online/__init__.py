@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...core.errors import UserError
+from ...core.failures import importing
 from .base import Backend, OnlineError, TooLongAgoError
 from .features import NOT_PUBLISHED, Found, OnlineFeatures, Published
 
@@ -38,9 +38,6 @@ def open_backend(folder: Path, variable: str | None = None, name: str = "") -> B
         from .embedded import Embedded
 
         return Embedded(folder)
-    try:
+    with importing("`online.redis`", "Install its client: requirements/redis.txt."):
         from .remote import Remote
-    except ModuleNotFoundError as error:
-        message = f"`online.redis` needs {error.name}, which is not installed."
-        raise UserError(message, "Install its client: requirements/redis.txt.") from None
     return Remote(variable, name)

@@ -43,7 +43,7 @@ def publish(
     declared: Sequence[FeatureTable],
     backend: Backend,
     history: timedelta,
-    at_most: int = 1_000_000,
+    at_most: int,
 ) -> dict[str, int]:
     """Bring the online store in step with the feature tables, in one update.
 

@@ -6,6 +6,7 @@ They run in a project's folder, where `BEGUN` tells that the newest one is at wo
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import Any
 from {{cookiecutter.package_name}} import cli
 
 BEGUN = Path(".data/begun")
+KILLS = int(os.environ.get("KILLS", "5"))
+"""How often a test kills: a hundred takes ten minutes."""
 
 
 def started(function: Callable[[], object], said: str = os.devnull) -> int:
@@ -74,3 +77,16 @@ def kill(child: int, seconds: float) -> bool:
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     return ended(child) == -signal.SIGKILL
+
+
+def kill_many(start: Callable[[], int], kills: int, seed: int, span: float) -> int:
+    """Kill processes at random moments, one after the other; returns how many were still alive.
+
+    Args:
+        start: Starts one, as `started` does; returns its number.
+        kills: How many.
+        seed: Draws the moments.
+        span: Seconds after it has begun until when a process is killed.
+    """
+    draw = random.Random(seed)  # noqa: S311 no secret
+    return sum(kill(start(), draw.uniform(0, span)) for _ in range(kills))
