@@ -520,7 +520,7 @@ def clean() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("GITHUB_", "VIRTUAL_ENV"))
+        if not name.startswith(("GITHUB_", "PYTEST_", "VIRTUAL_ENV"))
     }
 
 

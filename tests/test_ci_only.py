@@ -17,7 +17,7 @@ import yaml
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 from rules import Rendered
-from stage import REPOSITORY, Run, Stage, open_foreign
+from stage import REPOSITORY, Run, Stage, clean, open_foreign
 from support import Bake, commit, execute, files_in, settings_in
 from test_workflows import lint
 
@@ -233,6 +233,15 @@ def test_a_disk_that_is_full_leaves_nothing(
     assert reason.endswith("could not be written (No space left on device).")
     assert files_in(foreign) == before
     assert not (foreign / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["GITHUB_TOKEN", "PYTEST_ADDOPTS", "VIRTUAL_ENV"])
+def test_jobs_know_nothing_of_the_session_that_executes_them(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = clean()
+    monkeypatch.setenv(name, "of this session")
+    assert clean() == {key: value for key, value in before.items() if key != name}
 
 
 # Executed

@@ -21,6 +21,7 @@ import test_structure
 import yaml
 from post_gen_project import PARTS
 from pytest_cookies.plugin import Cookies
+from stage import clean
 from support import NASTY, Bake, checked, commit, execute, files_in
 from test_ci_only import render_into
 
@@ -354,7 +355,13 @@ class Place:
 def said(command: list[str], place: Path) -> str:
     """What a command that may fail prints."""
     done = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, encoding="utf-8", check=False
+        command,
+        cwd=place,
+        env=clean(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
     return done.stdout + done.stderr
 
