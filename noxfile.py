@@ -81,10 +81,10 @@ def lint(session: nox.Session) -> None:
         session.run(
             "zizmor", "--offline", "--pedantic", "--quiet", "--no-progress", *config, str(folder)
         )
-        files = [str(path) for path in sorted(folder.glob("workflows/*.yml"))]
-        session.run(
-            "check-jsonschema", "--quiet", "--builtin-schema", "vendor.github-workflows", *files
-        )
+        for kind, pattern in (("workflows", "*.yml"), ("actions", "*/action.yml")):
+            files = [str(path) for path in sorted((folder / kind).glob(pattern))]
+            schema = ("--builtin-schema", f"vendor.github-{kind}")
+            session.run("check-jsonschema", "--quiet", *schema, *files)
 
 
 @nox.session

@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from rules import ACTIONS, RULES, STRICT, Rendered
+from rules import (
+    ACTIONS,
+    RULES,
+    Rendered,
+    no_expression_stands_in_a_shell_line,
+    shells_stop_at_the_first_error,
+)
 from support import ROOT, execute
 
 BIN = Path(sys.executable).parent
@@ -43,12 +49,12 @@ def test_the_workflows_of_this_repository_are_careful(project: Path) -> None:
         ("weekly/change", "pull-requests"),
         ("weekly/alert", "issues"),
     }
+    shells_stop_at_the_first_error(own)
+    no_expression_stands_in_a_shell_line(own)
     for name, workflow in own.workflows.items():
-        assert workflow["defaults"] == {"run": {"shell": STRICT}}, name
         assert not {"pull_request_target", "workflow_run"} & set(workflow[True]), name
     for place, job in own.jobs.items():
         assert 0 < job["timeout-minutes"] <= 180, place
-    assert [place for place, step in own.steps() if "${{" in step.get("run", "")] == []
     for place, step in own.using("actions/checkout"):
         assert step["with"]["persist-credentials"] is False, place
 
@@ -241,9 +247,10 @@ def lint(github: Path) -> None:
         github,
         cwd=github.parent,
     )
-    files = sorted((github / "workflows").glob("*.yml"))
-    schema = ("--builtin-schema", "vendor.github-workflows")
-    execute(BIN / "check-jsonschema", *schema, *files, cwd=github.parent)
+    for kind, pattern in (("workflows", "*.yml"), ("actions", "*/action.yml")):
+        if files := sorted((github / kind).glob(pattern)):
+            schema = ("--builtin-schema", f"vendor.github-{kind}")
+            execute(BIN / "check-jsonschema", *schema, *files, cwd=github.parent)
 
 
 def test_owners_are_those_of_the_roles_pages(project: Path) -> None:
@@ -277,10 +284,18 @@ def test_the_forge_runs_what_is_run_before_a_change_is_kept(jobs: dict[str, Any]
     # then each part of `tests` has a job of its own, and what one machine has no time for, too
     in_tests = {"lint", "types", "unit", "integration"}
     on_the_forge = {"cluster", "intervals"}
-    run = listed - {"tests"} | in_tests | on_the_forge
-    assert set(jobs["tests"]["strategy"]["matrix"]["session"]) == run
-    weekly = jobs_of("weekly")["newest"]
-    assert set(weekly["strategy"]["matrix"]["session"]) == listed | on_the_forge | {"swapped"}
+    change, week = jobs["tests"], jobs_of("weekly")["newest"]
+    assert sessions_of(change) == listed - {"tests"} | in_tests | on_the_forge
+    assert sessions_of(week) == listed | on_the_forge | {"swapped"}
+    for job in (change, week):
+        assert job["steps"][-1] == {
+            "uses": "./.github/actions/session",
+            "with": {"session": "${{ matrix.session }}"},
+        }
+
+
+def sessions_of(job: dict[str, Any]) -> set[str]:
+    return set(job["strategy"]["matrix"]["session"])
 
 
 def test_the_forge_renders_and_runs_a_project_on_windows_and_macos(jobs: dict[str, Any]) -> None:
