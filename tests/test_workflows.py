@@ -283,7 +283,7 @@ def test_the_forge_runs_what_is_run_before_a_change_is_kept(jobs: dict[str, Any]
     assert "tests" in listed
     # then each part of `tests` has a job of its own, and what one machine has no time for, too
     in_tests = {"lint", "types", "unit", "integration"}
-    on_the_forge = {"cluster", "intervals"}
+    on_the_forge = {"cluster"}
     change, week = jobs["tests"], jobs_of("weekly")["newest"]
     assert sessions_of(change) == listed - {"tests"} | in_tests | on_the_forge
     assert sessions_of(week) == listed | on_the_forge | {"swapped"}

@@ -346,6 +346,16 @@ def copy_project(folder: Path, conf: Path = CONF) -> Path:
     return folder
 
 
+def when_filled(problem: Problem) -> datetime:
+    """Late enough for the windows of the project's environment `test`, or when the data end."""
+    training = load_settings("test", ROOT).training
+    days = training.train_days + training.validation_days + training.holdout_days + 10
+    filled = problem.begins + timedelta(days=days)
+    this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    yesterday = this_hour - timedelta(days=1)  # the day after it has passed, too
+    return min(filled, problem.ends or yesterday)
+
+
 @pytest.fixture(scope="session")
 def as_of() -> datetime:
     """Late enough for the test environment's windows."""

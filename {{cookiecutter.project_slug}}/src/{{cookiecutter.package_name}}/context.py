@@ -136,22 +136,24 @@ def find_problem(module: str) -> Problem:
     """The `PROBLEM` that a module declares.
 
     Raises:
-        UserError: There is no such module, or it declares none.
+        UserError: There is no such module, or it declares none, or one whose names lead nowhere.
     """
     if module.startswith("."):
         message = f"`problem` in conf/ names {module}, which is relative to nothing."
         raise UserError(message, "Name the module that declares PROBLEM.")
     try:
-        declared = import_module(module).PROBLEM
+        declaring = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         message = f"`problem` in conf/ names {module}, which is no module."
         raise UserError(message, "Name the module that declares PROBLEM.") from None
-    except AttributeError:
+    if not hasattr(declaring, "PROBLEM"):
         message = f"`problem` in conf/ names {module}, which declares no PROBLEM."
-        raise UserError(message, "Name the module that declares PROBLEM.") from None
+        raise UserError(message, "Name the module that declares PROBLEM.")
+    declared = declaring.PROBLEM
     if not isinstance(declared, Problem):
         message = f"PROBLEM in {module} is {type(declared).__name__}, not a Problem."
         raise UserError(message, "Declare it with `Problem(...)`.")
+    declared.require_names()
     return declared

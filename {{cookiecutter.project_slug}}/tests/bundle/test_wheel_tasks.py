@@ -12,7 +12,6 @@ import os
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -24,9 +23,11 @@ import pytest
 from mlflow import MlflowClient
 
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.problem import PROBLEM
 
 from tests.bundle.jobs import Ended, Machine
 from tests.bundle.reading import COMMIT, ROOT, read
+from tests.conftest import when_filled
 
 # Libraries warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -35,7 +36,7 @@ SECRETS = {"SIGNING_KEY": "a key of the tests, which is long enough"}
 TOKEN = "anything"  # noqa: S105
 ENGINE = os.environ.get("TASKS_ENGINE", "polars")
 SCHEMA = "spark_catalog.default"
-TRIGGERED = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
+TRIGGERED = f"{when_filled(PROBLEM):%Y-%m-%dT%H:%M:%S}.000Z"
 
 
 class Workspace(BaseHTTPRequestHandler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from {{cookiecutter.package_name}}.context import Context
 from {{cookiecutter.package_name}}.core.settings import load_settings
 from {{cookiecutter.package_name}}.problem import PROBLEM
 
-from tests.conftest import ROOT, copy_project
+from tests.conftest import ROOT, copy_project, when_filled
 
 CONF = ROOT / "conf"
 
@@ -29,13 +29,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def as_of() -> datetime:
-    """Late enough for the windows of the environment `test`, or when the data end."""
-    training = load_settings("test", ROOT).training
-    days = training.train_days + training.validation_days + training.holdout_days + 10
-    filled = PROBLEM.begins + timedelta(days=days)
-    this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    yesterday = this_hour - timedelta(days=1)  # the day after it has passed, too
-    return min(filled, PROBLEM.ends or yesterday)
+    """Late enough for its windows, or when the data end."""
+    return when_filled(PROBLEM)
 
 
 @pytest.fixture(scope="session")

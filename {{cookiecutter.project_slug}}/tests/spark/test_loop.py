@@ -150,6 +150,19 @@ def test_a_write_that_is_cut_off_leaves_the_table_and_comes_again(
     assert ids(lakehouse) == [1, 2]
 
 
+def by_zero(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(id=rows.height // 0)
+
+
+def test_what_a_function_of_the_user_raises_on_the_cluster_names_its_line(
+    lakehouse: Lakehouse,
+) -> None:
+    lakehouse.append(THINGS, things(1), TRAINED)
+    mapped = lakehouse.map_batches(lakehouse.scan(THINGS), by_zero, THINGS.schema)
+    with pytest.raises(UserError, match=r"test_loop\.py, line \d+: ZeroDivisionError: "):
+        lakehouse.collect(mapped)
+
+
 def test_what_the_other_engine_wrote_can_be_mounted_and_only_read(
     spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -105,15 +106,48 @@ def test_an_unknown_environment_is_one_message(project: Path, run: Run, verb: st
     assert "Traceback" not in err
 
 
-def test_what_a_problem_imports_and_is_not_installed_is_one_message(
-    project: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+TOY = "from dataclasses import replace\nfrom tests.parcels import PROBLEM\n"
+SLIPS = {
+    "not installed": ("import not_of_this_world\n", "not_of_this_world is needed, and not"),
+    "syntax": ("\ndef load(:\n", "unfinished.py, line 2: SyntaxError: "),
+    "name": ("import narwhals as nw\nX = nw.Float46\n", "unfinished.py, line 2: AttributeError: "),
+    "column": (
+        "import polars as pl\npl.DataFrame().select('x')\n",
+        "unfinished.py, line 2: ColumnNotFoundError: ",
+    ),
+    "no problem": ("X = 1\n", "`problem` in conf/ names unfinished, which declares no PROBLEM."),
+    "no such source": (
+        f"{TOY}PROBLEM = replace(PROBLEM, model=replace(PROBLEM.model, scored='nowhere'))\n",
+        "`scored` of the model names nowhere, which is no source.",
+    ),
+    "no such input": (
+        f"{TOY}PROBLEM = replace(PROBLEM, model=replace(PROBLEM.model, categorical=('x',)))\n",
+        "`categorical` of the model names x, which is no input of it.",
+    ),
+    "one class": (f"{TOY}replace(PROBLEM.model.target, classes=('late',))\n", "one class, late."),
+    "key": (f"{TOY}replace(PROBLEM.sources[0], keys=('a`b',))\n", "Key a`b of source depots"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_in_the_problem_is_one_message(
+    project: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slip: str
 ) -> None:
-    (tmp_path / "unfinished.py").write_text("import not_of_this_world\n", encoding="utf-8")
+    source, said = SLIPS[slip]
+    (tmp_path / "unfinished.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(f"{ENV_PREFIX}PROBLEM", "unfinished")
-    code, _, err = run("status", "--env", "test")
-    assert code == 1
-    assert err.startswith("✗ not_of_this_world is needed, and not installed.\n  → ")
+    monkeypatch.delitem(sys.modules, "unfinished", raising=False)
+    code, out, err = run("status", "--env", "test")
+    assert (code, out) == (1, "")
+    assert said in err
+    assert err.count("✗") == err.count("→") == 1
+
+
+def test_what_is_no_slip_of_the_user_keeps_its_traceback() -> None:
+    with pytest.raises(LookupError) as own:
+        PROBLEM.source("nowhere")
+    assert failures.explain(own.value) is None
 
 
 @pytest.mark.parametrize(

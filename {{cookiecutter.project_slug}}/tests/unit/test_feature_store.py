@@ -270,6 +270,16 @@ def test_training_set_has_the_rows_of_its_window_in_order(filled: Lakehouse, toy
     assert rows.select("paid", "shop").null_count().sum_horizontal().item() == 0
 
 
+@pytest.mark.parametrize("part", ["features", "slices", "baseline"])
+def test_training_set_refuses_a_column_that_no_row_has(
+    filled: Lakehouse, toy: Problem, part: str
+) -> None:
+    named: dict[str, Any] = {part: ("nowhere",)}
+    problem = replace(toy, model=replace(toy.model, **named))
+    with pytest.raises(UserError, match="The model names nowhere, which rows do not have"):
+        training_set(filled, problem, toy.begins, toy.begins + 20 * DAY, {})
+
+
 def test_training_set_never_contains_a_label_known_after_the_as_of(
     filled: Lakehouse, toy: Problem
 ) -> None:

@@ -23,6 +23,8 @@ import numpy.typing as npt
 import polars as pl
 from narwhals.typing import IntoDataFrame, IntoDType
 
+from .errors import UserError
+
 if TYPE_CHECKING:
     import optuna
     import pointblank as pb
@@ -92,6 +94,9 @@ class Source:
     Rows without `known_at` are known from the beginning and loaded once. `prepare` shapes some of
     these rows at a time, each row alone: it gets a batch with `known_at`, and the raw rows of the
     sources that `lookups` names.
+
+    Raises:
+        UserError: A key by whose name no table can be merged into.
     """
 
     name: str  # the tables are raw_<name>, prepared_<name> and quarantine_<name>
@@ -115,6 +120,10 @@ class Source:
         """Prepared rows look like raw ones unless it is said otherwise."""
         if not self.prepared:
             object.__setattr__(self, "prepared", self.raw)
+        for key in self.keys:
+            if "`" in key:
+                message = f"Key {key} of source {self.name}: Delta merges by no such name."
+                raise UserError(message, "Give it another name: `form.names`, or in `prepare`.")
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,7 @@ class Target:
     """What is predicted and how a prediction is judged.
 
     Raises:
-        ValueError: One class only, or a class that cannot name a column.
+        UserError: One class only, or a class that cannot name a column.
     """
 
     label: str  # name of the label column
@@ -190,12 +199,12 @@ class Target:
     def __post_init__(self) -> None:
         """Refuse what would fail late."""
         if len(self.classes) == 1:
-            message = f"Target {self.label} has one class, {self.classes[0]}: name two or more."
-            raise ValueError(message)
+            message = f"Target {self.label} has one class, {self.classes[0]}."
+            raise UserError(message, "Name two or more, or none where a quantity is predicted.")
         for name in self.classes:
             if not _COLUMN.fullmatch(name):
-                message = f"Class {name!r} of {self.label}: use lower case, digits, underscores."
-                raise ValueError(message)
+                message = f"Class '{name}' of {self.label} cannot name a column."
+                raise UserError(message, "Use lower case, digits and underscores.")
 
     @property
     def kind(self) -> Kind:
@@ -354,3 +363,26 @@ class Problem:
             if source.name == name:
                 return source
         raise LookupError(name)
+
+    def require_names(self) -> None:
+        """Refuse a name that leads nowhere.
+
+        Raises:
+            UserError: No source, or no input of the model, is called so.
+        """
+        looked_up = {f"`lookups` of {source.name}": source.lookups for source in self.sources}
+        sources = [source.name for source in self.sources]
+        _require({"`scored` of the model": [self.model.scored], **looked_up}, sources, "source")
+        about_inputs = {
+            "`categorical` of the model": self.model.categorical,
+            "`monotone` of the model": tuple(self.model.monotone),
+        }
+        _require(about_inputs, self.model.features, "input of it")
+
+
+def _require(named: Mapping[str, Sequence[str]], known: Sequence[str], kind: str) -> None:
+    for place, names in named.items():
+        for name in names:
+            if name not in known:
+                message = f"{place} names {name}, which is no {kind}."
+                raise UserError(message, "Correct it in `problem/`.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 
 from .errors import UserError
 
 # By module: a failure of one of these is told in its own words, whatever its type is called.
 _LIBRARIES = {
-    "polars": "Cannot read or write",
+    "polars": "Cannot read or compute",
     "deltalake": "Cannot read or write",
     "_internal": "Cannot read or write",
     "cimpl": "Kafka does not answer",
@@ -27,6 +30,8 @@ _LIBRARIES = {
     "requests": "A server does not answer",
     "urllib3": "A server does not answer",
 }
+# What functions of a problem are made of: where one of them called it, its line is told.
+_ON_FRAMES = {"polars", "narwhals"}
 # What else is raised where a process gets no more memory.
 _OF_NO_MEMORY = (
     "Cannot allocate memory",
@@ -34,6 +39,10 @@ _OF_NO_MEMORY = (
     "could not spawn threads",
     "failed to map segment",
 )
+_PACKAGE = __name__.partition(".")[0]
+_LIBRARY_FOLDERS = [
+    Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+]
 _INSTALL = (
     "Install requirements/run.txt. What is not in there goes into the extra `problem` of "
     "pyproject.toml; then run `lock`."
@@ -43,19 +52,28 @@ _REMEDY = "Correct the cause and rerun; it resumes. DEBUG=1 shows the traceback.
 
 def explain(error: BaseException) -> str | None:
     """A message for the user; None where the failure is the program's own."""
+    told = as_user_error(error)
+    return None if told is None else str(told)
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """What a failure is to the user; None where it is the program's own."""
     if isinstance(error, UserError):
-        return str(error)
+        return error
     cause = _first_line(error)
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OF_NO_MEMORY):
-        return f"There is not enough memory: {cause}.\n  → Give it more, or use fewer rows."
+        message = f"There is not enough memory: {cause}."
+        return UserError(message, "Give it more, or use fewer rows.")
     if isinstance(error, ModuleNotFoundError) and _is_of_others(error):
-        return f"{error.name} is needed, and not installed.\n  → {_INSTALL}"
+        return UserError(f"{error.name} is needed, and not installed.", _INSTALL)
     if isinstance(error, OSError):
-        return f"Cannot read or write: {cause}\n  → {_REMEDY}"
+        return UserError(f"Cannot read or write: {cause}", _REMEDY)
     library = type(error).__module__.partition(".")[0]
-    if library not in _LIBRARIES:
-        return None
-    return f"{_LIBRARIES[library]}: {cause}\n  → {_REMEDY}"
+    failed = _LIBRARIES.get(library)
+    if failed is None or library in _ON_FRAMES:
+        line = _line_of_user(error)
+        failed = f"{line}: {type(error).__name__}" if line else failed
+    return None if failed is None else UserError(f"{failed}: {cause}", _REMEDY)
 
 
 @contextmanager
@@ -94,5 +112,34 @@ def _is_of_others(missing: ModuleNotFoundError) -> bool:
     return package not in ("", __name__.partition(".")[0])
 
 
+def _line_of_user(error: BaseException) -> str | None:
+    """Where the user's code raised it, or called a library that did; None: this program did."""
+    passed = [
+        (frame.f_code.co_filename, line, frame.f_globals.get("__name__", ""))
+        for frame, line in walk_tb(error.__traceback__)
+    ]
+    if isinstance(error, SyntaxError):
+        passed.append((error.filename or "<string>", error.lineno or 0, ""))
+    for file, line, module in reversed(passed):
+        parts = module.split(".")
+        is_problem = parts[:2] == [_PACKAGE, "problem"]
+        if parts[0] == _PACKAGE and not is_problem:
+            return None
+        if is_problem or not _is_library(file):
+            return f"{_from_here(Path(file))}, line {line}"
+    return None
+
+
+def _is_library(file: str) -> bool:
+    path = Path(file)
+    return file.startswith("<") or any(path.is_relative_to(place) for place in _LIBRARY_FOLDERS)
+
+
+def _from_here(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    return said.strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -279,8 +279,8 @@ def training_set(
         Keys, prediction time, slices, inputs, extra columns and label, ordered by time and keys.
 
     Raises:
-        UserError: An extra column that there is no longer, an input named as the label, or labels
-            that are all null.
+        UserError: A column that rows do not have, or no longer; an input named as the label, or
+            labels that are all null.
     """
     model = problem.model
     time = nw.col(PREDICTION_TIME)
@@ -306,6 +306,11 @@ def training_set(
         raise UserError(message, "Rename or drop it in `spine` or `on_demand` of the problem.")
     rows = inputs.join(labels, on=keys, how="inner")
     known = rows.collect_schema()
+    declared = dict.fromkeys((*model.features, *model.slices, *model.baseline))
+    if lacking := [name for name in declared if name not in known]:
+        message = f"The model names {', '.join(lacking)}, which rows do not have."
+        remedy = "Inputs, slices and baseline are columns of `spine`, `on_demand`, feature tables."
+        raise UserError(message, remedy)
     if lost := [name for name in extra if name not in known]:
         message = f"No table has {', '.join(lost)} any more, which a version takes as an input."
         raise UserError(message, "Keep a feature until a champion without it is in place.")

@@ -36,6 +36,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from ...core.contract import Frame, Schema, polars_schema
 from ...core.errors import UserError
+from ...core.failures import as_user_error
 from ...core.settings import SparkSettings
 from . import delta
 from .base import Interval, OvertakenError, Snapshot, StorageError
@@ -349,8 +350,11 @@ def _sent_to_the_user() -> Iterator[None]:
     """On the cluster: put what a user must know into words that reach the driver."""
     try:
         yield
-    except UserError as error:
-        words = json.dumps([error.what, error.remedy])
+    except Exception as error:
+        told = as_user_error(error)
+        if told is None:
+            raise
+        words = json.dumps([told.what, told.remedy])
         raise RuntimeError(f"{_RAISED}{words}") from None
 
 
