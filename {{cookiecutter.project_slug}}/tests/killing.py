@@ -1,6 +1,7 @@
 """Processes that are killed (-9): forks of one process that has imported everything.
 
-They run in a project's folder, where `BEGUN` tells that the newest one is at work.
+They run in a project's folder, where `PROGRESS` tells how far the newest one has come: a byte for
+each call of what it tells of. So a process is killed in the middle of its work, however fast it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from {{cookiecutter.package_name}} import cli
 
-BEGUN = Path(".data/begun")
+PROGRESS = Path(".data/progress")
 KILLS = int(os.environ.get("KILLS", "5"))
 """How often a test kills: a hundred takes ten minutes."""
 
@@ -28,8 +29,8 @@ def started(function: Callable[[], object], said: str = os.devnull) -> int:
         function: What to run; a verb may end it with its exit code.
         said: File that what it prints is added to.
     """
-    BEGUN.parent.mkdir(exist_ok=True)
-    BEGUN.unlink(missing_ok=True)
+    PROGRESS.parent.mkdir(exist_ok=True)
+    PROGRESS.write_bytes(b"")
     child = os.fork()
     if child:
         return child
@@ -58,35 +59,42 @@ def ended(child: int) -> int:
 
 
 def tell_of(module: Any, name: str) -> None:
-    """Let each call of a module's function say so with `BEGUN`."""
+    """Let each call of a module's function, or of a class's, add to `PROGRESS` as it begins."""
     function = getattr(module, name)
 
     def begin(*given: Any, **named: Any) -> Any:
-        BEGUN.touch()
+        with PROGRESS.open("ab") as progress:
+            progress.write(b".")
         return function(*given, **named)
 
     setattr(module, name, begin)
 
 
-def kill(child: int, seconds: float) -> bool:
-    """Kill a process so long after it has begun; whether it was still alive."""
-    while not BEGUN.exists():
+def kill(child: int, calls: int, seconds: float) -> bool:
+    """Kill a process so long after the so many-th call it tells of; whether it was still alive."""
+    while PROGRESS.stat().st_size < calls:
         time.sleep(0.002)
         if os.waitpid(child, os.WNOHANG)[0]:
-            sys.exit("A process ended before it began.")
+            return False
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     return ended(child) == -signal.SIGKILL
 
 
-def kill_many(start: Callable[[], int], kills: int, seed: int, span: float) -> int:
+def kill_many(
+    start: Callable[[int], int], kills: int, seed: int, calls: int, span: float = 0.1
+) -> int:
     """Kill processes at random moments, one after the other; returns how many were still alive.
 
     Args:
-        start: Starts one, as `started` does; returns its number.
+        start: Starts one, as `started` does, given how many there were; returns its number.
         kills: How many.
         seed: Draws the moments.
-        span: Seconds after it has begun until when a process is killed.
+        calls: A process is killed after one of so many first calls that it tells of.
+        span: Seconds after the call until when it is killed.
     """
     draw = random.Random(seed)  # noqa: S311 no secret
-    return sum(kill(start(), draw.uniform(0, span)) for _ in range(kills))
+    return sum(
+        kill(start(number), draw.randint(1, calls), draw.uniform(0, span))
+        for number in range(kills)
+    )

@@ -1,13 +1,12 @@
 """Take events over in processes that are killed (-9) at random moments, then in two at once.
 
-Usage, in a project's folder: `python follower.py KILLS SEED SPAN ROWS`. Before each process begins,
-so many events of deliveries and of parcels are sent. A process is killed up to SPAN seconds after
-it has begun a round. Prints how many were killed.
+Usage, in a project's folder: `python follower.py KILLS SEED ROWS`. Before each process begins, so
+many events of deliveries and of parcels are sent. A process is killed as it begins its round, or
+one of its first writes. Prints how many were killed.
 """
 
 from __future__ import annotations
 
-import random
 import sys
 from dataclasses import replace
 from functools import partial
@@ -24,13 +23,15 @@ from {{cookiecutter.package_name}}.data import ingest, prepare
 from {{cookiecutter.package_name}}.data.events import send_events
 from {{cookiecutter.package_name}}.features import build
 from {{cookiecutter.package_name}}.store import online
+from {{cookiecutter.package_name}}.store.engines import PolarsEngine
 
-from tests.killing import ended, kill, started, tell_of
+from tests.killing import ended, kill_many, started, tell_of
 from tests.parcels import PROBLEM
 from tests.parcels.sources import REGIONS
 
 IMPORTED = (build, ingest, online, prepare)
 LIVE = replace(PROBLEM, ends=None)
+CALLS = 6  # of those that a round makes
 
 
 def opened() -> Context:
@@ -57,19 +58,22 @@ def send(number: int, rows: int) -> None:
 
 
 def follow() -> None:
-    """Take over what waits; each round says that it begins."""
+    """Take over what waits; tells of its round and of each write."""
     tell_of(flows, "refresh")
+    for write in ("append", "merge", "replace"):
+        tell_of(PolarsEngine, write)
     flows.follow(opened(), Event(), once=True)
 
 
+def sent_and_followed(number: int, rows: int) -> int:
+    """Send events, then start a process that takes them over; returns its number."""
+    ended(started(partial(send, number, rows)))
+    return started(follow)
+
+
 if __name__ == "__main__":
-    kills, seed, rows = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[4])
-    draw = random.Random(seed)  # noqa: S311 no secret
-    killed = 0
-    for number in range(kills):
-        ended(started(partial(send, number, rows)))
-        killed += kill(started(follow), draw.uniform(0, float(sys.argv[3])))
-    ended(started(partial(send, kills, rows)))
-    together = [started(follow), started(follow)]
+    kills, seed, rows = map(int, sys.argv[1:])
+    killed = kill_many(partial(sent_and_followed, rows=rows), kills, seed, CALLS)
+    together = [sent_and_followed(kills, rows), started(follow)]
     print(killed)  # noqa: T201
     sys.exit(max(map(ended, together)))

@@ -21,7 +21,6 @@ from tests.endurance.conftest import Home
 from tests.killing import KILLS
 from tests.parcels import PROBLEM
 
-SPAN = 1.5  # seconds
 ROWS = 200  # of parcels and of deliveries, sent before each kill
 
 
@@ -30,7 +29,7 @@ def test_every_event_is_taken_once_though_processes_are_killed(tmp_path: Path) -
     home = Home(copy_project(tmp_path / "my project"))
     # When
     script = ROOT / "tests" / "endurance" / "follower.py"
-    process = home.start(str(script), str(KILLS), "7", str(SPAN), str(ROWS))
+    process = home.start(str(script), str(KILLS), "7", str(ROWS))
     said, _ = process.communicate()
     # Then
     assert process.returncode == 0, said

@@ -17,8 +17,7 @@ from tests.endurance.conftest import MIDDLE, Home
 from tests.killing import KILLS
 from tests.parcels import PROBLEM
 
-SPAN = 1.5  # seconds
-COMMITS = 20
+COMMITS = 4 * KILLS  # so that none of the consumers to be killed runs out of requests
 ROWS = 500  # of a commit
 POISON = 3  # of them
 
@@ -42,8 +41,7 @@ def asking(walked: Home, tmp_path: Path) -> Home:
 def test_every_request_is_answered_once_though_consumers_are_killed(asking: Home) -> None:
     # When
     script = ROOT / "tests" / "endurance" / "streamer.py"
-    arguments = [str(KILLS), "7", str(SPAN)]
-    process = asking.start(str(script), *arguments, STREAM__BATCH_ROWS="300")
+    process = asking.start(str(script), str(KILLS), "7", STREAM__BATCH_ROWS="300")
     said, _ = process.communicate()
     # Then
     assert process.returncode == 0, said

@@ -29,9 +29,8 @@ from tests.killing import KILLS
 from tests.parcels import PROBLEM
 
 SINKS = ("tables", "kafka")
-MESSAGES = int(os.environ.get("MESSAGES", "10000"))
+MESSAGES = int(os.environ.get("MESSAGES", str(2_000 * KILLS)))
 POISON = 30
-SPAN = 1.5  # seconds
 
 
 @pytest.mark.parametrize("sink", SINKS)
@@ -112,7 +111,7 @@ def test_every_request_is_answered_once_though_consumers_are_killed(line: Line, 
     line.produce(*(b"poison %d" % number for number in range(POISON)))
     # When
     script = ROOT / "tests" / "endurance" / "streamer.py"
-    process = line.start(str(script), str(KILLS), "7", str(SPAN))
+    process = line.start(str(script), str(KILLS), "7")
     said, _ = process.communicate()
     # Then
     assert process.returncode == 0, said

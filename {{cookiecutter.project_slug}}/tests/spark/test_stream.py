@@ -35,7 +35,6 @@ from tests.spark.conftest import TRAINED, opened
 LOG, PREDICTIONS = tables.inference_log(PROBLEM), tables.predictions(PROBLEM)
 LETTERS, REQUESTS = tables.dead_letters(PROBLEM), tables.requests(PROBLEM)
 SOME_KILLS = max(KILLS // 5, 1)  # each begins a Spark of its own
-SPAN = 20.0  # seconds
 BATCH = 100  # requests
 UNCOMPARED = ("request_id", "latency_ms", "feature_versions", "requested_at")
 
@@ -215,7 +214,7 @@ def test_every_request_is_answered_once_though_processes_are_killed(
     }
     # When
     script = ROOT / "tests" / "spark" / "streamer.py"
-    process = home.start(str(script), str(SOME_KILLS), "7", str(SPAN), **settings)
+    process = home.start(str(script), str(SOME_KILLS), "7", **settings)
     said, _ = process.communicate()
     # Then
     assert process.returncode == 0, said
