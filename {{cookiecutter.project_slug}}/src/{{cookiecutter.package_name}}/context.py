@@ -136,7 +136,7 @@ def find_problem(module: str) -> Problem:
     """The `PROBLEM` that a module declares.
 
     Raises:
-        UserError: There is no such module, or it declares none, or one whose names lead nowhere.
+        UserError: There is no such module, or it declares none.
     """
     if module.startswith("."):
         message = f"`problem` in conf/ names {module}, which is relative to nothing."
@@ -155,5 +155,4 @@ def find_problem(module: str) -> Problem:
     if not isinstance(declared, Problem):
         message = f"PROBLEM in {module} is {type(declared).__name__}, not a Problem."
         raise UserError(message, "Declare it with `Problem(...)`.")
-    declared.require_names()
     return declared

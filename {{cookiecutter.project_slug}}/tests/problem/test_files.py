@@ -62,8 +62,7 @@ def test_a_damaged_source_is_named_and_once_restored_loses_nothing(
     shutil.copy(whole, folder)
     planes = next(source for source in PROBLEM.sources if source.name == "planes")
     monkeypatch.setattr(sources, "data_folder", lambda: folder)
-    model = replace(PROBLEM.model, scored=planes.name)
-    monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, sources=(planes,), model=model))
+    monkeypatch.setattr(problem, "PROBLEM", replace(PROBLEM, sources=(planes,)))
     tomorrow = (PROBLEM.begins + timedelta(days=1)).isoformat()
     ingest = ("ingest", "--env", "test", "--as-of", tomorrow)
     lakehouse = project / ".data" / "test" / "lakehouse"

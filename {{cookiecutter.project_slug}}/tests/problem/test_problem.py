@@ -22,7 +22,7 @@ def test_the_declarations_agree() -> None:
     stored = [name for table in PROBLEM.feature_tables for name in table.values]
     assert len(stored) == len(set(stored))
     assert len(MODEL.features) == len(set(MODEL.features))
-    PROBLEM.require_names()
+    assert {*MODEL.categorical, *MODEL.monotone} <= set(MODEL.features)
     assert not {TARGET.label, *MODEL.forbidden} & set(MODEL.features)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from {{cookiecutter.package_name}}.core.contract import Problem
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.project import SECRET_VARIABLE
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
 
 from tests import parcels
@@ -116,14 +118,6 @@ SLIPS = {
         "unfinished.py, line 2: ColumnNotFoundError: ",
     ),
     "no problem": ("X = 1\n", "`problem` in conf/ names unfinished, which declares no PROBLEM."),
-    "no such source": (
-        f"{TOY}PROBLEM = replace(PROBLEM, model=replace(PROBLEM.model, scored='nowhere'))\n",
-        "`scored` of the model names nowhere, which is no source.",
-    ),
-    "no such input": (
-        f"{TOY}PROBLEM = replace(PROBLEM, model=replace(PROBLEM.model, categorical=('x',)))\n",
-        "`categorical` of the model names x, which is no input of it.",
-    ),
     "one class": (f"{TOY}replace(PROBLEM.model.target, classes=('late',))\n", "one class, late."),
     "key": (f"{TOY}replace(PROBLEM.sources[0], keys=('a`b',))\n", "Key a`b of source depots"),
 }
@@ -144,9 +138,15 @@ def test_a_slip_in_the_problem_is_one_message(
     assert err.count("✗") == err.count("→") == 1
 
 
+def test_a_source_that_there_is_not_is_named() -> None:
+    lost = replace(PROBLEM, model=replace(PROBLEM.model, scored="nowhere"))
+    with pytest.raises(UserError, match="There is no source nowhere"):
+        _ = lost.scored
+
+
 def test_what_is_no_slip_of_the_user_keeps_its_traceback() -> None:
-    with pytest.raises(LookupError) as own:
-        PROBLEM.source("nowhere")
+    with pytest.raises(AttributeError) as own:
+        tables.prepared(cast("Any", None))
     assert failures.explain(own.value) is None
 
 

@@ -270,7 +270,7 @@ def test_training_set_has_the_rows_of_its_window_in_order(filled: Lakehouse, toy
     assert rows.select("paid", "shop").null_count().sum_horizontal().item() == 0
 
 
-@pytest.mark.parametrize("part", ["features", "slices", "baseline"])
+@pytest.mark.parametrize("part", ["features", "categorical", "slices", "baseline"])
 def test_training_set_refuses_a_column_that_no_row_has(
     filled: Lakehouse, toy: Problem, part: str
 ) -> None:

@@ -357,32 +357,10 @@ class Problem:
         """A source by name.
 
         Raises:
-            LookupError: There is none.
+            UserError: There is none.
         """
         for source in self.sources:
             if source.name == name:
                 return source
-        raise LookupError(name)
-
-    def require_names(self) -> None:
-        """Refuse a name that leads nowhere.
-
-        Raises:
-            UserError: No source, or no input of the model, is called so.
-        """
-        looked_up = {f"`lookups` of {source.name}": source.lookups for source in self.sources}
-        sources = [source.name for source in self.sources]
-        _require({"`scored` of the model": [self.model.scored], **looked_up}, sources, "source")
-        about_inputs = {
-            "`categorical` of the model": self.model.categorical,
-            "`monotone` of the model": tuple(self.model.monotone),
-        }
-        _require(about_inputs, self.model.features, "input of it")
-
-
-def _require(named: Mapping[str, Sequence[str]], known: Sequence[str], kind: str) -> None:
-    for place, names in named.items():
-        for name in names:
-            if name not in known:
-                message = f"{place} names {name}, which is no {kind}."
-                raise UserError(message, "Correct it in `problem/`.")
+        names = ", ".join(source.name for source in self.sources)
+        raise UserError(f"There is no source {name}.", f"Use one of: {names}.")

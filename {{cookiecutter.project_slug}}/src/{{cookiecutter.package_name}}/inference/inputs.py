@@ -47,11 +47,7 @@ def read_events(context: Context, source: str, query: str, name: str) -> Iterato
     Raises:
         UserError: As `read`; also a source that there is not.
     """
-    try:
-        declared = context.problem.source(name)
-    except LookupError:
-        names = ", ".join(item.name for item in context.problem.sources)
-        raise UserError(f"There is no source {name}.", f"Use one of: {names}.") from None
+    declared = context.problem.source(name)
     shape = {**declared.raw, KNOWN_AT: UTC_TIME}
     return _read(context, source, query, replace(declared, prepared=shape))
 

@@ -306,8 +306,9 @@ def training_set(
         raise UserError(message, "Rename or drop it in `spine` or `on_demand` of the problem.")
     rows = inputs.join(labels, on=keys, how="inner")
     known = rows.collect_schema()
-    declared = dict.fromkeys((*model.features, *model.slices, *model.baseline))
-    if lacking := [name for name in declared if name not in known]:
+    inputs_named = (*model.features, *model.categorical, *model.monotone)
+    named = dict.fromkeys((*inputs_named, *model.slices, *model.baseline))
+    if lacking := [name for name in named if name not in known]:
         message = f"The model names {', '.join(lacking)}, which rows do not have."
         remedy = "Inputs, slices and baseline are columns of `spine`, `on_demand`, feature tables."
         raise UserError(message, remedy)
