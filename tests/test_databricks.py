@@ -298,7 +298,7 @@ def test_its_own_checks_pass(on_databricks: Path, session: str) -> None:
 @pytest.mark.run
 def test_its_own_unit_tests_pass(on_databricks: Path) -> None:
     assert "was successful" in nox(
-        on_databricks, "unit", arguments=("-k", "test_job or test_workspace")
+        on_databricks, "unit", arguments=("-k", "test_ci or test_job or test_workspace")
     )
 
 
