@@ -27,7 +27,14 @@ TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 # What these files hold for Databricks to fill in.
 PLACES = re.compile(r"\{\{(job|tasks)\.[a-z_.]+\}\}")
 # Files that hold lines for Databricks among others.
-SHARED = ("README.md", "ci/commands.toml", "noxfile.py", "pyproject.toml", "zensical.toml")
+SHARED = (
+    "README.md",
+    "ci/commands.toml",
+    "noxfile.py",
+    "pyproject.toml",
+    "tests/unit/test_ci.py",
+    "zensical.toml",
+)
 JINJA = re.compile(r"\{\{|\{%|cookiecutter")
 
 
@@ -57,13 +64,7 @@ def test_other_files_differ_by_whole_lines_that_are_added(bake: Bake, on_databri
     there = files_in(on_databricks)
     changed = {name for name, content in local.items() if there[name] != content}
     assert (there.pop(LOGIN), LOGIN in changed) == (there[LOGINS["databricks"]], True)
-    assert changed - {LOGIN} == {
-        "README.md",
-        "ci/commands.toml",
-        "noxfile.py",
-        "pyproject.toml",
-        "zensical.toml",
-    }
+    assert changed - {LOGIN} == set(SHARED)
     # what touches an environment is done by other commands there
     contract = "ci/commands.toml"
     assert not re.search(r"databricks|ci\.workspace", local[contract].decode())
