@@ -40,9 +40,7 @@ _OF_NO_MEMORY = (
     "failed to map segment",
 )
 _PACKAGE = __name__.partition(".")[0]
-_LIBRARY_FOLDERS = [
-    Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")
-]
+_FOLDERS_OF_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALL = (
     "Install requirements/run.txt. What is not in there goes into the extra `problem` of "
     "pyproject.toml; then run `lock`."
@@ -109,7 +107,7 @@ def was_interrupted(error: BaseException) -> bool:
 def _is_of_others(missing: ModuleNotFoundError) -> bool:
     """Whether what cannot be imported is a package that somebody could install."""
     package = (missing.name or "").partition(".")[0]
-    return package not in ("", __name__.partition(".")[0])
+    return package not in ("", _PACKAGE)
 
 
 def _line_of_user(error: BaseException) -> str | None:
@@ -131,8 +129,8 @@ def _line_of_user(error: BaseException) -> str | None:
 
 
 def _is_library(file: str) -> bool:
-    path = Path(file)
-    return file.startswith("<") or any(path.is_relative_to(place) for place in _LIBRARY_FOLDERS)
+    folders = map(sysconfig.get_path, _FOLDERS_OF_LIBRARIES)
+    return file.startswith("<") or any(map(Path(file).is_relative_to, folders))
 
 
 def _from_here(path: Path) -> Path:
