@@ -107,8 +107,6 @@ def test_a_worse_model_is_red_and_a_reason_overrides_its_gate(stage: Stage) -> N
         '_CATEGORICAL = ("carrier", "origin", "dest", "manufacturer")',
         '_CATEGORICAL = ("carrier",)',
     )
-    rising = 'if "late_share" in name or "_delay_" in name'
-    stage.edit(declared, f"    monotone={{name: 1 for name in _STORED {rising}}},\n", "")
     stage.commit("change", "Look at the carrier only")
     done = pull_request(stage, *ONE_PYTHON, body="Why.\r\nModel override: a leak is gone\r\n")
     # then the job is red, and what counts is not, because somebody said why

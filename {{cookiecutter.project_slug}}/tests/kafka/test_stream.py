@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 import polars as pl
 import pytest
-from confluent_kafka import OFFSET_END, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaException, Message, Producer, TopicPartition
 
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.inference import batch, stream_kafka
@@ -221,6 +223,46 @@ def test_a_broker_that_is_killed_and_started_again_costs_nothing(line: Line, sin
     assert consumer.poll() is None, consumer.communicate()
     end(consumer)
     assert_answered_once(line, sink, numbered)
+
+
+def test_a_client_that_does_not_return_is_given_up(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a client that hangs in its first transaction
+    goes_on = threading.Event()
+    calls: list[None] = []
+    refused: list[KafkaException] = []
+
+    class Hanging:
+        """A producer; the first of them does not return from a call until it may."""
+
+        def __init__(self, settings: dict[str, Any]) -> None:
+            self._producer = Producer(settings)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._producer, name)
+
+        def send_offsets_to_transaction(self, *given: Any) -> None:
+            calls.append(None)
+            if len(calls) == 1:
+                goes_on.wait()
+            try:
+                self._producer.send_offsets_to_transaction(*given)
+            except KafkaException as exception:
+                refused.append(exception)
+                raise
+
+    monkeypatch.setattr(stream_kafka, "Producer", Hanging)
+    monkeypatch.setattr(stream_kafka, "_PROMPT", 5.0)
+    line.set(STREAM__SINK="kafka")
+    send(line.context, [line.home.rows])
+    # When
+    done = line.stream()
+    # Then another goes on in its place, and it is refused once it does
+    assert done == Streamed(scored=line.home.rows.height, refused=0)
+    goes_on.set()
+    assert wait_for(lambda: len(refused) == 1)
+    assert len(line.messages("predictions")) == done.scored
 
 
 def test_a_producer_is_fenced_by_the_next_one_of_its_name(line: Line) -> None:

@@ -7,9 +7,11 @@ offsets. A consumer that lost its partitions meanwhile is refused by either.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -323,17 +325,20 @@ class Published:
         try:
             producer.begin_transaction()
             self._publish(answers)
-            offsets = source.places(batch.until)
-            producer.send_offsets_to_transaction(offsets, source.member(), _PROMPT)
+            offsets, member = source.places(batch.until), source.member()
+            _in_time(lambda: producer.send_offsets_to_transaction(offsets, member, _PROMPT))
             producer.commit_transaction(_PROMPT)
         except KafkaException as exception:
             error = exception.args[0]
             if error.name() in {_REPLACED, *_MENDS}:
                 raise _final(self._doing, error) from None
-            # It failed, took too long, or is another's by now: offsets and group tell.
-            self._producer = self._begin()
-            return False
-        return True
+        except TimeoutError:
+            pass
+        else:
+            return True
+        # It failed, took too long, or is another's by now: offsets and group tell.
+        self._producer = self._begin()
+        return False
 
     def tidy(self) -> None:
         """Kafka does."""
@@ -450,7 +455,15 @@ def _client(settings: KafkaSettings) -> dict[str, Any]:
             said.add(error.str())
             say(f"[yellow]kafka[/]: {escape(error.str())}")
 
-    return {"error_cb": tell, "log_level": 2, **connection(settings)}
+    return {
+        "error_cb": tell,
+        "log_level": 2,
+        # Brokers that are all away come back. A client that asks for others instead may wait for
+        # its coordinator forever (librdkafka's issue 5511).
+        "metadata.recovery.strategy": "none",
+        "reconnect.backoff.max.ms": "1000",  # as Java's clients
+        **connection(settings),
+    }
 
 
 def _group(context: Context, topic: str) -> str:
@@ -512,6 +525,29 @@ def _insist(doing: str, call: Callable[[], Result], client: Producer | None = No
         if client is not None:
             client.poll(0)
         time.sleep(_PAUSE)
+
+
+def _in_time(call: Callable[[], None]) -> None:
+    """Call Kafka where its client may not keep to the time that it is given.
+
+    Source: librdkafka's issue 5456.
+
+    Raises:
+        KafkaException: The call did.
+        TimeoutError: It took too long, and is left to itself.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except KafkaException as exception:
+            done.set_exception(exception)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    done.result(2 * _PROMPT)
 
 
 def _require_passing(doing: str, error: KafkaError) -> None:
