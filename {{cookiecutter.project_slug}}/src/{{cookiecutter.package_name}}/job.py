@@ -23,8 +23,8 @@ import typer
 from . import cli
 from .core.console import complain, say
 from .core.errors import UserError
-from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PROJECT_VARIABLE
-from .core.settings import ENV_PREFIX, PACKAGE
+from .core.project import COMMIT_VARIABLE, DATA_VARIABLE, PACKAGE, PROJECT_VARIABLE
+from .core.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
     from .context import Context

@@ -23,6 +23,8 @@ from {{cookiecutter.package_name}}.core.contract import (
 )
 from {{cookiecutter.package_name}}.core.errors import UserError
 from {{cookiecutter.package_name}}.core.settings import ENV_PREFIX
+from {{cookiecutter.package_name}}.data.ingest import ingest
+from {{cookiecutter.package_name}}.data.prepare import prepare
 from {{cookiecutter.package_name}}.features.build import build_features
 from {{cookiecutter.package_name}}.store import tables
 from {{cookiecutter.package_name}}.store.lakehouse import Lakehouse
@@ -381,3 +383,37 @@ def test_what_is_no_finite_number_is_null_in_features_inputs_and_labels(
     rows = training_set(lakehouse, problem, toy.begins, end, {})
     assert rows["order"].min() == 50
     assert rows["amount"].null_count() == rows.height > 0
+
+
+FUNCTIONS = ("load", "prepare", "checks", "build", "spine", "labels", "on_demand")
+
+
+def without_return(problem: Problem, name: str) -> Problem:
+    """A problem one of whose functions forgets to return what it made."""
+
+    forgetful: dict[str, Any] = {name: lambda *_: None}
+    if hasattr(problem.model, name):
+        return replace(problem, model=replace(problem.model, **forgetful))
+    if name == "build":
+        built = tuple(replace(table, **forgetful) for table in problem.feature_tables)
+        return replace(problem, feature_tables=built)
+    return replace(
+        problem, sources=tuple(replace(source, **forgetful) for source in problem.sources)
+    )
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_of_the_problem_that_returns_nothing_is_named(
+    lakehouse: Lakehouse, toy: Problem, name: str
+) -> None:
+    forgetful = without_return(toy, name)
+
+    def make_training_set() -> None:
+        context, end = within(lakehouse, forgetful), toy.begins + 20 * DAY
+        ingest(context, end)
+        prepare(context, end)
+        build_features(context, end)
+        training_set(lakehouse, forgetful, toy.begins, end, {})
+
+    with pytest.raises(UserError, match=f"`{name}` of .* returns nothing"):
+        make_training_set()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from ..core.errors import UserError
-from ..core.settings import PACKAGE
+from ..core.project import PACKAGE
 
 PROBLEM = PurePosixPath("src", PACKAGE, "problem")
 TESTS = PurePosixPath("tests", "problem")

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from ..core.contract import Form
-from ..core.settings import PACKAGE
+from ..core.project import PACKAGE
 from .assume import LABEL, Assumed
 from .columns import Role
 

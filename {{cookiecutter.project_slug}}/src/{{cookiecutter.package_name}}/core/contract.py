@@ -15,6 +15,7 @@ from typing import (
     Protocol,
     Self,
     TypeAlias,
+    TypeVar,
     runtime_checkable,
 )
 
@@ -302,6 +303,20 @@ class SingleRow(Protocol):
 
 Learner: TypeAlias = Callable[[Mapping[str, Any], Report], tuple[Estimator, float]]
 """Fits with a trial's parameters; gives the estimator and its validation loss (lower: better)."""
+
+
+Given = TypeVar("Given")
+
+
+def returned(what: str, given: Given | None) -> Given:
+    """What a function of the problem returned.
+
+    Raises:
+        UserError: Nothing.
+    """
+    if given is None:
+        raise UserError(f"{what} returns nothing.", "End the function with `return`.")
+    return given
 
 
 def as_it_is(rows: Frame) -> Frame:

@@ -9,6 +9,7 @@ from pathlib import Path
 from traceback import walk_tb
 
 from .errors import UserError
+from .project import PACKAGE
 
 # By module: a failure of one of these is told in its own words, whatever its type is called.
 _LIBRARIES = {
@@ -39,7 +40,6 @@ _OF_NO_MEMORY = (
     "could not spawn threads",
     "failed to map segment",
 )
-_PACKAGE = __name__.partition(".")[0]
 _FOLDERS_OF_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALL = (
     "Install requirements/run.txt. What is not in there goes into the extra `problem` of "
@@ -107,7 +107,7 @@ def was_interrupted(error: BaseException) -> bool:
 def _is_of_others(missing: ModuleNotFoundError) -> bool:
     """Whether what cannot be imported is a package that somebody could install."""
     package = (missing.name or "").partition(".")[0]
-    return package not in ("", _PACKAGE)
+    return package not in ("", PACKAGE)
 
 
 def _line_of_user(error: BaseException) -> str | None:
@@ -120,8 +120,8 @@ def _line_of_user(error: BaseException) -> str | None:
         passed.append((error.filename or "<string>", error.lineno or 0, ""))
     for file, line, module in reversed(passed):
         parts = module.split(".")
-        is_problem = parts[:2] == [_PACKAGE, "problem"]
-        if parts[0] == _PACKAGE and not is_problem:
+        is_problem = parts[:2] == [PACKAGE, "problem"]
+        if parts[0] == PACKAGE and not is_problem:
             return None
         if is_problem or not _is_library(file):
             return f"{_from_here(Path(file))}, line {line}"

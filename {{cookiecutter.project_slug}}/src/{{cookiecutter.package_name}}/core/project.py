@@ -1,10 +1,11 @@
-"""Where the project is, and what the machine says of it where nobody can look it up."""
+"""The project's name and place, and what the machine says of it where nobody can look it up."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+PACKAGE = __name__.partition(".")[0]
 PROJECT_VARIABLE = "PROJECT_FOLDER"
 DATA_VARIABLE = "DATA_FOLDER"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 # pragma: allowlist secret

@@ -26,9 +26,8 @@ from pydantic_settings import (
 
 from . import plain_yaml
 from .errors import UserError
-from .project import DATA_VARIABLE, PROJECT_VARIABLE, project_above
+from .project import DATA_VARIABLE, PACKAGE, PROJECT_VARIABLE, project_above
 
-PACKAGE = __name__.partition(".")[0]
 ENV_PREFIX = f"{PACKAGE}_".upper()
 _REMEDY = "Correct this setting and run again."
 _THREE_LEVELS = re.compile(r"[^./: ]+(\.[^./: ]+){2}")

@@ -9,7 +9,7 @@ import pointblank as pb
 import polars as pl
 import polars.selectors as cs
 
-from ..core.contract import KNOWN_AT, Source
+from ..core.contract import KNOWN_AT, Source, returned
 from ..core.errors import UserError
 
 REASON = "reason"
@@ -64,7 +64,8 @@ def _checked(source: Source, rows: pl.DataFrame, begins: datetime) -> pb.Validat
     for name in rows.select(cs.date() | cs.datetime()).columns:
         for holds, brief in _plausible(source, name):
             validation = validation.col_vals_expr(_holds(holds), brief=brief)
-    return source.checks(validation).interrogate(extract_limit=max(rows.height, 1))
+    checked = returned(f"`checks` of {source.name}", source.checks(validation))
+    return checked.interrogate(extract_limit=max(rows.height, 1))
 
 
 def _plausible(source: Source, name: str) -> Iterator[tuple[pl.Expr, str]]:

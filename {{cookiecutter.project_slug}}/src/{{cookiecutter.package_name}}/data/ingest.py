@@ -8,7 +8,7 @@ from datetime import datetime
 import narwhals as nw
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Source
+from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Source, returned
 from ..store import tables
 from .changes import remember, require_unchanged
 from .events import arrived
@@ -60,7 +60,7 @@ def take(context: Context, as_of: datetime) -> Ingested:
 
 def _known(source: Source, since: datetime | None, as_of: datetime, begins: datetime) -> Frame:
     """What a source gives; rows without `known_at` are known from the beginning, and come once."""
-    rows = source.load(since, as_of)
+    rows = returned(f"`load` of {source.name}", source.load(since, as_of))
     if KNOWN_AT in rows.collect_schema():
         return rows
     dated = rows.with_columns(nw.lit(begins).cast(UTC_TIME).alias(KNOWN_AT))

@@ -11,7 +11,7 @@ import polars as pl
 from polars import selectors
 
 from ..context import Context
-from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source, polars_schema
+from ..core.contract import KNOWN_AT, UTC_TIME, Frame, Schema, Source, polars_schema, returned
 from ..core.errors import UserError
 from ..core.words import counted
 from ..reporting import pages
@@ -118,7 +118,7 @@ def _shaping(
     declared = polars_schema({**source.prepared, KNOWN_AT: UTC_TIME})
 
     def shape(batch: pl.DataFrame) -> pl.DataFrame:
-        rows = source.prepare(batch, lookups)
+        rows = returned(f"`prepare` of {source.name}", source.prepare(batch, lookups))
         _require_declared(source, rows.schema, declared)
         return with_reasons(source, rows.select(*declared), begins)
 

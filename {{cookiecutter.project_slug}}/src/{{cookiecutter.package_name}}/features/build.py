@@ -9,7 +9,7 @@ from datetime import datetime
 import narwhals as nw
 
 from ..context import Context
-from ..core.contract import AVAILABLE_AT, KNOWN_AT, FeatureTable, Frame, Frames
+from ..core.contract import AVAILABLE_AT, KNOWN_AT, FeatureTable, Frame, Frames, returned
 from ..store import tables
 from ..store.parts import in_parts
 from ..store.point_in_time import only_finite, prepared
@@ -107,10 +107,10 @@ def _built(due: Due, frames: Frames) -> Frame:
     known = nw.col(KNOWN_AT)
     available = nw.col(AVAILABLE_AT)
     inputs = {name: rows.filter(known <= due.end) for name, rows in frames.items()}
-    if due.start is None:
-        built = due.table.build(inputs).filter(available <= due.end)
-        return only_finite(built, due.table.values)
-    needed = known > due.start - due.table.lookback
-    recent = {name: rows.filter(needed) for name, rows in inputs.items()}
-    built = due.table.build(recent).filter(available > due.start, available <= due.end)
-    return only_finite(built, due.table.values)
+    due_now = available <= due.end
+    if due.start is not None:
+        needed = known > due.start - due.table.lookback
+        inputs = {name: rows.filter(needed) for name, rows in inputs.items()}
+        due_now &= available > due.start
+    built = returned(f"`build` of {due.table.name}", due.table.build(inputs))
+    return only_finite(built.filter(due_now), due.table.values)

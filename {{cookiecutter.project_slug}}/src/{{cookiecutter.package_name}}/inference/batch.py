@@ -61,15 +61,15 @@ def spines(
     context: Context, inputs: Iterable[pl.DataFrame], as_of: datetime, first: int = 0
 ) -> Iterator[Frame]:
     """Spine rows of scoring inputs from outside the lakehouse; `first` numbers rows without key."""
-    model = context.problem.model
+    problem = context.problem
     number = first
     for given in inputs:
         rows = given
-        if ROW in context.problem.scored.prepared and ROW not in given.columns:
+        if ROW in problem.scored.prepared and ROW not in given.columns:
             rows = given.with_columns(pl.int_range(number, number + given.height).alias(ROW))
             number += given.height
         known = rows.with_columns(pl.lit(as_of).alias(KNOWN_AT))
-        yield model.spine({model.scored: context.lakehouse.frame(known)})
+        yield spine_of(problem, {problem.model.scored: context.lakehouse.frame(known)})
 
 
 def predict(

@@ -44,6 +44,9 @@ from .stream_tables import requests_of
 
 _PATIENCE = 60.0  # seconds in which Kafka must answer
 _PROMPT = 10.0  # seconds in which it answers unless a connection has to be made anew
+# Seconds in which it has undone a transaction whose producer is gone: by default it lets 60 pass
+# (`transaction.timeout.ms`), and looks every 10.
+_UNDONE = 120.0
 _AGAIN = "Nothing is lost: start the stream again."
 _END = "_PARTITION_EOF"
 _PASSING = {_END, "_MAX_POLL_EXCEEDED"}
@@ -181,7 +184,9 @@ class Topic:
         asked = [TopicPartition(self.topic, self._number(name)) for name in partitions]
         if not asked:
             return {}
-        found = _insist(self._doing, lambda: self._consumer.committed(asked, _PROMPT))
+        # They are not told while a transaction over them is open, be it of one that was killed.
+        asking = partial(self._consumer.committed, asked, _PROMPT)
+        found = _insist(self._doing, asking, patience=_UNDONE)
         return {self._partition(place.partition): max(place.offset, 0) for place in found}
 
     def places(self, offsets: Offsets) -> list[TopicPartition]:
@@ -501,18 +506,24 @@ def _identity(settings: KafkaSettings, topic: str) -> str:
     raise UserError(f"Cannot {doing}: {why}.", "Correct `kafka` in conf/, or create the topic.")
 
 
-def _insist(doing: str, call: Callable[[], Result], client: Producer | None = None) -> Result:
+def _insist(
+    doing: str,
+    call: Callable[[], Result],
+    client: Producer | None = None,
+    patience: float | None = None,
+) -> Result:
     """Call Kafka again while its errors pass, for as long as it may take to restart.
 
     Args:
         doing: What the call is for.
         call: To be made again.
         client: Is let tell meanwhile what it learns of the servers.
+        patience: Seconds; by default those in which Kafka must answer.
 
     Raises:
         UserError: One that does not pass.
     """
-    gives_up = time.monotonic() + _PATIENCE
+    gives_up = time.monotonic() + (patience or _PATIENCE)
     while True:
         try:
             return call()

@@ -31,7 +31,7 @@ from ..core.errors import UserError
 from ..store import tables
 from ..store.engines.delta import reason
 from ..store.engines.spark import SparkEngine
-from ..store.point_in_time import seen_by
+from ..store.point_in_time import seen_by, spine_of
 from ..tracking.stages import require_untouched
 from .kafka import Reader, connection
 from .score import score
@@ -259,7 +259,7 @@ class _Answering:
         problem = self._problem
         now = datetime.now(UTC)
         told = part.select(*problem.scored.prepared).withColumn(KNOWN_AT, F.lit(now))
-        asked = problem.model.spine({problem.model.scored: nw.from_native(told)})
+        asked = spine_of(problem, {problem.model.scored: nw.from_native(told)})
         champion, estimator = self._champion()
         versions = {table.name: lakehouse.version(table) for table in tables.inputs(problem)}
         made_with = {

@@ -21,11 +21,11 @@ from typing import TypeAlias, cast
 
 from ..core.contract import Estimator
 from ..core.errors import UserError
+from ..core.project import PACKAGE
 
 CODE = "estimator.py"
 CARD = "estimator.json"
 _Files: TypeAlias = tuple[tuple[str, bytes], ...]
-_PACKAGE = __name__.partition(".")[0]
 
 
 def write(estimator: Estimator, scores: Sequence[str], folder: Path) -> None:
@@ -101,11 +101,11 @@ def _own_imports(source: Path) -> Iterator[str]:
         node = waiting.pop()
         if isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            if node.level or module.partition(".")[0] == _PACKAGE:
+            if node.level or module.partition(".")[0] == PACKAGE:
                 yield module
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names)
-            yield from (name for name in names if name.partition(".")[0] == _PACKAGE)
+            yield from (name for name in names if name.partition(".")[0] == PACKAGE)
         elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             waiting.extend(node.orelse)
         else:

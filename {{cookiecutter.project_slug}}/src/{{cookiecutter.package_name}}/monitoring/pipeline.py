@@ -12,7 +12,7 @@ from ..core.contract import PREDICTION_TIME, Frame
 from ..modeling import profile
 from ..store import tables
 from ..store.measurements import MONITORING, PRODUCTION, record
-from ..store.point_in_time import only_finite, prepared
+from ..store.point_in_time import labels_of, prepared
 from ..store.tables import MEASUREMENTS
 from ..tracking.lifetime import lifetime, parts_of
 from ..tracking.registry import PROFILE
@@ -76,7 +76,7 @@ def new_outcomes(context: Context, since: datetime | None, as_of: datetime) -> F
     predictions = lakehouse.scan(tables.predictions(problem))
     recent = predictions.filter(time > horizon, time <= as_of)
     known = prepared(lakehouse, problem, as_of, {})
-    labels = only_finite(model.labels(known), [model.target.label])
+    labels = labels_of(problem, known)
     label = nw.col(model.target.label).cast(nw.Float64).alias("label")
     joined = recent.join(labels, on=list(model.keys), how="inner").with_columns(label)
     found = joined.select(*outcomes.schema)

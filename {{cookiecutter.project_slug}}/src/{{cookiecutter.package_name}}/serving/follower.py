@@ -17,7 +17,7 @@ from ..modeling import stored
 from ..store.measurements import SERVING, record
 from ..store.online import OnlineFeatures
 from ..store.online.features import moment_of
-from ..store.point_in_time import available, prepared, with_features
+from ..store.point_in_time import available, prepared, spine_of, with_features
 from ..tracking.registry import CHALLENGER, CHAMPION
 from ..tracking.stages import EditedError, require_untouched
 from .pointer import (
@@ -200,7 +200,7 @@ def try_version(context: Context, number: str, estimator: Estimator) -> None:
     since = moment_of(max(item.since for item in published.values()))
     known = prepared(context.lakehouse, problem, until, {})
     time_of = nw.col(PREDICTION_TIME)
-    spine = problem.model.spine(known).filter(time_of > since, time_of <= until)
+    spine = spine_of(problem, known).filter(time_of > since, time_of <= until)
     newest = spine.sort(PREDICTION_TIME, *problem.model.keys, descending=True).head(_TRIED_ROWS)
     asked = context.lakehouse.collect(newest)
     if asked.is_empty():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 
 import narwhals as nw
 import polars as pl
@@ -16,6 +17,7 @@ from ..core.contract import (
     Frame,
     Frames,
     Problem,
+    returned,
 )
 from ..core.errors import UserError
 from . import tables
@@ -232,8 +234,14 @@ def with_features(lakehouse: Lakehouse, problem: Problem, spine: Frame, features
         spine = point_in_time_join(spine, known, tuple(declared.keys), tuple(declared.values))
     present = spine.collect_schema().names()
     telling = [name for name in problem.model.forbidden if name in present]
-    inputs = lakehouse.each_row(spine.drop(telling), problem.model.on_demand)
+    computing = partial(_with_computed, problem.model.on_demand)
+    inputs = lakehouse.each_row(spine.drop(telling), computing)
     return only_finite(inputs, problem.model.features)
+
+
+def _with_computed(on_demand: Callable[[Frame], Frame], rows: Frame) -> Frame:
+    """Rows with what the problem computes from each by itself."""
+    return returned("`on_demand` of the problem", on_demand(rows))
 
 
 def spine_of(problem: Problem, frames: Frames) -> Frame:
@@ -244,15 +252,30 @@ def spine_of(problem: Problem, frames: Frames) -> Frame:
         frames: Prepared tables by source.
 
     Raises:
-        UserError: It asks for another source.
+        UserError: It asks for another source, or returns nothing.
     """
     scored = problem.model.scored
     try:
-        return problem.model.spine({scored: frames[scored]})
+        rows = problem.model.spine({scored: frames[scored]})
     except KeyError as error:
         message = f"`spine` of the problem asks for {error}; it is made of '{scored}' alone."
         remedy = "What other sources tell belongs in a feature table, or in the label."
         raise UserError(message, remedy) from None
+    return returned("`spine` of the problem", rows)
+
+
+def labels_of(problem: Problem, frames: Frames) -> Frame:
+    """Labels, null where they are no finite number.
+
+    Args:
+        problem: Its labels.
+        frames: Prepared tables by source.
+
+    Raises:
+        UserError: It returns nothing.
+    """
+    rows = returned("`labels` of the problem", problem.model.labels(frames))
+    return only_finite(rows, [problem.model.target.label])
 
 
 def training_set(
@@ -286,7 +309,7 @@ def training_set(
     time = nw.col(PREDICTION_TIME)
     frames = prepared(lakehouse, problem, as_of, versions)
     spine = spine_of(problem, frames).filter(time >= start, time < as_of)
-    given = only_finite(model.labels(frames), [model.target.label])
+    given = labels_of(problem, frames)
     labels = given.drop(KNOWN_AT, strict=False).drop_nulls(model.target.label)
     keys = list(model.keys)
     labelled = spine.join(labels, on=keys, how="semi")
