@@ -390,7 +390,6 @@ FUNCTIONS = ("load", "prepare", "checks", "build", "spine", "labels", "on_demand
 
 def without_return(problem: Problem, name: str) -> Problem:
     """A problem one of whose functions forgets to return what it made."""
-
     forgetful: dict[str, Any] = {name: lambda *_: None}
     if hasattr(problem.model, name):
         return replace(problem, model=replace(problem.model, **forgetful))
